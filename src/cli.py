@@ -104,6 +104,9 @@ class CLI(LightningCLI):
         # Lightning would let what the file says overwrite the command line: it gets the path later.
         verb.ckpt_path = None
         verb.weights_only = True
+        # The summary shows the metrics in a line; Lightning's table is there for who asks.
+        if not any(argument.startswith("--verbose") for argument in arguments) and "verbose" in verb:
+            verb.verbose = False
         if verb.experiment is None:
             files = [Path(str(path)) for path in verb.config or [] if path is not None]
             verb.experiment = files[0].stem if files else "run"
@@ -184,14 +187,32 @@ def is_a_users_mistake(error: BaseException) -> bool:
     )
 
 
+# Warnings that a user of this template can do nothing about, by the start of their text.
+IDLE_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch's pytree
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # the means are reduced before they are logged
+    r"The number of training batches .* is smaller than the logging interval",  # the default of a Lightning option
+    r"Lightning couldn't infer the indices fetched",  # Predictions orders by rank
+    r"Checkpoint directory .* exists and is not empty",
+)
+
+
+def quiet() -> None:
+    """Leave Lightning's reports on its own workings out; what it warns of stays."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in IDLE_WARNINGS:
+        warnings.filterwarnings("ignore", text)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse|lightning")
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line.
 
     Args:
         args: What follows `python -m src`; by default what the process was given.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    quiet()
     try:
         CLI(args)
     except Exception as error:

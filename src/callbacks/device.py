@@ -1,0 +1,29 @@
+"""One line at the start: what is trained, and where."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Device(Callback):
+    """Prints the device that was taken, and the net with its number of parameters."""
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Print it once, not again for the test after a fit."""
+        if trainer.is_global_zero and not getattr(self, "_told", False):
+            net = getattr(module, "net", module)
+            count = sum(parameter.numel() for parameter in net.parameters())
+            print(f"{type(net).__name__}, {count:,} parameters, on {describe(trainer)}", flush=True)
+        self._told = True
+
+
+def describe(trainer: Trainer) -> str:
+    """The device in words: "2 x cuda (NVIDIA H200)", "cpu (2 threads; no CUDA or MPS device is here)"."""
+    device = trainer.strategy.root_device
+    times = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    if device.type == "cuda":
+        return f"{times}cuda ({torch.cuda.get_device_name(device)})"
+    if device.type != "cpu":
+        return f"{times}{device.type}"
+    better = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.mps.is_available())) if there]
+    why = f"chosen, though {better[0]} is here" if better else "no CUDA or MPS device is here"
+    return f"{times}cpu ({torch.get_num_threads()} threads; {why})"

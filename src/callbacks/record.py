@@ -1,0 +1,71 @@
+"""How a run was made: enough to make it again."""
+
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
+PROJECT = Path(__file__).parents[2]
+
+
+class Record(Callback):
+    """Adds an entry to `record.yaml` in the run's folder, one for each command that worked on the run.
+
+    An entry holds the command, the time, the git commit and whether files were changed (the changes lie beside it as a
+    patch), versions, device, and the checksums of the data where the data module has a method `checksums()`.
+    """
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Write the entry, once for a fit and its test."""
+        if not trainer.is_global_zero or getattr(self, "_written", False):
+            return
+        self._written = True
+        folder = Path(trainer.default_root_dir)
+        path = folder / "record.yaml"
+        entries = yaml.safe_load(path.read_text()) if path.exists() else []
+        device = trainer.strategy.root_device
+        entry: dict[str, Any] = {
+            "command": shlex.join(["python", "-m", "src", *sys.argv[1:]]),
+            "folder": str(Path.cwd()),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "git": self._git(folder / f"changes-{len(entries)}.patch"),
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+            "device": {"type": device.type, "processes": trainer.world_size, "machine": platform.platform()},
+        }
+        if hasattr(trainer.datamodule, "checksums"):
+            entry["data"] = trainer.datamodule.checksums()
+        part = path.with_suffix(".part")
+        part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000))
+        part.replace(path)
+
+    @staticmethod
+    def _git(patch: Path) -> dict[str, Any] | None:
+        commit, diff = _run_git("rev-parse", "HEAD"), _run_git("diff", "HEAD", "--binary")
+        if commit is None:
+            return None
+        if diff:
+            patch.write_text(diff)
+        return {"commit": commit.strip(), "changes": patch.name if diff else None}
+
+
+def _run_git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
