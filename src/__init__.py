@@ -1,0 +1,1 @@
+"""The project: a command line, a LightningModule, nets, data and callbacks."""

@@ -41,7 +41,10 @@ class RunCheckpoint(Checkpoint):
     @property
     def best_model_path(self) -> str:
         """The best checkpoint, or the last where nothing was validated; empty before the first."""
-        paths = (self.folder / "best.ckpt" if self.best_score is not None else None, self.folder / "last.ckpt")
+        paths = (
+            self.folder / "best.ckpt" if self.best_score is not None else None,
+            self.folder / "last.ckpt",
+        )
         return next((str(path) for path in paths if path is not None and path.exists()), "")
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -168,7 +171,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{reason.strip()}".strip()
         ) from error
     except (RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0] if str(error) else 'empty'}") from error
+        raise ValueError(
+            f"{path} is no whole checkpoint: {str(error).splitlines()[0] if str(error) else 'empty'}"
+        ) from error
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of this template: no config inside. Give the config with --config.")
     return checkpoint

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Metrics(Callback):
     """Writes `metrics.csv` into the run's folder.
 
-    The number of rows is part of a checkpoint. A resumed run keeps that many and writes the later ones anew, so each row
+    The number of rows is part of a checkpoint. A resumed run keeps that many and writes the later ones anew: each row
     stands there once.
     """
 
@@ -59,7 +59,7 @@ class Metrics(Callback):
         if trainer.state.fn == "fit" and trainer.optimizers:
             row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         written = self._rows and (str(self._rows[-1]["epoch"]), str(self._rows[-1]["step"]))
-        if not trainer.is_global_zero or not metrics or trainer.fast_dev_run:
+        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return
         if prefixes[0] == "train/" and written == (str(row["epoch"]), str(row["step"])):
             return

@@ -52,7 +52,7 @@ class Predictions(Callback):
                 scores[rank :: trainer.world_size] = share  # rank r has each W-th sample
         if not trainer.is_global_zero:
             return
-        describe = getattr(trainer.datamodule, "prediction_rows", plain_rows)
+        describe = getattr(getattr(trainer, "datamodule", None), "prediction_rows", plain_rows)
         rows = describe(scores)
         path = Path(trainer.default_root_dir, "predictions.csv")
         with path.open("w", newline="") as file:
@@ -75,6 +75,7 @@ def plain_rows(scores: Tensor) -> list[dict[str, Any]]:
         scores: (N, ...) float32.
     """
     return [
-        {"sample": number} | {f"score_{k}" if row.numel() > 1 else "score": v for k, v in enumerate(row.flatten().tolist())}
+        {"sample": number}
+        | {f"score_{k}" if row.numel() > 1 else "score": v for k, v in enumerate(row.flatten().tolist())}
         for number, row in enumerate(scores)
     ]

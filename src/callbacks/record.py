@@ -40,7 +40,7 @@ class Record(Callback):
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
             "device": {"type": device.type, "processes": trainer.world_size, "machine": platform.platform()},
         }
-        if hasattr(trainer.datamodule, "checksums"):
+        if hasattr(getattr(trainer, "datamodule", None), "checksums"):
             entry["data"] = trainer.datamodule.checksums()
         part = path.with_suffix(".part")
         part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000))

@@ -37,7 +37,7 @@ class Summary(Callback):
         """Print what the verb did; where a test follows a fit, the test ends the report."""
         if not trainer.is_global_zero:
             return
-        checkpoint = trainer.checkpoint_callback
+        checkpoint: Any = trainer.checkpoint_callback
         best = getattr(checkpoint, "best_model_path", "")
         if stage == "fit":
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
@@ -57,7 +57,9 @@ class Summary(Callback):
         print(f"run   {shorten(trainer.default_root_dir)}")
         if best:
             verb = "test" if stage == "fit" else "predict"
-            print(f"next  python -m src {verb} --ckpt_path {shorten(best)}")
+            wants_images = verb == "predict" and hasattr(getattr(trainer, "datamodule", None), "predict_path")
+            images = " --data.predict_path digit.png" if wants_images else ""
+            print(f"next  python -m src {verb} --ckpt_path {shorten(best)}{images}")
 
 
 def shorten(path: str) -> Path:

@@ -1,0 +1,1 @@
+"""Nets: plain modules that know nothing of training."""

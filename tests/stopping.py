@@ -1,0 +1,180 @@
+"""What the tests of resuming share: a small experiment, a stop at an exact point, and a comparison to the bit."""
+
+import csv
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from src.cli import main
+from src.data.loader import TensorLoader
+
+
+class Stopped(Exception):  # noqa: N818
+    """What `Stop` raises: to the run it is a crash."""
+
+
+class Stop(Callback):
+    """Crashes the run at the n-th call of a hook; part of every run here, so that all have the same config."""
+
+    at: ClassVar[tuple[str, int] | None] = None
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def _call(self, hook: str, trainer: Trainer) -> None:
+        if Stop.at is not None and Stop.at[0] == hook and not trainer.sanity_checking:
+            self.calls += 1
+            if self.calls == Stop.at[1]:
+                raise Stopped(f"{hook} {self.calls}")
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        self._call("on_train_batch_start", trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        self._call("on_train_batch_end", trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        self._call("on_validation_batch_end", trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._call("on_validation_end", trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._call("on_train_epoch_start", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._call("on_train_epoch_end", trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._call("on_train_end", trainer)
+
+
+class Sums(LightningDataModule):
+    """48 shuffled training rows and 16 for validation: learn the sum of four numbers."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        self.data = (x, x.sum(dim=1, keepdim=True))
+
+    def _loader(self, rows: torch.Tensor, shuffle: bool = False) -> TensorLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        data = tuple(value.to(trainer.strategy.root_device) for value in self.data)
+        return TensorLoader(
+            data, self.batch_size, rows=rows, shuffle=shuffle, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+
+    def train_dataloader(self) -> TensorLoader:
+        return self._loader(torch.arange(48), shuffle=True)
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(torch.arange(48, 64))
+
+    def test_dataloader(self) -> TensorLoader:
+        return self._loader(torch.arange(48, 64))
+
+
+def config(*, dropout: float = 0.0, callbacks: tuple[Any, ...] = (), **trainer: Any) -> dict[str, Any]:
+    """An experiment of 3 epochs, 12 steps each, without an option of an extra."""
+    return {
+        "seed_everything": 0,
+        "experiment": "sums",
+        "model": {
+            "net": {
+                "class_path": "tests.stopping.Net",
+                "init_args": {"dropout": dropout},
+            },
+            "loss": {"class_path": "torch.nn.MSELoss"},
+            "metrics": {"mae": {"class_path": "torchmetrics.MeanAbsoluteError"}},
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+        },
+        "data": {"class_path": "tests.stopping.Sums"},
+        "trainer": {
+            "max_epochs": 3,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "tests.stopping.Stop"}, *callbacks],
+        }
+        | trainer,
+        "checkpoint": {"every_n_steps": 5},
+    }
+
+
+class Net(torch.nn.Sequential):
+    """4 numbers to 1."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        layers = [torch.nn.Linear(4, 8), torch.nn.ReLU()]
+        layers += [torch.nn.Dropout(dropout)] if dropout else []
+        super().__init__(*layers, torch.nn.Linear(8, 1))
+
+
+def fit(folder: Path, experiment: dict[str, Any], stop_at: tuple[str, int] | None = None) -> Path:
+    """Start a run under `folder`; returns the run's folder. A stop ends it early."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    _main(["fit", "--config", str(file), "--trainer.default_root_dir", str(folder / "runs")], stop_at)
+    (run,) = (folder / "runs" / "sums").iterdir()
+    return run
+
+
+def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> bool:
+    """Go on with a run; whether it came to its end."""
+    return _main(["fit", "--ckpt_path", str(path), *options], stop_at)
+
+
+def _main(args: list[str], stop_at: tuple[str, int] | None) -> bool:
+    Stop.at = stop_at
+    try:
+        main(args)
+    except Stopped:
+        return False
+    finally:
+        Stop.at = None
+    return True
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Where two checkpoints (or any plain values) are not equal to the bit."""
+    if type(a) is not type(b):
+        return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
+    if isinstance(a, dict):
+        found = [f"{where}.{key}: on one side only" for key in a.keys() ^ b.keys()]
+        return found + [d for key in a if key in b for d in differences(a[key], b[key], f"{where}.{key}")]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [f"{where}: {len(a)} and {len(b)} values"]
+        return [d for k, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{where}[{k}]")]
+    if isinstance(a, torch.Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return [] if same else [f"{where}: {a} and {b}"]
+    return [] if a == b or (a != a and b != b) else [f"{where}: {a!r} and {b!r}"]
+
+
+def run_differences(a: Path, b: Path) -> list[str]:
+    """Where two runs are not equal: each value of the last and the best checkpoint, and each row of metrics.csv."""
+    found = []
+    for name in ("last", "best"):
+        files = [run / "checkpoints" / f"{name}.ckpt" for run in (a, b)]
+        if any(file.exists() for file in files):
+            left, right = (torch.load(file, weights_only=True) for file in files)
+            for checkpoint in (left, right):
+                del checkpoint["config"]["trainer"]["default_root_dir"]
+            found += differences(left, right, name)
+    rows_a, rows_b = (rows(run) for run in (a, b))
+    return found + differences(rows_a, rows_b, "metrics.csv")
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv."""
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
