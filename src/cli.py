@@ -7,7 +7,7 @@ import json
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -29,8 +29,14 @@ PLACE_OPTIONS = {"accelerator", "devices", "num_nodes", "strategy"}
 class Parser(LightningArgumentParser):
     """Answers a mistake with a line or two in place of the usage text."""
 
+    # Of the command line that is being read: the parsers of all verbs, and what was typed.
+    all: ClassVar[list[LightningArgumentParser]] = []
+    arguments: ClassVar[list[str]] = []
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.exit(f"error: {explain(message, self)}")
+        options = [option for parser in self.all for option in parser.get_defaults()]
+        sys.stderr.write(f"error: {explain(message, options, self.arguments)}\n")
+        sys.exit(2)
 
 
 def always_on() -> dict[str, type[Callback]]:
@@ -55,6 +61,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = always_on()
+        Parser.all = []
         super().__init__(
             LitModule,
             LightningDataModule,
@@ -70,7 +77,9 @@ class CLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         # A mistyped option is a mistake, not the beginning of another.
-        return super().init_parser(allow_abbrev=False, **kwargs)
+        parser = super().init_parser(allow_abbrev=False, **kwargs)
+        Parser.all.append(parser)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -92,6 +101,7 @@ class CLI(LightningCLI):
             at = arguments.index(given.verb) + 1
             carried = json.dumps(self._config_of(self.ckpt_path, given.verb))
             arguments = [*arguments[:at], "--config", carried, *arguments[at:]]
+        Parser.arguments = arguments
         self.config = parser.parse_args(arguments)
         config = self.config[self.config.subcommand]
         # Lightning would let what the file says overwrite the command line: it gets the path later.

@@ -1,26 +1,82 @@
-"""Tells a user's mistake from a bug, and says it in a line or two."""
+"""Tells a user's mistake from a bug, and says it in a line or two that name the nearest right word."""
 
 import difflib
+import importlib
+import inspect
+import pkgutil
 import re
 import traceback
-from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 
 def is_a_users_mistake(error: BaseException) -> bool:
-    """Whether the message says it all: Lightning's or our own word on the input, or the system's on a file."""
+    """Whether the message says it all: our own or Lightning's word on the input, or the system's on a file."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    own = isinstance(error, ValueError) and Path(__file__).parent in raised_in.parents
-    return own or isinstance(error, OSError | MisconfigurationException)
+    on_purpose = Path(__file__).parent in raised_in.parents or "lightning" in raised_in.parts
+    return (isinstance(error, ValueError) and on_purpose) or isinstance(error, OSError | MisconfigurationException)
 
 
-def explain(message: str, parser: ArgumentParser) -> str:
-    """Shorten a parser's complaint.
+def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:
+    """Shorten a parser's complaint and add the nearest right word.
 
     Args:
-        message: What the parser says; of a wrong value for a union of types up to 15 lines.
-        parser: Whose options to suggest from.
+        message: What jsonargparse says; up to 15 lines for a wrong value of a union of types.
+        options: Names of the options, without dashes.
+        arguments: The command line; tells which classes are meant where the complaint does not.
     """
-    return message
+    message = re.sub(r"^(?:argument|Parser key) \"?([\w.]+)\"?:\s*", r"\1: ", message)
+    if union := re.search(r"Subtypes: \[(.*)\]\n.*Given value: (.*)", message, re.DOTALL):
+        return f"{message.split(':')[0]}: expected {_types(union[1])}; got {union[2].strip()!r}"
+    message = re.sub(
+        r"Expected an? (.*)\. Got value: (.*)", lambda m: f"expected {_types(m[1])}; got {m[2]!r}", message
+    )
+    message = " ".join(message.split())
+    near = ""
+    if unknown := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
+        near = _nearest(unknown[1] or unknown[2], options)
+    elif unknown := re.search(r"Option '(\w+)' is not accepted", message):
+        near = _nearest(unknown[1], _parameters(arguments))
+    elif unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        near = _nearest(unknown[2], _members(unknown[1]))
+    elif unknown := re.search(r"invalid choice: '(\w+)' \(choose from (.*)\)", message):
+        near = _nearest(unknown[1], re.findall(r"\w+", unknown[2]))
+    elif unknown := re.search(r"expected one of (.*); got '(.*)'", message):
+        near = _nearest(unknown[2], unknown[1].split(", "))
+    return f"{message}{near}"
+
+
+def _types(text: str) -> str:
+    """Types as a user would write them: "int or null", "one of MNIST, KMNIST"."""
+    text = text.replace("<class 'NoneType'>", "null")
+    choices = [choice.strip(" '") for group in re.findall(r"Literal\[(.*?)\]", text) for choice in group.split(",")]
+    others = re.findall(r"<class '([\w.]+)'>|(null)", text)
+    words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
+    return " or ".join(words + [a or b for a, b in others]) or text
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The end of the message, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f". Did you mean {found[0]}?" if found else ""
+
+
+def _members(module: str) -> list[str]:
+    """Names in a module, and the modules below it."""
+    found = importlib.import_module(module)
+    return [*dir(found), *(info.name for info in pkgutil.iter_modules(getattr(found, "__path__", [])))]
+
+
+def _parameters(arguments: list[str]) -> set[str]:
+    """Parameters of each class that the command line and its config files name."""
+    texts = [*arguments, *(Path(a).read_text() for a in arguments if a.endswith(".yaml") and Path(a).is_file())]
+    found: set[str] = set()
+    for path in {"src.module.LitModule", *re.findall(r"\w[\w.]*\.[A-Z]\w*", "\n".join(texts))}:
+        module, _, name = path.rpartition(".")
+        try:
+            found |= set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        except (ImportError, AttributeError, ValueError, TypeError):
+            continue
+    return found

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready ## Install the locked versions and the project into .venv
+
+train: .venv/ready ## Train XOR, print how it learns
+	$(BIN)/python -m src fit --config configs/xor.yaml
+
+test: .venv/ready ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready ## Run the long tests: kills, removals, a release's worth of care
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
+	$(BIN)/python -m tests.benchmarks
+
+lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: help setup train test test-slow lint bench lock
