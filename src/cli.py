@@ -7,7 +7,7 @@ import json
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -27,16 +27,10 @@ PLACE_OPTIONS = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 class Parser(LightningArgumentParser):
-    """Answers a mistake with a line or two in place of the usage text."""
-
-    # Of the command line that is being read: the parsers of all verbs, and what was typed.
-    all: ClassVar[list[LightningArgumentParser]] = []
-    arguments: ClassVar[list[str]] = []
+    """Stops at the first and innermost complaint, before those that contain it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        options = [option for parser in self.all for option in parser.get_defaults()]
-        sys.stderr.write(f"error: {explain(message, options, self.arguments)}\n")
-        sys.exit(2)
+        raise SystemExit(message)
 
 
 def always_on() -> dict[str, type[Callback]]:
@@ -61,7 +55,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = always_on()
-        Parser.all = []
+        self.parsers: list[LightningArgumentParser] = []
         super().__init__(
             LitModule,
             LightningDataModule,
@@ -78,7 +72,7 @@ class CLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         # A mistyped option is a mistake, not the beginning of another.
         parser = super().init_parser(allow_abbrev=False, **kwargs)
-        Parser.all.append(parser)
+        self.parsers.append(parser)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -101,8 +95,14 @@ class CLI(LightningCLI):
             at = arguments.index(given.verb) + 1
             carried = json.dumps(self._config_of(self.ckpt_path, given.verb))
             arguments = [*arguments[:at], "--config", carried, *arguments[at:]]
-        Parser.arguments = arguments
-        self.config = parser.parse_args(arguments)
+        try:
+            self.config = parser.parse_args(arguments)
+        except SystemExit as complaint:
+            if not isinstance(complaint.code, str):
+                raise  # the help was shown
+            options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
+            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            sys.exit(2)
         config = self.config[self.config.subcommand]
         # Lightning would let what the file says overwrite the command line: it gets the path later.
         config.ckpt_path, config.weights_only = None, True
