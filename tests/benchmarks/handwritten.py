@@ -176,3 +176,8 @@ def xor() -> dict[str, Any]:
         for row, output, truth in zip(x, outputs, target.flatten(), strict=True):
             print(f"{row[0]:.0f} {row[1]:.0f}     {output:.3f}   {truth:.0f}")
     return result | {"final_loss": loss.item(), "outputs": outputs}
+
+
+def has_cuda() -> dict[str, Any]:
+    """Whether there is a GPU to measure on."""
+    return {"cuda": torch.cuda.is_available()}

@@ -1,0 +1,121 @@
+"""What the tests share: the command line in this process, and MNIST's files."""
+
+import gzip
+import hashlib
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.cli import main
+
+PROJECT = Path(__file__).parents[1]
+CONFIGS = PROJECT / "configs"
+
+
+@dataclass
+class Done:
+    """What a command left: its exit code and its output, standard and error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `python -m src ...` in this process, in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Done:
+        capfd.readouterr()
+        try:
+            main([str(arg) for arg in args])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def run_process(
+    *args: object, cwd: Path, timeout_s: float = 300, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m src ...` as a process of its own, without a terminal."""
+    command = [sys.executable, "-m", "src", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
+
+
+@dataclass
+class Mnist:
+    """MNIST's four files in a folder: the real ones where they are at hand, else a small synthetic set."""
+
+    root: Path
+    real: bool
+    num_train: int
+    num_test: int
+    val_size: int
+
+    @property
+    def options(self) -> list[str]:
+        """For the command line."""
+        return [f"--data.root={self.root}", f"--data.val_size={self.val_size}"]
+
+
+def write_idx(path: Path, values: torch.Tensor) -> None:
+    """Write a uint8 tensor in the format of MNIST's files."""
+    header = struct.pack(f">BBBB{values.dim()}I", 0, 0, 8, values.dim(), *values.shape)
+    path.write_bytes(header + values.numpy().tobytes())
+
+
+def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
+    """Write a set that a net can learn: each digit is a bright bar at its own height, on noise."""
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for part, number in (("train", num_train), ("t10k", num_test)):
+        digits = torch.arange(number) % 10
+        images = torch.randint(0, 60, (number, 28, 28), generator=generator)
+        for index, digit in enumerate(digits.tolist()):
+            images[index, 2 * digit + 3 : 2 * digit + 6, 4:24] = 255
+        write_idx(raw / f"{part}-images-idx3-ubyte", images.to(torch.uint8))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", digits.to(torch.uint8))
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
+    """MNIST in a folder that only this run of the tests uses."""
+    root = tmp_path_factory.mktemp("data")
+    raw, at_hand = root / "MNIST" / "raw", PROJECT / "data" / "MNIST" / "raw"
+    names = [
+        f"{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    ]
+    if all((at_hand / name).is_file() or (at_hand / f"{name}.gz").is_file() for name in names):
+        raw.mkdir(parents=True)
+        for name in names:
+            if (at_hand / name).is_file():
+                shutil.copy(at_hand / name, raw / name)
+            else:
+                (raw / name).write_bytes(gzip.decompress((at_hand / f"{name}.gz").read_bytes()))
+        return Mnist(root, True, 60_000, 10_000, 5_000)
+    write_synthetic(raw, 2_000, 500)
+    return Mnist(root, False, 2_000, 500, 200)
+
+
+def pytest_report_header() -> str:
+    """Say which data the tests run on."""
+    real = (PROJECT / "data" / "MNIST" / "raw").is_dir()
+    return f"MNIST: {'the real files under data/' if real else 'a small synthetic set, for want of data/MNIST/raw'}"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,121 @@
+import itertools
+
+import pytest
+import torch
+
+from src.data.loader import TensorLoader
+
+ROWS = torch.arange(23)
+
+
+def loader(**options):
+    return TensorLoader((torch.arange(30),), **{"rows": ROWS, "batch_size": 4, "shuffle": True, "seed": 0} | options)
+
+
+def epoch(made, number=0):
+    made.set_epoch(number)
+    return [batch.tolist() for (batch,) in made]
+
+
+def test_each_epoch_has_each_row_once_in_an_order_of_its_own():
+    made = loader()
+    first, second = epoch(made, 0), epoch(made, 1)
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == ROWS.tolist()
+    assert first != second
+    assert [len(batch) for batch in first] == [4, 4, 4, 4, 4, 3]
+    assert len(made) == 6
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    torch.manual_seed(1)
+    first = epoch(loader(), 3)
+    torch.manual_seed(2)
+    assert first == epoch(loader(), 3)
+    assert first != epoch(loader(seed=1), 3)
+    assert epoch(loader(seed=0), 1) != epoch(loader(seed=1), 0)
+
+
+def test_seed_zero_is_a_seed_and_the_default_is_the_process_seed():
+    torch.manual_seed(5)
+    assert epoch(loader(seed=None)) == epoch(loader(seed=5)) != epoch(loader(seed=0))
+
+
+def test_without_shuffle_rows_come_in_order():
+    assert list(itertools.chain(*epoch(loader(shuffle=False)))) == ROWS.tolist()
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_a_new_loader_goes_on_at_the_saved_position(stop):
+    whole = epoch(loader(), 2)
+    stopped = loader()
+    stopped.set_epoch(2)
+    for _ in itertools.islice(stopped, stop):
+        pass
+    resumed = loader()
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.set_epoch(2)
+    rest = [batch.tolist() for (batch,) in resumed]
+    assert rest == (whole[stop:] or whole)  # a saved end of an epoch is the start of the next
+    assert epoch(resumed, 3) == epoch(loader(), 3)
+
+
+def test_a_position_of_another_epoch_says_nothing():
+    stopped = loader()
+    next(iter(stopped))
+    resumed = loader()
+    resumed.load_state_dict(stopped.state_dict())
+    assert epoch(resumed, 1) == epoch(loader(), 1)
+
+
+def test_an_epoch_that_was_left_early_is_followed_by_a_whole_one():
+    made = loader()
+    next(iter(made))
+    assert epoch(made, 1) == epoch(loader(), 1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_rows", [4, 5, 22, 23, 24, 25])
+def test_the_ranks_together_have_the_batches_of_one(world_size, num_rows):
+    rows = torch.arange(num_rows)
+    one = epoch(loader(rows=rows, batch_size=12))
+    ranks = [
+        epoch(loader(rows=rows, batch_size=12 // world_size, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    together = [sorted(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
+    assert sorted(itertools.chain(*together)) == list(range(num_rows))
+    if len(together) == len(one):
+        assert together == [sorted(batch) for batch in one]
+    else:
+        # A rest of fewer rows than ranks has joined the batch before it.
+        assert together == [*(sorted(batch) for batch in one[:-2]), sorted(one[-2] + one[-1])]
+        assert num_rows % 12 < world_size
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(world_size):
+    values = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ranks = [TensorLoader((values,), 12 // world_size, rank=r, world_size=world_size) for r in range(world_size)]
+    one = TensorLoader((values,), 12 // world_size * world_size)
+    for (whole,), *parts in zip(one, *ranks, strict=True):
+        weighted = [part.mean() * made.weight for (part,), made in zip(parts, ranks, strict=True)]
+        assert torch.isclose(sum(weighted) / world_size, whole.mean(), rtol=1e-12)
+
+
+def test_passes_make_one_epoch_of_many():
+    made = loader(passes=3)
+    assert len(made) == 18
+    batches = epoch(made)
+    passes = [list(itertools.chain(*batches[start : start + 6])) for start in (0, 6, 12)]
+    assert all(sorted(one) == ROWS.tolist() for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_more_processes_than_samples_is_refused():
+    with pytest.raises(ValueError, match=r"3 samples cannot be shared by 4 processes.*--trainer.devices to 3"):
+        TensorLoader((torch.arange(3),), 1, world_size=4)
+
+
+def test_a_batch_size_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size=0 must be at least 1"):
+        TensorLoader((ROWS,), 0)
