@@ -1,7 +1,7 @@
 """Checkpoints as documents: plain values only, written whole or not at all, with the run's config inside."""
 
-import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ class RunCheckpoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
 
     `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the best
-    one so far. Each is complete in itself and any of them can be resumed.
+    one so far. Each is complete in itself, and a run resumed from it ends with the same bits as one never stopped.
 
     Args:
         monitor: The validation metric that decides which one is best.
@@ -37,6 +37,8 @@ class RunCheckpoint(Checkpoint):
         self.best_score: float | None = None
         self._saved_at: tuple[int, int] | None = None
         self._due = False
+        self._then: Callable[[], None] | None = None
+        self._loaded: dict[str, Any] = {}
 
     @property
     def best_model_path(self) -> str:
@@ -47,16 +49,45 @@ class RunCheckpoint(Checkpoint):
         )
         return next((str(path) for path in paths if path is not None and path.exists()), "")
 
+    def request(self, then: Callable[[], None]) -> None:
+        """Write `last` at the next point from which a resume is exact, and call `then` at that point."""
+        self._due, self._then = True, then
+
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Agree on the folder: rank zero claimed it."""
+        # Rank zero claimed the folder.
         self.folder = Path(trainer.strategy.broadcast(trainer.default_root_dir)) / "checkpoints"
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put back what Lightning leaves out of a resume."""
+        if not self._loaded:
+            return
+        trainer.callback_metrics.update(self._loaded["metrics"])
+        for name, parameter in module.named_parameters():
+            if name in self._loaded["gradients"]:
+                parameter.grad = self._loaded["gradients"][name].to(parameter.device)
+        # Whoever changes an option of a run that stopped early wants it to go on.
+        if self._loaded["stopped"] and self._loaded["config"] == self.config:
+            trainer.should_stop = True
+        if trainer.ckpt_path and self.best_score is not None:
+            self._bring_best(trainer, Path(trainer.ckpt_path).with_name("best.ckpt"))
+        self._loaded = {}
+
+    def _bring_best(self, trainer: Trainer, source: Path) -> None:
+        """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
+        target = self.folder / "best.ckpt"
+        if trainer.is_global_zero and source.exists() and not target.exists():
+            if read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.best_score:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                part = self.folder / ".best.ckpt.part"
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+                part.replace(target)
+        trainer.strategy.barrier("bring_best")
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write `last` every N steps."""
         step = trainer.global_step
-        self._due |= step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
+        self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
         # A run resumed from here would leave out a validation that follows, or the end of the epoch: let those save.
         if self._due and not trainer.is_last_batch and not self._validation_follows(trainer, batch_idx):
             self._save_last(trainer)
@@ -69,7 +100,6 @@ class RunCheckpoint(Checkpoint):
         return (seen + 1) % trainer.val_check_batch == 0
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write `best` if this validation is."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         if self.monitor not in trainer.callback_metrics:
@@ -85,25 +115,37 @@ class RunCheckpoint(Checkpoint):
         if self._due and not trainer.is_last_batch:
             self._save_last(trainer)
 
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        # In an epoch that was resumed Lightning leaves a ReduceLROnPlateau out.
+        if trainer.fit_loop.restarting and trainer.is_last_batch:
+            trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write `last` between two epochs, when everything that ends an epoch is done."""
+        # Only now is everything done that ends the epoch before.
         if trainer.global_step > 0:
             self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the final `last`."""
         self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the config in."""
+        """Put in the config, and what Lightning leaves out: metrics, a half-accumulated gradient, an early stop."""
         checkpoint["config"] = self.config
+        checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint["stopped"] = trainer.should_stop
+        checkpoint["gradients"] = {}
+        if not between_epochs(checkpoint) and accumulating(trainer) and trainer.world_size == 1:
+            checkpoint["gradients"] = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+        settle(checkpoint, trainer.max_steps)
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        nothing: dict[str, Any] = {"config": {}, "metrics": {}, "stopped": False, "gradients": {}}
+        self._loaded = {name: checkpoint.get(name, value) for name, value in nothing.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from it."""
         self.best_score = state["best_score"]
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -112,9 +154,12 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, "last.ckpt")
         self._saved_at = at
         self._due = False
+        then, self._then = self._then, None
+        if then:
+            then()
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if trainer.fast_dev_run:
+        if getattr(trainer, "fast_dev_run", False):
             return
         target, part = self.folder / name, self.folder / f".{name}.part"
         try:
@@ -129,6 +174,42 @@ class RunCheckpoint(Checkpoint):
                 shutil.rmtree(target)
             part.replace(target)
         trainer.strategy.barrier("checkpoint")
+
+
+def accumulating(trainer: Trainer) -> bool:
+    """Whether the gradients hold a part of the batches of the next optimizer step."""
+    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+
+
+def between_epochs(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint was made while no epoch was running."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]
+    return bool(epochs["completed"] == epochs["started"])
+
+
+def settle(checkpoint: dict[str, Any], max_steps: int) -> None:
+    """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
+
+    Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it.
+    """
+    if not between_epochs(checkpoint):
+        return
+    loops = checkpoint["loops"]["fit_loop"]
+    for counts in loops["epoch_progress"].values():
+        counts["ready"] = counts["started"]
+
+    def reset(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if key == "current":
+                node[key] = dict.fromkeys(value, 0)
+            elif isinstance(value, dict):
+                reset(value)
+
+    reset({key: value for key, value in loops.items() if key != "epoch_progress"})
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+    # With max_steps Lightning restarts each epoch and counts one batch too many.
+    if max_steps != -1:
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -158,24 +239,41 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         Tensors, numbers, strings, lists and dicts.
 
     Raises:
-        ValueError: If the file is not whole, is no checkpoint of this template, or carries any other object.
+        ValueError: If the file is not whole, is no checkpoint of this template, or carries any other object; names the
+            newest whole one beside it.
     """
     path = Path(path)
-    file = path / "meta.pt" if path.is_dir() else path
     try:
+        return _load(path, map_location)
+    except ValueError as error:
+        beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for other in (file for file in beside if file != path):
+            try:
+                step = _load(other, "cpu")["global_step"]
+            except (ValueError, OSError):
+                continue
+            raise ValueError(f"{error} The newest whole one beside it is {other} (step {step}).") from error
+        raise
+
+
+def _load(path: Path, map_location: Any) -> dict[str, Any]:
+    try:
+        file = path / "meta.pt" if path.is_dir() else path
         checkpoint = torch.load(file, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-        raise ValueError(
-            f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign code. "
-            f"{reason.strip()}".strip()
-        ) from error
-    except (RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no whole checkpoint: {str(error).splitlines()[0] if str(error) else 'empty'}"
-        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # bytes of any kind come here, and torch.load may stumble over them in any way
+        text = str(error)
+        if "GLOBAL" in text or "Unsupported" in text:
+            reason = next(line for line in text.splitlines() if "GLOBAL" in line or "Unsupported" in line).strip()
+            raise ValueError(
+                f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
+                f"code. {reason}"
+            ) from error
+        size = sum(part.stat().st_size for part in (path.rglob("*") if path.is_dir() else [path]))
+        raise ValueError(f"{path} ({size:,} bytes) is no checkpoint, or only a part of one.") from error
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
-        raise ValueError(f"{path} is no checkpoint of this template: no config inside. Give the config with --config.")
+        raise ValueError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
     return checkpoint
 
 

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
+            parser_kwargs={"prog": "python -m src"},
             save_config_callback=None,
             auto_configure_optimizers=False,
             args=args,
@@ -149,9 +151,15 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(folder), **kwargs)
 
     def _claim_folder(self) -> Path:
-        """`runs/<experiment>/version_<n>`, new; or of a run that goes on its own."""
-        if self.subcommand == "fit" and self.ckpt_path and self.ckpt_path.parent.name == "checkpoints":
-            return self.ckpt_path.parent.parent
+        """`runs/<experiment>/version_<n>`, new; of a run that goes on from its `last.ckpt`, the same.
+
+        Whoever starts from another checkpoint goes back in time: in a new folder, so that nothing is lost.
+        """
+        if self.subcommand == "fit" and self.ckpt_path and self.ckpt_path.parts[-2:] == ("checkpoints", "last.ckpt"):
+            folder = self.ckpt_path.parent.parent
+            if not os.access(folder, os.W_OK):
+                raise ValueError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
+            return folder
         config = self.config[str(self.subcommand)]
         root = Path(config.trainer.default_root_dir, config.experiment)
         number, is_first = 0, getattr(rank_zero_only, "rank", 0) == 0

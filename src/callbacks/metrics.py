@@ -10,31 +10,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Metrics(Callback):
     """Writes `metrics.csv` into the run's folder.
 
-    The number of rows is part of a checkpoint. A resumed run keeps that many and writes the later ones anew: each row
-    stands there once.
+    A checkpoint holds the rows up to it. A resumed run begins with them and writes the later ones anew, so each row
+    stands there once, in the same folder or another.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._keep = 0
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Find the file."""
+        self._stage = stage
         self._path = Path(trainer.default_root_dir, "metrics.csv")
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rows there are."""
-        return {"rows": len(self._rows)}
+        return {"rows": self._rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember how many rows to keep."""
-        self._keep = state["rows"]
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take up the rows from before a resume."""
-        if self._keep and self._path.exists():
-            with self._path.open(newline="") as file:
-                self._rows = list(csv.DictReader(file))[: self._keep]
+        # The test after a fit loads the best checkpoint and its rows, too.
+        if self._stage == "fit":
+            self._rows = state["rows"]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
@@ -57,18 +50,21 @@ class Metrics(Callback):
         metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(prefixes)}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if trainer.state.fn == "fit" and trainer.optimizers:
-            row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        written = self._rows and (str(self._rows[-1]["epoch"]), str(self._rows[-1]["step"]))
+            row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return
-        if prefixes[0] == "train/" and written == (str(row["epoch"]), str(row["step"])):
+        # A run resumed between two epochs comes by here a second time.
+        if prefixes[0] == "train/" and self._rows and row.items() <= self._rows[-1].items():
             return
         self._rows.append(row | metrics)
         names = list(dict.fromkeys(name for row in self._rows for name in row))
         # Whole and then moved: a kill amid the writing leaves the file of before.
         part = self._path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        part.replace(self._path)
+        try:
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            part.replace(self._path)
+        except OSError as error:
+            raise OSError(f"Cannot write {self._path}: {error.strerror}. What stood there before is whole.") from error

@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages, read without importing any: this process stays small, as a child's memory counts from it."""
+    """Of Python and the packages, none of them imported: a child's peak memory starts at the size of this process."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

@@ -1,11 +1,10 @@
 """The loops that somebody who knows PyTorch writes by hand, without Lightning: what the template is measured against.
 
-They hold what makes a loop fast: the data in memory on the device as stored, one index operation a batch, the whole batch
-normalised at once, a fused optimizer, no wait for the device within an epoch.
+They hold what makes a loop fast: the data in memory on the device as stored, one index operation a batch, the
+whole batch normalised at once, a fused optimizer, no wait for the device within an epoch.
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,7 +95,7 @@ def test(net: nn.Module, root: str, device: str) -> float:
 def mnist_in_cuda_graphs(root: str, seed: int, batch_size: int = 512) -> dict[str, Any]:
     """The training part of `mnist` with the whole step captured in one CUDA graph: what a GPU can do at most.
 
-    The betas stay as they are, where one-cycle would move them: a graph keeps plain numbers as they were at its capture.
+    The betas stay as they are, where one-cycle would move them: a graph keeps numbers as they were at its capture.
     The last, smaller batch is left out, as a graph's shapes are fixed.
 
     Returns:

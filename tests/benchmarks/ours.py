@@ -81,8 +81,8 @@ def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:
         options: Further ones of the command line.
 
     Returns:
-        `seconds` and `peak_mib` of Trainer.fit, which sets up the data too; `epoch_seconds`, `steps`, and `test_acc` of the
-        test that follows.
+        `seconds` and `peak_mib` of Trainer.fit, which sets up the data too; `epoch_seconds`, `steps`, and `test_acc`
+        of the test that follows.
     """
     result: dict[str, Any] = {}
     timer = EpochTimer()
