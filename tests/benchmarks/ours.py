@@ -67,9 +67,9 @@ class RepeatedMNIST(MNISTDataModule):
         """Repeat what was loaded; validation stays as it is."""
         super().setup(stage)
         if stage == "fit":
-            num_images = len(self.train[0])
-            self.train = (self.train[0].repeat(self.times, 1, 1), self.train[1].repeat(self.times))
-            self.train_rows = torch.cat([self.train_rows + k * num_images for k in range(self.times)])
+            images, digits = self.images
+            self.images = (images.repeat(self.times, 1, 1), digits.repeat(self.times))
+            self.train_rows = torch.cat([self.train_rows + k * len(images) for k in range(self.times)])
 
 
 def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:

@@ -144,13 +144,10 @@ class Suite:
     def usual(self) -> list[Row]:
         """(b): our MNIST fit against a DataLoader with per-sample transforms."""
         epochs = ALL_EPOCHS if self.full else ONE_EPOCH
-        pairs = [
-            (
-                self._run("ours.mnist", root=self.root, seed=n),
-                self._run("usual.mnist", root=self.root, seed=n, epochs=epochs),
-            )
-            for n in range(self.pairs or 2)
-        ]
+        pairs = []
+        for number in range(self.pairs or 2):
+            options = {"root": self.root, "seed": number}
+            pairs.append((self._run("ours.mnist", **options), self._run("usual.mnist", **options, epochs=epochs)))
         note = "batch size 128, no workers" + ("" if self.full else "; one epoch of it, scaled to ten")
         what = "usual pipeline / MNIST fit"
         return [self._row(pairs, "seconds", "b", what, inverse=True, bar=10.0, at_least=True, note=note)]

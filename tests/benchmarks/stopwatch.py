@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def stopwatch(result: dict[str, Any]) -> Iterator[None]:
-    """Add `seconds`, the block's wall time, and `peak_mib`, the most memory this process has held up to the block's end.
+    """Add `seconds`, the block's wall time, and `peak_mib`, the most memory this process has held up to its end.
 
     Args:
         result: Where they go.

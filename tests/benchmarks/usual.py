@@ -1,7 +1,7 @@
 """MNIST as templates write it: a transform for each sample in a DataLoader, a metric in each training step.
 
-Batch size 128 and no workers are what the most used Lightning template ships with; net, loss, optimizer, schedule, split
-and number of epochs are those of configs/mnist.yaml.
+Batch size 128 and no workers are what the most used Lightning template ships with; net, loss, optimizer, schedule,
+split and number of epochs are those of configs/mnist.yaml.
 """
 
 import time
