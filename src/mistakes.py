@@ -15,8 +15,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 def is_a_users_mistake(error: BaseException) -> bool:
     """Whether the message says it all: our own or Lightning's word on the input, or the system's on a file."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    on_purpose = Path(__file__).parent in raised_in.parents or "lightning" in raised_in.parts
-    return (isinstance(error, ValueError) and on_purpose) or isinstance(error, OSError | MisconfigurationException)
+    lightnings = any(part.startswith("lightning") for part in raised_in.parts)
+    on_purpose = lightnings or Path(__file__).parent in raised_in.parents
+    spoken = isinstance(error, ValueError | ModuleNotFoundError) and on_purpose
+    return spoken or isinstance(error, OSError | MisconfigurationException)
 
 
 def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:

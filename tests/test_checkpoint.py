@@ -1,0 +1,93 @@
+"""One file is enough: a checkpoint carries its config, and holds plain values only."""
+
+import pickletools
+import shutil
+import zipfile
+
+import pytest
+import torch
+import yaml
+
+from src.module import LitModule
+from tests.conftest import CONFIGS, run_process
+
+SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
+
+
+@pytest.fixture
+def fitted(cli, tmp_path):
+    """The folder of a short run with a width of its own."""
+    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--model.net.hidden=7")
+    assert done.code == 0, done.err
+    return tmp_path / "runs/xor/version_0"
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
+def test_every_verb_runs_from_the_checkpoint_alone(fitted, cli, verb):
+    done = cli(verb, "--ckpt_path", fitted / "checkpoints/best.ckpt")
+    assert done.code == 0, done.err
+    assert "XorMLP, 29 parameters" in done.out
+
+
+def test_a_folder_of_a_run_means_its_last_checkpoint(fitted, cli):
+    (fitted / "checkpoints/best.ckpt").unlink()
+    assert cli("test", "--ckpt_path", fitted).code == 0
+
+
+def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(fitted / "checkpoints/best.ckpt", elsewhere / "mine.ckpt")
+    shutil.rmtree(tmp_path / "runs")
+    done = run_process("test", "--ckpt_path", "mine.ckpt", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "test/acc" in done.stdout
+
+
+def test_options_beside_the_checkpoint_win(fitted, cli, tmp_path):
+    assert cli("test", "--ckpt_path", fitted, "--data.batch_size=2", "--model.metrics=null").code == 0
+    config = yaml.safe_load((tmp_path / "runs/xor/version_1/config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 2
+    assert config["model"]["init_args"]["metrics"] is None
+    assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
+
+
+def test_a_config_beside_the_checkpoint_wins_too(fitted, cli, tmp_path):
+    (tmp_path / "more.yaml").write_text("data: {init_args: {batch_size: 1}}\n")
+    assert cli("test", "--config", "more.yaml", "--ckpt_path", fitted).code == 0
+    config = yaml.safe_load((tmp_path / "runs/xor/version_1/config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 1
+
+
+def test_test_metrics_from_the_checkpoint_are_those_of_the_fit(fitted, cli):
+    line = "test  test/loss"
+    at_fit = [row for row in (fitted / "metrics.csv").read_text().splitlines() if row][-1].split(",")[-2:]
+    out = cli("test", "--ckpt_path", fitted / "checkpoints/best.ckpt").out
+    shown = next(row for row in out.splitlines() if row.startswith(line)).split()
+    assert [shown[2], shown[4]] == [f"{float(value):.4f}" for value in at_fit]
+
+
+def test_a_notebook_loads_it_in_one_line(fitted):
+    module = LitModule.load_from_checkpoint(fitted / "checkpoints/best.ckpt")
+    weights = torch.load(fitted / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    assert not module.training
+    assert module(torch.zeros(3, 2)).shape == (3, 1)
+
+
+def test_it_holds_plain_values_only(fitted):
+    with zipfile.ZipFile(fitted / "checkpoints/last.ckpt") as file:
+        (name,) = [name for name in file.namelist() if name.endswith("data.pkl")]
+        steps = list(pickletools.genops(file.read(name)))
+    # The classes and functions that loading would call.
+    called = {str(argument) for code, argument, _ in steps if code.name in ("GLOBAL", "STACK_GLOBAL")}
+    assert called <= {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage"} | {
+        f"torch {kind}Storage" for kind in ("Long", "Byte", "Double", "Int", "Bool")
+    }
+
+
+def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path):
+    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--trainer.enable_checkpointing=false")
+    assert done.code == 0, done.err
+    assert "test/acc" in done.out
+    assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()

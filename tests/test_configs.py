@@ -1,0 +1,52 @@
+"""Each YAML is an experiment that runs, or a fragment that runs on top of one."""
+
+import csv
+
+import pytest
+import yaml
+
+from tests.conftest import CONFIGS
+
+EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+FRAGMENTS = sorted(CONFIGS.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_runs_a_step_of_every_stage(config, cli, mnist):
+    data = mnist.options if "root" in config.read_text() or "mnist" in config.read_text() else []
+    done = cli("fit", "--config", config, *data, "--trainer.fast_dev_run=true")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_is_a_lab_note_of_under_40_lines_with_its_command_and_result(config):
+    text = config.read_text()
+    assert len(text.splitlines()) < 40
+    header = text[: text.index("\n\n")] if "\n\n" in text else ""
+    assert f"python -m src fit --config configs/{config.name}" in header
+    assert "torch 2." in header
+
+
+@pytest.mark.parametrize("config", FRAGMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_fragment_holds_one_concern_in_few_lines(config):
+    lines = [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
+    assert 1 <= len(lines) <= 8
+
+
+def test_the_saved_config_can_be_fed_back(cli, tmp_path):
+    short = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
+    assert cli("fit", "--config", CONFIGS / "xor.yaml", *short).code == 0
+    first = tmp_path / "runs/xor/version_0"
+    assert cli("fit", "--config", first / "config.yaml").code == 0
+    second = tmp_path / "runs/xor/version_1"
+    assert yaml.safe_load((second / "config.yaml").read_text()) == yaml.safe_load((first / "config.yaml").read_text())
+    rows = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (first, second)]
+    assert rows[0] == rows[1]
+
+
+def test_print_config_can_be_fed_back(cli, tmp_path):
+    printed = cli("fit", "--config", CONFIGS / "xor.yaml", "--trainer.max_epochs=1", "--print_config")
+    assert printed.code == 0
+    (tmp_path / "again.yaml").write_text(printed.out)
+    done = cli("fit", "--config", "again.yaml", "--trainer.fast_dev_run=true")
+    assert done.code == 0, done.err

@@ -1,0 +1,158 @@
+"""A real download from a real server, whole, cut short and corrupted."""
+
+import gzip
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from torchvision.datasets.utils import calculate_md5
+
+from tests.conftest import CONFIGS, run_process, write_synthetic
+
+NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder on 127.0.0.1; some files cut short or with a byte changed."""
+
+    def __init__(self, folder: Path):
+        self.truncated: set[str] = set()
+        self.corrupted: set[str] = set()
+        self.served: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                path = folder / Path(self.path).name
+                if not path.is_file():
+                    self.send_error(404)
+                    return
+                data = path.read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if path.name in outer.truncated:
+                    data = data[: len(data) // 2]
+                if path.name in outer.corrupted:
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                outer.served.append(path.name)
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, request, client_address):
+        """torchvision asks for each file twice and hangs up on the first answer."""
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, mnist):
+    """The four files as a server has them."""
+    folder = tmp_path_factory.mktemp("server")
+    raw = mnist.root / "MNIST" / "raw"
+    if not mnist.real:
+        raw = folder / "raw"
+        write_synthetic(raw, 2_000, 500)
+    for name in NAMES:
+        at_hand = Path(__file__).parents[1] / "data" / "MNIST" / "raw" / name
+        if mnist.real and at_hand.is_file():
+            shutil.copy(at_hand, folder / name)
+        else:
+            (folder / name).write_bytes(gzip.compress((raw / name).with_suffix("").read_bytes(), mtime=0))
+    return folder
+
+
+@pytest.fixture
+def server(files, mnist, monkeypatch):
+    made = Server(files)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    from torchvision.datasets import MNIST
+
+    if any(calculate_md5(files / name) != md5 for name, md5 in MNIST.resources):
+        # Files of our own making: tell torchvision their checksums.
+        monkeypatch.setattr(MNIST, "resources", [(name, calculate_md5(files / name)) for name, _ in MNIST.resources])
+    monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors)
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def test_data(cli, server, root, *more):
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    step = ("--trainer.limit_test_batches=1", "--data.val_size=100", *more)
+    return cli("test", "--config", CONFIGS / "mnist.yaml", f"--data.root={root}", f"--data.mirror={address}", *step)
+
+
+test_data.__test__ = False  # a helper, not a test
+
+
+def left(root):
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def test_a_whole_download_is_verified_kept_and_not_repeated(cli, server, tmp_path):
+    done = test_data(cli, server, tmp_path / "data")
+    assert done.code == 0, done.err
+    assert set(server.served) == set(NAMES)
+    assert left(tmp_path / "data") == sorted([*NAMES, *(name.removesuffix(".gz") for name in NAMES)])
+    server.served.clear()
+    assert test_data(cli, server, tmp_path / "data").code == 0
+    assert server.served == []
+
+
+@pytest.mark.parametrize("fault", ["truncated", "corrupted"])
+def test_a_bad_download_is_one_clear_error_and_leaves_nothing(cli, server, tmp_path, fault):
+    getattr(server, fault).add("t10k-images-idx3-ubyte.gz")
+    done = test_data(cli, server, tmp_path / "data")
+    assert done.code != 0
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert "t10k-images-idx3-ubyte.gz" in line
+    assert "orrupted" in line
+    assert "--data.mirror" in line
+    assert "Traceback" not in done.err
+    assert left(tmp_path / "data") == []
+
+
+def test_a_missing_file_on_the_server_is_named_with_the_reason(cli, server, files, tmp_path, monkeypatch):
+    address = f"http://127.0.0.1:{server.server_address[1]}/nowhere"
+    monkeypatch.setattr(server.RequestHandlerClass, "do_GET", lambda self: self.send_error(404))
+    done = test_data(cli, server, tmp_path / "data", f"--data.mirror={address}")
+    assert done.code != 0
+    assert "train-images-idx3-ubyte.gz" in done.err
+    assert "404" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_corrupted_file_on_disk_is_fetched_again(cli, server, files, tmp_path):
+    raw = tmp_path / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    for name in NAMES:
+        shutil.copy(files / name, raw)
+    (raw / NAMES[0]).write_bytes(b"not what it was")
+    assert test_data(cli, server, tmp_path / "data").code == 0
+    assert set(server.served) == {NAMES[0]}
+
+
+def test_damaged_unpacked_files_are_one_clear_error(cli, mnist, tmp_path):
+    raw = tmp_path / "data/MNIST/raw"
+    shutil.copytree(mnist.root / "MNIST/raw", raw)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"\0\0")
+    done = cli("test", "--config", CONFIGS / "mnist.yaml", f"--data.root={tmp_path / 'data'}")
+    assert done.code != 0
+    assert "cannot be read" in done.err
+    assert "Delete that folder" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_download_shows_its_progress(server, mnist, tmp_path):
+    if not mnist.real:
+        pytest.skip("a process of its own knows only the real files' checksums")
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    options = (f"--data.root={tmp_path / 'data'}", f"--data.mirror={address}", "--trainer.limit_test_batches=1")
+    done = run_process("test", "--config", CONFIGS / "mnist.yaml", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr

@@ -1,0 +1,82 @@
+"""A user's mistake: one clear message, an exit code that is not 0, no traceback, nothing lost."""
+
+import pytest
+
+from src.mistakes import explain
+from tests.conftest import CONFIGS, run_process
+
+FIT = ("fit", "--config", CONFIGS / "xor.yaml")
+MISTAKES = {
+    "unknown option": ([*FIT, "--trainer.max_epoch=3"], "Did you mean trainer.max_epochs?"),
+    "unknown argument of a class": ([*FIT, "--model.net.hiden=3"], "Did you mean hidden?"),
+    "wrong type": ([*FIT, "--trainer.max_epochs=x"], "trainer.max_epochs: expected int or null; got 'x'"),
+    "wrong type in a class": ([*FIT, "--model.net.hidden=a"], "hidden: expected int; got 'a'"),
+    "wrong choice": ([*FIT, "--trainer.precision=17"], "expected one of 64, 32, 16"),
+    "mistyped class": ([*FIT, "--model.net.class_path=src.models.xor.XorMPL"], "Did you mean XorMLP?"),
+    "mistyped module": ([*FIT, "--model.net=src.models.xr.XorMLP"], "Did you mean xor?"),
+    "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
+    "no verb": ([], "fit,validate,test,predict"),
+    "missing config": (["fit", "--config", "nope.yaml"], "nope.yaml"),
+    "no config": (["fit"], "required"),
+    "missing checkpoint": (["test", "--ckpt_path", "nope.ckpt"], "ckpt_path=nope.ckpt does not exist"),
+    "folder without checkpoints": (["test", "--ckpt_path", "."], "folder without checkpoints"),
+    "device that is not here": ([*FIT, "--trainer.accelerator=tpu"], "not"),
+    "unknown accelerator": ([*FIT, "--trainer.accelerator=gpuu"], "Available names are"),
+    "batch size of 0": ([*FIT, "--data.batch_size=0"], "batch_size=0 must be at least 1"),
+    "unknown monitor": ([*FIT, "--checkpoint.monitor=val/lss"], "there are"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_in_two_lines_at_most(cli, name):
+    arguments, hint = MISTAKES[name]
+    done = cli(*arguments)
+    assert done.code != 0
+    assert hint in done.err
+    assert "Traceback" not in done.err
+    assert len([line for line in done.err.splitlines() if "Seed set" not in line]) <= 2
+
+
+def test_the_process_itself_exits_with_the_code_and_without_a_traceback(tmp_path):
+    done = run_process(*FIT, "--trainer.max_epoch=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: unrecognized arguments: --trainer.max_epoch=3. Did you mean trainer.max_epochs?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_val_size_that_leaves_nothing_is_refused(cli, mnist):
+    done = cli(
+        "fit", "--config", CONFIGS / "mnist.yaml", f"--data.root={mnist.root}", f"--data.val_size={mnist.num_train}"
+    )
+    assert done.code != 0
+    assert f"val_size={mnist.num_train} must be in 1..{mnist.num_train - 1}" in done.err
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(cli):
+    done = cli("fit", "--config", CONFIGS / "mnist.yaml", "--data.root=/proc/nope")
+    assert done.code != 0
+    assert "/proc/nope" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    (tmp_path / "buggy.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.reshape(3, -1))\n"
+    )
+    net = ("--model.net=buggy.Net", "--model.net.in_features=2", "--model.net.out_features=1")
+    done = run_process(*FIT, *net, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "buggy.py" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_union_of_types_is_told_in_one_line():
+    complaint = (
+        'Parser key "a.b":\n  Does not validate against any of the Union subtypes\n'
+        "  Subtypes: [<class 'int'>, typing.Literal['x', 'y'], <class 'NoneType'>]\n  Errors:\n    - ...\n"
+        "  Given value type: <class 'str'>\n  Given value: z"
+    )
+    assert explain(complaint, [], []) == "a.b: expected one of x, y or int or null; got 'z'"
