@@ -17,8 +17,8 @@ T = TypeVar("T")
 class RunCheckpoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
 
-    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the best
-    one so far. Each is complete in itself, and a run resumed from it ends with the same bits as one never stopped.
+    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
+    best one so far. Each is complete, and a run resumed from it ends with the same bits as one never stopped.
 
     Args:
         monitor: The validation metric that decides which one is best.
@@ -36,7 +36,7 @@ class RunCheckpoint(Checkpoint):
         self.folder = Path()
         self.best_score: float | None = None
         self._saved_at: tuple[int, int] | None = None
-        self._due = False
+        self._due = self._best_due = False
         self._then: Callable[[], None] | None = None
         self._loaded: dict[str, Any] = {}
 
@@ -68,19 +68,22 @@ class RunCheckpoint(Checkpoint):
         # Whoever changes an option of a run that stopped early wants it to go on.
         if self._loaded["stopped"] and self._loaded["config"] == self.config:
             trainer.should_stop = True
-        if trainer.ckpt_path and self.best_score is not None:
-            self._bring_best(trainer, Path(trainer.ckpt_path).with_name("best.ckpt"))
+        source = Path(str(trainer.ckpt_path))
+        if source == self.folder / "last.ckpt":
+            self._saved_at = (trainer.global_step, trainer.current_epoch)
+        elif self.best_score is not None:
+            self._bring_best(trainer, source.with_name("best.ckpt"))
         self._loaded = {}
 
     def _bring_best(self, trainer: Trainer, source: Path) -> None:
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
         target = self.folder / "best.ckpt"
-        if trainer.is_global_zero and source.exists() and not target.exists():
-            if read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.best_score:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                part = self.folder / ".best.ckpt.part"
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
-                part.replace(target)
+        known = trainer.is_global_zero and source.exists() and not target.exists()
+        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.best_score:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / ".best.ckpt.part"
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+            part.replace(target)
         trainer.strategy.barrier("bring_best")
 
     def on_train_batch_end(
@@ -88,9 +91,9 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         step = trainer.global_step
         self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
-        # A run resumed from here would leave out a validation that follows, or the end of the epoch: let those save.
-        if self._due and not trainer.is_last_batch and not self._validation_follows(trainer, batch_idx):
-            self._save_last(trainer)
+        # A run resumed from here would leave out a validation that follows: let that one save.
+        if not self._validation_follows(trainer, batch_idx):
+            self._save_due(trainer)
 
     @staticmethod
     def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
@@ -111,9 +114,11 @@ class RunCheckpoint(Checkpoint):
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better and score == score:
             self.best_score = score
-            self._save(trainer, "best.ckpt")
-        if self._due and not trainer.is_last_batch:
-            self._save_last(trainer)
+            if self._stopping(trainer):
+                self._best_due = True
+            else:
+                self._save(trainer, "best.ckpt")
+        self._save_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         # In an epoch that was resumed Lightning leaves a ReduceLROnPlateau out.
@@ -126,6 +131,8 @@ class RunCheckpoint(Checkpoint):
             self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._best_due:
+            self._save(trainer, "best.ckpt")
         self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -147,6 +154,17 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_score = state["best_score"]
+
+    @staticmethod
+    def _stopping(trainer: Trainer) -> bool:
+        """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
+        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        return trainer.should_stop and enough
+
+    def _save_due(self, trainer: Trainer) -> None:
+        # The end of an epoch saves when it is done; a gradient half accumulated is best not cut in two.
+        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating(trainer)):
+            self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
         at = (trainer.global_step, trainer.current_epoch)
@@ -207,6 +225,8 @@ def settle(checkpoint: dict[str, Any], max_steps: int) -> None:
 
     reset({key: value for key, value in loops.items() if key != "epoch_progress"})
     loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    validation["total"] = dict.fromkeys(validation["total"], 0)
     # With max_steps Lightning restarts each epoch and counts one batch too many.
     if max_steps != -1:
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -52,6 +52,7 @@ class LitModule(LightningModule):
         # Sums over the running epoch, by stage: validation may run amid a training epoch.
         self._loss_sum: dict[str, Any] = defaultdict(float)
         self._num_samples: dict[str, int] = defaultdict(int)
+        self._total_steps: int | None = None
 
     def setup(self, stage: str) -> None:
         if self._compile:
@@ -140,7 +141,9 @@ class LitModule(LightningModule):
             return optimizer
         # What YAML gives arrives as the arguments of a functools.partial.
         if isinstance(scheduler, functools.partial) and scheduler.keywords.get("total_steps", 0) is None:
-            scheduler = functools.partial(scheduler, total_steps=int(self.trainer.estimated_stepping_batches))
+            # Asked for the number, Lightning sets up the data; on a resume that is before it knows the position there.
+            steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
+            scheduler = functools.partial(scheduler, total_steps=steps)
         built = scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": built, "interval": self.scheduler_interval}
         if isinstance(built, ReduceLROnPlateau):
@@ -154,6 +157,8 @@ class LitModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another net; take up the running means, on one process: they are summed over all."""
         check_fit(checkpoint["state_dict"], self)
+        for scheduler in checkpoint["lr_schedulers"]:
+            self._total_steps = scheduler.get("total_steps")
         if "train_means" in checkpoint and self.trainer.is_global_zero:
             loss_sum, num_samples = checkpoint["train_means"]
             self._loss_sum["train"], self._num_samples["train"] = loss_sum.to(self.device), int(num_samples)

@@ -1,0 +1,69 @@
+"""The random generators' states: what dropout draws after a resume is what it would have drawn."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class RandomState(Callback):
+    """Keeps the states of torch (CPU and each CUDA device), Python and NumPy in the checkpoints, for each process.
+
+    A DataLoader draws from torch's generator whenever it is iterated over, which a resume repeats: give it a generator
+    of its own.
+    """
+
+    def __init__(self) -> None:
+        self._world_size = 1
+        self._states: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._world_size = trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        states: list[Any] = [random_state()]
+        if self._world_size > 1:
+            states *= self._world_size
+            torch.distributed.all_gather_object(states, random_state())
+        return {"states": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._states = state["states"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Not before: setting up draws numbers, too. A process that was not there keeps the state its seed gave it.
+        if trainer.global_rank < len(self._states):
+            set_random_state(self._states[trainer.global_rank])
+        self._states = []
+
+
+def random_state() -> dict[str, Any]:
+    """The states of this process's generators, as plain values."""
+    version, numbers, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": legacy
+        | {"state": {"key": torch.from_numpy(legacy["state"]["key"].astype(np.int64))}}
+        | {"pos": int(legacy["state"]["pos"]), "gauss": float(legacy["gauss"]), "has_gauss": int(legacy["has_gauss"])},
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back.
+
+    Args:
+        state: As `random_state` gives it. CUDA devices that are not here are left out.
+    """
+    torch.set_rng_state(state["torch"].cpu())
+    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value.cpu(), device)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    numpy = state["numpy"]
+    key = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["pos"]}})

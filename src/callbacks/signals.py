@@ -1,0 +1,107 @@
+"""SIGTERM and Ctrl-C: save at the next step, say how to go on, and leave with a code that tells."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+# What SLURM sends before it takes the machine away; with its requeueing on, Lightning has a handler there.
+REQUEUE = ("SIGUSR1", "SIGUSR2")
+
+
+class Signals(Callback):
+    """Ends a run in good order; a second Ctrl-C ends it at once.
+
+    SLURM's requeue signal is answered by Lightning's own handler (it saves and calls `scontrol requeue`), but at a
+    point from which a resume is exact. The requeued job finds its run by the job's number and goes on.
+
+    Args:
+        every_n_batches: How often several processes ask each other whether one of them got a signal.
+    """
+
+    def __init__(self, every_n_batches: int = 10) -> None:
+        self.every_n_batches = every_n_batches
+        self._trainer: Trainer | None = None
+        self._got: int | None = None
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Only now: Lightning sets its handlers just before.
+        self._trainer, self._got, self._asked = trainer, None, False
+        self._before = {}
+        for name in ("SIGTERM", "SIGINT", *REQUEUE):
+            number = getattr(signal, name, None)
+            before = number and signal.getsignal(number)
+            if number and (name not in REQUEUE or callable(before)):
+                self._before[number] = before
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == self._got == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            sys.exit(128 + number)
+        self._got = number
+        if self._trainer and self._trainer.is_global_zero:
+            again = "; again to stop at once" if number == signal.SIGINT else ""
+            # print may be what the signal interrupted.
+            os.write(2, f"{signal.Signals(number).name}: saving at the next step{again}\n".encode())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._asked or (trainer.world_size > 1 and (batch_idx + 1) % self.every_n_batches):
+            return
+        got = self._got or 0
+        if trainer.world_size > 1:
+            got = int(torch.as_tensor(module.all_gather(torch.tensor(got, device=module.device))).max())
+        if got:
+            self._ask(trainer, got)
+
+    def _ask(self, trainer: Trainer, number: int) -> None:
+        self._asked = True
+        checkpoint = trainer.checkpoint_callback
+        request: Callable[..., None] | None = getattr(checkpoint, "request", None)
+        if request:
+            request(lambda: self._answer(trainer, number))
+        else:
+            self._answer(trainer, number)
+
+    def _answer(self, trainer: Trainer, number: int) -> None:
+        before = self._before.get(number)
+        if signal.Signals(number).name in REQUEUE:
+            self._got, self._asked = None, False
+            if callable(before):
+                before(number, None)
+            return
+        if trainer.is_global_zero:
+            last = getattr(trainer.checkpoint_callback, "folder", Path()) / "last.ckpt"
+            how = (
+                f"go on with: python -m src fit --ckpt_path {shlex.quote(str(Path(trainer.default_root_dir)))}"
+                if last.exists()
+                else "nothing was saved: this run writes no checkpoints"
+            )
+            print(f"{signal.Signals(number).name} at step {trainer.global_step}; {how}", file=sys.stderr, flush=True)
+        sys.exit(128 + number)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._got and not self._asked:
+            self._ask(trainer, self._got)
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
