@@ -18,7 +18,7 @@ class RunCheckpoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
 
     `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
-    best one so far. Each is complete, and a run resumed from it ends with the same bits as one never stopped.
+    best one so far. Only at points from which a resume is exact, where one loses no batch and no validation.
 
     Args:
         monitor: The validation metric that decides which one is best.
@@ -38,7 +38,6 @@ class RunCheckpoint(Checkpoint):
         self._saved_at: tuple[int, int] | None = None
         self._due = self._best_due = False
         self._then: Callable[[], None] | None = None
-        self._loaded: dict[str, Any] = {}
 
     @property
     def best_model_path(self) -> str:
@@ -58,22 +57,11 @@ class RunCheckpoint(Checkpoint):
         self.folder = Path(trainer.strategy.broadcast(trainer.default_root_dir)) / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put back what Lightning leaves out of a resume."""
-        if not self._loaded:
-            return
-        trainer.callback_metrics.update(self._loaded["metrics"])
-        for name, parameter in module.named_parameters():
-            if name in self._loaded["gradients"]:
-                parameter.grad = self._loaded["gradients"][name].to(parameter.device)
-        # Whoever changes an option of a run that stopped early wants it to go on.
-        if self._loaded["stopped"] and self._loaded["config"] == self.config:
-            trainer.should_stop = True
         source = Path(str(trainer.ckpt_path))
         if source == self.folder / "last.ckpt":
             self._saved_at = (trainer.global_step, trainer.current_epoch)
-        elif self.best_score is not None:
+        elif trainer.ckpt_path and self.best_score is not None:
             self._bring_best(trainer, source.with_name("best.ckpt"))
-        self._loaded = {}
 
     def _bring_best(self, trainer: Trainer, source: Path) -> None:
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
@@ -120,11 +108,6 @@ class RunCheckpoint(Checkpoint):
                 self._save(trainer, "best.ckpt")
         self._save_due(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        # In an epoch that was resumed Lightning leaves a ReduceLROnPlateau out.
-        if trainer.fit_loop.restarting and trainer.is_last_batch:
-            trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
-
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now is everything done that ends the epoch before.
         if trainer.global_step > 0:
@@ -136,18 +119,8 @@ class RunCheckpoint(Checkpoint):
         self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put in the config, and what Lightning leaves out: metrics, a half-accumulated gradient, an early stop."""
         checkpoint["config"] = self.config
-        checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
-        checkpoint["stopped"] = trainer.should_stop
-        checkpoint["gradients"] = {}
-        if not between_epochs(checkpoint) and accumulating(trainer) and trainer.world_size == 1:
-            checkpoint["gradients"] = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-        settle(checkpoint, trainer.max_steps)
-
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        nothing: dict[str, Any] = {"config": {}, "metrics": {}, "stopped": False, "gradients": {}}
-        self._loaded = {name: checkpoint.get(name, value) for name, value in nothing.items()}
+        settle(checkpoint["loops"]["fit_loop"], trainer.max_steps)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}
@@ -162,8 +135,9 @@ class RunCheckpoint(Checkpoint):
         return trainer.should_stop and enough
 
     def _save_due(self, trainer: Trainer) -> None:
-        # The end of an epoch saves when it is done; a gradient half accumulated is best not cut in two.
-        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating(trainer)):
+        # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating):
             self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -194,36 +168,29 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.barrier("checkpoint")
 
 
-def accumulating(trainer: Trainer) -> bool:
-    """Whether the gradients hold a part of the batches of the next optimizer step."""
-    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
-
-
-def between_epochs(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint was made while no epoch was running."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]
-    return bool(epochs["completed"] == epochs["started"])
-
-
-def settle(checkpoint: dict[str, Any], max_steps: int) -> None:
+def settle(loops: dict[str, Any], max_steps: int) -> None:
     """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
 
     Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it.
+
+    Args:
+        loops: Of a checkpoint, as Lightning's fit loop puts them in.
+        max_steps: The trainer's.
     """
-    if not between_epochs(checkpoint):
+    epochs = loops["epoch_progress"]
+    if epochs["total"]["completed"] < epochs["total"]["started"]:
         return
-    loops = checkpoint["loops"]["fit_loop"]
-    for counts in loops["epoch_progress"].values():
+    for counts in epochs.values():
         counts["ready"] = counts["started"]
 
     def reset(node: dict[str, Any]) -> None:
         for key, value in node.items():
             if key == "current":
                 node[key] = dict.fromkeys(value, 0)
-            elif isinstance(value, dict):
+            elif isinstance(value, dict) and value is not epochs:
                 reset(value)
 
-    reset({key: value for key, value in loops.items() if key != "epoch_progress"})
+    reset(loops)
     loops["epoch_loop.batch_progress"]["is_last_batch"] = False
     validation = loops["epoch_loop.val_loop.batch_progress"]
     validation["total"] = dict.fromkeys(validation["total"], 0)

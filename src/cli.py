@@ -122,7 +122,21 @@ class CLI(LightningCLI):
             config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACE_OPTIONS}
         return config
 
+    def _of_requeued_job(self) -> Path | None:
+        """The last checkpoint of the run that this SLURM job had begun when it was requeued."""
+        if self.subcommand != "fit" or not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            return None
+        config = self.config.fit
+        root = Path(config.trainer.default_root_dir, config.experiment)
+        for mark in sorted(root.glob(f"*/slurm-{os.environ['SLURM_JOB_ID']}")):
+            last = mark.parent / "checkpoints" / "last.ckpt"
+            # One job may hold several runs.
+            if last.exists() and yaml.safe_load((mark.parent / "config.yaml").read_text()) == self.plain_config():
+                return last
+        return None
+
     def before_instantiate_classes(self) -> None:
+        self.ckpt_path = self.ckpt_path or self._of_requeued_job()
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
 
     def plain_config(self) -> dict[str, Any]:
@@ -148,6 +162,8 @@ class CLI(LightningCLI):
                 callback.config = plain
         if folder.exists() and not (folder / "config.yaml").exists():
             (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+        if folder.exists() and self.subcommand == "fit" and "SLURM_JOB_ID" in os.environ:
+            (folder / f"slurm-{os.environ['SLURM_JOB_ID']}").touch()
         return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(folder), **kwargs)
 
     def _claim_folder(self) -> Path:
@@ -178,14 +194,17 @@ class CLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None) -> CLI:
     """Run the command line; a user's mistake ends it with one line and a code that is not 0.
 
     Args:
         args: What follows `python -m src`; by default what the process was given.
+
+    Returns:
+        The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
     """
     try:
-        CLI(args)
+        return CLI(args)
     except Exception as error:
         if not is_a_users_mistake(error):
             raise

@@ -127,6 +127,9 @@ class LitModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
+        # In an epoch that was resumed Lightning leaves a ReduceLROnPlateau out.
+        if self.trainer.fit_loop.restarting and self.trainer.is_last_batch:
+            self.trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val")

@@ -40,8 +40,11 @@ class Record(Callback):
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
             "device": {"type": device.type, "processes": trainer.world_size, "machine": platform.platform()},
         }
-        if hasattr(getattr(trainer, "datamodule", None), "checksums"):
-            entry["data"] = trainer.datamodule.checksums()
+        datamodule = getattr(trainer, "datamodule", None)
+        if hasattr(datamodule, "checksums"):
+            entry["data"] = datamodule.checksums()
+        if changed := changed_options(folder / "config.yaml", getattr(trainer.checkpoint_callback, "config", {})):
+            entry["changed"] = changed
         part = path.with_suffix(".part")
         part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000))
         part.replace(path)
@@ -54,6 +57,21 @@ class Record(Callback):
         if diff:
             patch.write_text(diff)
         return {"commit": commit.strip(), "changes": patch.name if diff else None}
+
+
+def changed_options(file: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What a run was resumed with that is not in its config.yaml, by the option's name."""
+    if not config or not file.exists():
+        return {}
+    was, now = _flat(yaml.safe_load(file.read_text())), _flat(config)
+    return {name: value for name, value in now.items() if name not in was or was[name] != value}
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _run_git(*args: str) -> str | None:
