@@ -21,11 +21,12 @@ CONFIGS = PROJECT / "configs"
 
 @dataclass
 class Done:
-    """What a command left: its exit code and its output, standard and error."""
+    """What a command left: its exit code, its output, standard and error, and the metrics it logged last."""
 
     code: int
     out: str
     err: str
+    metrics: dict[str, float]
 
 
 @pytest.fixture
@@ -36,13 +37,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     def run(*args: object) -> Done:
         capfd.readouterr()
         try:
-            main([str(arg) for arg in args])
-            code = 0
+            finished = main([str(arg) for arg in args])
+            code, metrics = 0, {name: float(value) for name, value in finished.trainer.callback_metrics.items()}
         except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
+            code, metrics = stop.code if isinstance(stop.code, int) else 1, {}
             if isinstance(stop.code, str):
                 print(stop.code, file=sys.stderr)
-        return Done(code, *capfd.readouterr())
+        return Done(code, *capfd.readouterr(), metrics)
 
     return run
 

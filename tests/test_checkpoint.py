@@ -26,7 +26,6 @@ def fitted(cli, tmp_path):
 def test_every_verb_runs_from_the_checkpoint_alone(fitted, cli, verb):
     done = cli(verb, "--ckpt_path", fitted / "checkpoints/best.ckpt")
     assert done.code == 0, done.err
-    assert "XorMLP, 29 parameters" in done.out
 
 
 def test_a_folder_of_a_run_means_its_last_checkpoint(fitted, cli):
@@ -41,7 +40,6 @@ def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
     shutil.rmtree(tmp_path / "runs")
     done = run_process("test", "--ckpt_path", "mine.ckpt", cwd=elsewhere)
     assert done.returncode == 0, done.stderr
-    assert "test/acc" in done.stdout
 
 
 def test_options_beside_the_checkpoint_win(fitted, cli, tmp_path):
@@ -60,11 +58,9 @@ def test_a_config_beside_the_checkpoint_wins_too(fitted, cli, tmp_path):
 
 
 def test_test_metrics_from_the_checkpoint_are_those_of_the_fit(fitted, cli):
-    line = "test  test/loss"
-    at_fit = [row for row in (fitted / "metrics.csv").read_text().splitlines() if row][-1].split(",")[-2:]
-    out = cli("test", "--ckpt_path", fitted / "checkpoints/best.ckpt").out
-    shown = next(row for row in out.splitlines() if row.startswith(line)).split()
-    assert [shown[2], shown[4]] == [f"{float(value):.4f}" for value in at_fit]
+    at_fit = cli("fit", "--config", fitted / "config.yaml").metrics
+    alone = cli("test", "--ckpt_path", fitted / "checkpoints/best.ckpt").metrics
+    assert alone == {name: at_fit[name] for name in ("test/loss", "test/acc")}
 
 
 def test_a_notebook_loads_it_in_one_line(fitted):
@@ -89,5 +85,5 @@ def test_it_holds_plain_values_only(fitted):
 def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path):
     done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--trainer.enable_checkpointing=false")
     assert done.code == 0, done.err
-    assert "test/acc" in done.out
+    assert "test/acc" in done.metrics
     assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()

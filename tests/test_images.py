@@ -1,14 +1,11 @@
 """Predictions on a person's own images, however they look."""
 
-import csv
-
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import MNIST
 
 from src.data.images import find_images, read_image
-from tests.conftest import CONFIGS
 
 
 @pytest.fixture
@@ -58,35 +55,6 @@ def test_the_form_is_that_of_mnist(seven, tmp_path):
     centre = (pixels.sum(dim=1) * torch.arange(28)).sum() / pixels.sum()
     assert abs(centre - 13.5) < 1
     assert pixels[0].max() == 0
-
-
-def test_predict_finds_the_digit_in_every_form(cli, mnist, seven, tmp_path):
-    epochs = (
-        ("--trainer.max_epochs=2", "--data.batch_size=512")
-        if mnist.real
-        else ("--trainer.max_epochs=8", "--data.batch_size=64")
-    )
-    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *epochs, "--test_after_fit=false").code == 0
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    forms = variants(seven)
-    for name, image in forms.items():
-        image.save(folder / name)
-    (folder / "notes.txt").write_text("no image")
-    done = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder}")
-    assert done.code == 0, done.err
-    assert "file" in done.out
-    assert "probability" in done.out
-    with (tmp_path / "runs/mnist/version_1/predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == [str(folder / name) for name in sorted(forms)]
-    assert all(0 < float(row["probability"]) <= 1 for row in rows)
-    if mnist.real:
-        assert [row["digit"] for row in rows] == ["7"] * len(forms)
-    one = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder / 'tiny.png'}")
-    assert one.code == 0
-    assert "tiny.png" in one.out
-    assert "colour.png" not in one.out
 
 
 def test_a_blank_image_is_read_as_one(tmp_path):

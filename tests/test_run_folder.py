@@ -1,7 +1,5 @@
 """A folder for each run, whatever the logger."""
 
-import csv
-
 import yaml
 
 from tests.conftest import CONFIGS
@@ -36,15 +34,6 @@ def test_a_folder_that_is_there_is_never_taken(cli, tmp_path):
     (tmp_path / "runs/xor/version_0/notes.txt").write_text("mine")
     assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
     assert [path.name for path in (tmp_path / "runs/xor/version_0").iterdir()] == ["notes.txt"]
-
-
-def test_predictions_of_two_commands_stand_side_by_side(cli, tmp_path):
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
-    for _ in range(2):
-        assert cli("predict", "--ckpt_path", "runs/xor/version_0").code == 0
-    files = sorted(tmp_path.glob("runs/xor/*/predictions.csv"))
-    assert [file.parent.name for file in files] == ["version_1", "version_2"]
-    assert [row["input"] for row in csv.DictReader(files[0].open())] == ["0 0", "0 1", "1 0", "1 1"]
 
 
 def test_the_config_holds_the_seed_and_every_option(cli, tmp_path):

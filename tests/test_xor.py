@@ -57,9 +57,3 @@ def test_xor_learns_all_four_cases_within_two_percent(run):
         ("1", "1", "0"),
     ]
     assert all(abs(float(output) - int(truth)) < 0.02 for *_, output, truth in rows)
-
-
-def test_predict_prints_input_output_and_truth(run, cli):
-    _, folder = run
-    out = cli("predict", "--ckpt_path", folder).out
-    assert re.search(r"input +output +truth\n0 0 +0\.\d+ +0\n0 1 +0\.99\d* +1\n1 0 +0\.99\d* +1\n1 1 +0\.\d+ +0\n", out)

@@ -1,0 +1,55 @@
+"""record.yaml tells how a run was made, enough to make it again."""
+
+import subprocess
+import sys
+
+import torch
+import yaml
+
+from src.callbacks.record import PROJECT
+from tests.conftest import CONFIGS, digest
+
+SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
+
+
+def test_the_record_has_command_git_versions_device_and_time(cli, tmp_path, monkeypatch):
+    arguments = ["fit", "--config", str(CONFIGS / "xor.yaml"), *SHORT]
+    monkeypatch.setattr(sys, "argv", ["src", *arguments])
+    assert cli(*arguments).code == 0
+    folder = tmp_path / "runs/xor/version_0"
+    (entry,) = yaml.safe_load((folder / "record.yaml").read_text())
+    assert entry["command"] == " ".join(["python -m src", *arguments])
+    assert entry["folder"] == str(tmp_path)
+    assert entry["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert entry["device"]["processes"] == 1
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if head.returncode == 0:
+        assert entry["git"]["commit"] == head.stdout.strip()
+        diff = subprocess.run(
+            ["git", "diff", "HEAD", "--binary"], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        kept = folder / entry["git"]["changes"] if entry["git"]["changes"] else None
+        assert (kept.read_text() if kept else "") == diff.stdout
+    else:
+        assert entry["git"] is None
+
+
+def test_the_record_has_the_checksum_of_each_data_file(cli, mnist, tmp_path):
+    done = cli(
+        "fit",
+        "--config",
+        CONFIGS / "mnist.yaml",
+        *mnist.options,
+        "--trainer.limit_train_batches=1",
+        "--trainer.max_epochs=1",
+    )
+    assert done.code == 0, done.err
+    (entry,) = yaml.safe_load((tmp_path / "runs/mnist/version_0/record.yaml").read_text())
+    assert entry["data"] == {file.name: digest(file) for file in (mnist.root / "MNIST/raw").glob("*-ubyte")}
+
+
+def test_a_resume_adds_an_entry(cli, tmp_path):
+    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
+    assert cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=2").code == 0
+    entries = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
+    assert len(entries) == 2
