@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 
 from tests.conftest import CONFIGS, run_process
 
@@ -22,6 +23,7 @@ def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
 
 def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 140))
     command = [sys.executable, "-m", "src", "fit", "--config", str(CONFIGS / "xor.yaml"), *SHORT]
     with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -34,13 +36,14 @@ def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
     os.close(ours)
     text = shown.decode()
     assert process.returncode == 0, text
-    assert re.search(r"Epoch 1: 100%.*50/50.*it/s.*loss=0\.\d+.*val/acc=[01]\.\d+", text)
+    assert re.search(r"Epoch 2/2: 100%.*50/50.*it/s.*loss=0\.\d+.*val/acc=[01]\.\d+", text)
 
 
 def test_the_bar_can_be_turned_off_or_replaced(cli):
     short = SHORT[:-1]
     assert (
-        "epoch" not in cli("fit", "--config", CONFIGS / "xor.yaml", *short, "--trainer.enable_progress_bar=false").out
+        "epoch 1/2"
+        not in cli("fit", "--config", CONFIGS / "xor.yaml", *short, "--trainer.enable_progress_bar=false").out
     )
     other = "--trainer.callbacks=TQDMProgressBar"
     assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT[:2], SHORT[3], other).code == 0

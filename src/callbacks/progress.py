@@ -44,6 +44,7 @@ class Progress(TQDMProgressBar):
         """Report the epoch before: only now are its numbers complete."""
         self._report(trainer, trainer.current_epoch)
         super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_end(self, trainer: Trainer, *rest: Any) -> None:
         """Report the last epoch."""
