@@ -1,0 +1,64 @@
+"""The README's commands run as they stand: each block marked `sh`, in order, in a copy of the project."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import MNIST
+
+from tests.conftest import PROJECT, Mnist
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# The tests themselves, and what takes minutes.
+LEFT_OUT = ("make test", "python -m pytest", "make bench")
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what git would: tracked files and new ones that it does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        if (PROJECT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, target / name)
+    if (PROJECT / ".venv").is_dir():
+        (target / ".venv").symlink_to(PROJECT / ".venv")
+    return target
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
+    project = copy_project(tmp_path / "project")
+    if not (project / ".venv" / "ready").exists():
+        pytest.skip("needs the .venv that `make setup` makes")
+    if not mnist.real:
+        pytest.skip("needs the real MNIST under data/")
+    shutil.copytree(mnist.root, project / "data")
+    data = MNIST(mnist.root, train=False)
+    Image.fromarray(255 - data.data[0].numpy()).resize((280, 280)).save(project / "digit.png")
+    assert len(BLOCKS) >= 4
+    for block in BLOCKS:
+        lines = [line for line in block.splitlines() if not line.startswith(LEFT_OUT)]
+        script = "\n".join(["set -e", *lines])
+        env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        done = subprocess.run(["bash", "-c", script], cwd=project, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readme_is_under_250_lines():
+    assert len(README.splitlines()) < 250
+
+
+def test_files_that_the_readme_names_are_there():
+    named = set(re.findall(r"`((?:src|configs|tests|\.github)/[\w./-]+\.\w+)`", README))
+    assert named
+    assert not [name for name in named if not (PROJECT / name).exists()]
