@@ -16,9 +16,10 @@ def is_a_users_mistake(error: BaseException) -> bool:
     """Whether the message says it all: our own or Lightning's word on the input, or the system's on a file."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     lightnings = any(part.startswith("lightning") for part in raised_in.parts)
-    on_purpose = lightnings or Path(__file__).parent in raised_in.parents
-    spoken = isinstance(error, ValueError | ModuleNotFoundError) and on_purpose
-    return spoken or isinstance(error, OSError | MisconfigurationException)
+    own = Path(__file__).parent in raised_in.parents
+    spoken = isinstance(error, ValueError) and (own or lightnings)
+    package_missing = isinstance(error, ModuleNotFoundError) and lightnings
+    return spoken or package_missing or isinstance(error, OSError | MisconfigurationException)
 
 
 def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:

@@ -1,0 +1,124 @@
+"""Batches of tensors that stay in memory: no workers, no per-sample call, one index operation a batch."""
+
+import random
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+
+class TensorLoader:
+    """Iterates over tensors in batches, on the device where the tensors lie.
+
+    The order is a function of (seed, epoch) alone. This gives three things at once: a loader put back to a saved
+    position goes on with the very next batch; W loaders with ranks 0 to W-1 and batch size B yield together, at each
+    step, the rows that one loader with batch size B*W yields; and each row comes once per pass, none lost or repeated.
+
+    Letters: N rows, B batch size per rank, W world size. The last batch is smaller; a rest of fewer than W rows, which
+    would leave a rank without work, joins the batch before it.
+
+    Args:
+        tensors: Each (N_all, ...), all on one device; images as stored (uint8).
+        batch_size: B, the samples a batch has on this rank.
+        rows: (N,) int64, the rows of `tensors` to use, in this order. All by default.
+        transform: Applied to the first tensor of each batch, (B, ...) to (B, ...).
+        shuffle: Draw a new order for each pass.
+        seed: Of the order. By default the one the process was seeded with (`--seed_everything`).
+        passes: How often an epoch goes through the rows. Lightning has a fixed cost per epoch that a set of a few
+            rows would feel.
+        rank: 0 to W-1.
+        world_size: W.
+
+    Raises:
+        ValueError: If a batch would hold no row for some rank.
+    """
+
+    def __init__(
+        self,
+        tensors: tuple[Tensor, ...],
+        batch_size: int,
+        *,
+        rows: Tensor | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        passes: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.tensors = tensors
+        self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()
+        self.transform = transform
+        self.shuffle = shuffle
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.passes = passes
+        self.rank = rank
+        self.world_size = world_size
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1. Set --data.batch_size.")
+        if len(self.rows) < world_size:
+            raise ValueError(
+                f"{len(self.rows)} samples cannot be shared by {world_size} processes: each needs at least one. "
+                f"Set --trainer.devices to {len(self.rows)} or fewer."
+            )
+        self._bounds = self._cut(len(self.rows), batch_size * world_size, world_size)
+        self.epoch = 0
+        self.batch = 0
+        self._resumed = False
+        # Mean gradients are averaged over the ranks, each with the same say. Where the rows of a batch do not split
+        # evenly, a rank's loss times its weight makes that average the mean over the rows.
+        self.weight = 1.0
+        # Where Lightning looks for `set_epoch`.
+        self.batch_sampler = SimpleNamespace(sampler=self)
+
+    @staticmethod
+    def _cut(num_rows: int, global_batch_size: int, world_size: int) -> list[tuple[int, int]]:
+        starts = list(range(0, num_rows, global_batch_size))
+        if len(starts) > 1 and num_rows - starts[-1] < world_size:
+            starts.pop()
+        return list(zip(starts, [*starts[1:], num_rows], strict=True))
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on each rank."""
+        return self.passes * len(self._bounds)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        # Lightning leaves an epoch's iterator where it stops and never exhausts it, so a new epoch begins here.
+        first = self.batch if self._resumed else 0
+        self._resumed = False
+        per_pass = len(self._bounds)
+        order = torch.empty(0)
+        for batch in range(first, len(self)):
+            if batch == first or batch % per_pass == 0:
+                order = self._order(self.epoch * self.passes + batch // per_pass)
+            start, stop = self._bounds[batch % per_pass]
+            mine = order[start:stop][self.rank :: self.world_size]
+            x, *rest = (tensor[mine] for tensor in self.tensors)
+            self.batch = batch + 1
+            self.weight = len(mine) * self.world_size / (stop - start)
+            yield (x if self.transform is None else self.transform(x), *rest)
+
+    def _order(self, number: int) -> Tensor:
+        """(N,) int64, the rows in the order of pass `number`, on the tensors' device."""
+        rows = self.rows
+        if self.shuffle:
+            # torch keeps 32 bits of a generator's seed and neighbours would share orders: mix both numbers first.
+            mixed = random.Random(f"{self.seed}/{number}").getrandbits(32)
+            rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(mixed))]
+        return rows.to(self.tensors[0].device)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls it before each epoch."""
+        # A position saved in another epoch says nothing about this one.
+        self._resumed = self._resumed and epoch == self.epoch
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: the epoch, and how many of its batches were handed out."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at a saved position."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self._resumed = self.batch < len(self)

@@ -1,0 +1,158 @@
+"""MNIST and its drop-in relatives, kept in memory as stored."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torchvision import datasets
+
+from src.data.images import find_images, read_image
+from src.data.loader import TensorLoader
+
+PROJECT = Path(__file__).parents[2]
+MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale
+
+
+class MNISTDataModule(LightningDataModule):
+    """60,000 training images, split by a seed into training and validation; 10,000 test images, left whole and unseen.
+
+    Batches of x (B, 1, 28, 28) float32, normalised, and target (B,) int64; for `predict` of x alone.
+
+    Args:
+        root: Folder in torchvision's layout, `<root>/MNIST/raw`. A relative one is looked for in the current folder, then
+            beside `src`. What is missing is downloaded.
+        dataset: The name of a torchvision dataset in MNIST's files.
+        batch_size: Images per device in a step.
+        val_size: Images that validation takes from the training images.
+        split_seed: Decides which ones; apart from `seed_everything`, so that runs with different seeds are comparable.
+        mirror: Address of a folder that serves the four files, in place of torchvision's own.
+        predict_path: What `predict` reads: an image file or a folder of them, PNG or JPEG.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data"),
+        dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST",
+        batch_size: int = 512,
+        val_size: int = 5_000,
+        split_seed: int = 42,
+        mirror: str | None = None,
+        predict_path: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = root if root.exists() or not (PROJECT / root).exists() else PROJECT / root
+        self.source: type[datasets.MNIST] = getattr(datasets, dataset)
+        self.raw = self.root / dataset / "raw"
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.mirror = mirror
+        self.predict_path = predict_path
+
+    def prepare_data(self) -> None:
+        """Download what is not there.
+
+        Raises:
+            OSError: If that fails; nothing half-written is left behind.
+        """
+        names = [name for name, _ in self.source.resources]
+        predicting = self.trainer is not None and self.trainer.predicting
+        if predicting or all((self.raw / name).with_suffix("").is_file() for name in names):
+            return
+        self.raw.mkdir(parents=True, exist_ok=True)
+        # In a folder of our own, from which only whole and verified files move on.
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as folder:
+            work = Path(folder, *self.raw.parts[-2:])
+            work.mkdir(parents=True)
+            for name in filter(lambda name: (self.raw / name).is_file(), names):
+                shutil.copy(self.raw / name, work)
+            if self.mirror:
+                self.source.mirrors = [self.mirror.rstrip("/") + "/"]
+            try:
+                self.source(folder, download=True)
+            except (RuntimeError, OSError, EOFError) as error:
+                raise OSError(
+                    f"Cannot get {self.raw.parts[-2]}. {' '.join(str(error).split())} Check the connection, name another "
+                    f"source (--data.mirror URL), or put the files {', '.join(names)} into {self.raw}."
+                ) from error
+            for file in work.iterdir():
+                file.replace(self.raw / file.name)
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each file, for the run's record."""
+        files = sorted(self.raw.glob("*-ubyte"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def setup(self, stage: str) -> None:
+        """Load what the stage needs.
+
+        Raises:
+            ValueError: If `val_size` leaves no training image, or `predict_path` holds no image.
+            OSError: If a file cannot be read.
+        """
+        if stage == "predict":
+            self.files = find_images(self.predict_path)
+            self.images: tuple[Tensor, ...] = (torch.stack([read_image(file) for file in self.files]),)
+            return
+        try:
+            data = self.source(self.root, train=stage != "test")
+        except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+            raise OSError(
+                f"The files in {self.raw} cannot be read ({error or type(error).__name__}). "
+                "Delete that folder and run the same command again to download them."
+            ) from error
+        assert self.trainer is not None, "Lightning sets the trainer before it calls setup"
+        device = self.trainer.strategy.root_device
+        self.images = (data.data.to(device), data.targets.to(device))
+        if stage != "test":
+            if not 0 < self.val_size < len(data):
+                raise ValueError(
+                    f"val_size={self.val_size} must be in 1..{len(data) - 1} "
+                    f"({self.raw} has {len(data)} training images). Set --data.val_size."
+                )
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.split_seed))
+            self.val_rows, self.train_rows = order[: self.val_size], order[self.val_size :]
+
+    def _loader(self, rows: Tensor | None = None, shuffle: bool = False) -> TensorLoader:
+        assert self.trainer is not None, "Lightning sets the trainer before it asks for a loader"
+        # Overfitting on purpose means the same few batches in each epoch.
+        return TensorLoader(
+            self.images,
+            self.batch_size,
+            rows=rows,
+            transform=normalize,
+            shuffle=shuffle and not getattr(self.trainer, "overfit_batches", 0),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def train_dataloader(self) -> TensorLoader:
+        return self._loader(self.train_rows, shuffle=True)
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(self.val_rows)
+
+    def test_dataloader(self) -> TensorLoader:
+        return self._loader()
+
+    predict_dataloader = test_dataloader
+
+    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+        """What `predict` prints and writes: each image's file, likeliest digit (or class) and its probability.
+
+        Args:
+            scores: (N, 10) float32 probabilities.
+        """
+        best = scores.max(dim=1)
+        rows = zip(self.files, best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"file": str(file), "digit": digit, "probability": round(value, 4)} for file, digit, value in rows]
+
+
+def normalize(images: Tensor) -> Tensor:
+    """(B, 28, 28) uint8 to (B, 1, 28, 28) float32 with mean 0 and standard deviation 1 over the data set."""
+    return images.unsqueeze(1).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
