@@ -194,6 +194,7 @@ def settle(loops: dict[str, Any], max_steps: int) -> None:
     loops["epoch_loop.batch_progress"]["is_last_batch"] = False
     validation = loops["epoch_loop.val_loop.batch_progress"]
     validation["total"] = dict.fromkeys(validation["total"], 0)
+    loops["state_dict"].pop("combined_loader", None)  # a position in the finished epoch
     # With max_steps Lightning restarts each epoch and counts one batch too many.
     if max_steps != -1:
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -1,6 +1,10 @@
 """What the tests of resuming share: a small experiment, a stop at an exact point, and a comparison to the bit."""
 
 import csv
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,23 +16,44 @@ from src.cli import main
 from src.data.loader import TensorLoader
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """What `Stop` raises: to the run it is a crash."""
 
 
+def crash() -> None:
+    """Leave by an exception that nothing handles."""
+    raise Stopped
+
+
 class Stop(Callback):
-    """Crashes the run at the n-th call of a hook; part of every run here, so that all have the same config."""
+    """Does something at the n-th call of a hook; part of every run here, so that all have the same config.
+
+    In a process of its own the environment says what: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal
+    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name for the second time.
+    """
 
     at: ClassVar[tuple[str, int] | None] = None
+    action: ClassVar[Callable[[], None]] = crash
 
     def __init__(self) -> None:
         self.calls = 0
+        if "STOP" in os.environ:
+            name, where, number = os.environ["STOP"].split(":")
+            Stop.at, Stop.action = (where, int(number)), lambda: os.kill(os.getpid(), signal.Signals[name])
+            sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and Stop.at and str(args[1]).endswith(Stop.at[0]):
+            self._count()
+
+    def _count(self) -> None:
+        self.calls += 1
+        if Stop.at and self.calls == Stop.at[1]:
+            Stop.action()
 
     def _call(self, hook: str, trainer: Trainer) -> None:
         if Stop.at is not None and Stop.at[0] == hook and not trainer.sanity_checking:
-            self.calls += 1
-            if self.calls == Stop.at[1]:
-                raise Stopped(f"{hook} {self.calls}")
+            self._count()
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
         self._call("on_train_batch_start", trainer)
@@ -79,7 +104,15 @@ class Sums(LightningDataModule):
         return self._loader(torch.arange(48, 64))
 
 
-def config(*, dropout: float = 0.0, callbacks: tuple[Any, ...] = (), **trainer: Any) -> dict[str, Any]:
+def config(
+    *,
+    dropout: float = 0.0,
+    scheduler: tuple[str, dict[str, Any]] | None = None,
+    interval: str = "epoch",
+    callbacks: tuple[Any, ...] = (),
+    every_n_steps: int = 5,
+    **trainer: Any,
+) -> dict[str, Any]:
     """An experiment of 3 epochs, 12 steps each, without an option of an extra."""
     return {
         "seed_everything": 0,
@@ -92,6 +125,8 @@ def config(*, dropout: float = 0.0, callbacks: tuple[Any, ...] = (), **trainer: 
             "loss": {"class_path": "torch.nn.MSELoss"},
             "metrics": {"mae": {"class_path": "torchmetrics.MeanAbsoluteError"}},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+            "scheduler": {"class_path": scheduler[0], "init_args": scheduler[1]} if scheduler else None,
+            "scheduler_interval": interval,
         },
         "data": {"class_path": "tests.stopping.Sums"},
         "trainer": {
@@ -101,7 +136,7 @@ def config(*, dropout: float = 0.0, callbacks: tuple[Any, ...] = (), **trainer: 
             "callbacks": [{"class_path": "tests.stopping.Stop"}, *callbacks],
         }
         | trainer,
-        "checkpoint": {"every_n_steps": 5},
+        "checkpoint": {"every_n_steps": every_n_steps},
     }
 
 
@@ -114,30 +149,40 @@ class Net(torch.nn.Sequential):
         super().__init__(*layers, torch.nn.Linear(8, 1))
 
 
-def fit(folder: Path, experiment: dict[str, Any], stop_at: tuple[str, int] | None = None) -> Path:
-    """Start a run under `folder`; returns the run's folder. A stop ends it early."""
+def fit(
+    folder: Path,
+    experiment: dict[str, Any],
+    stop_at: tuple[str, int] | None = None,
+    action: Callable[[], None] = crash,
+) -> Path:
+    """Start a run under `folder`; returns the run's folder. A stop may end it early."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
-    _main(["fit", "--config", str(file), "--trainer.default_root_dir", str(folder / "runs")], stop_at)
-    (run,) = (folder / "runs" / "sums").iterdir()
-    return run
+    run_main(["fit", "--config", str(file), "--trainer.default_root_dir", str(folder / "runs")], stop_at, action)
+    return folder / "runs" / "sums" / "version_0"
 
 
-def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> bool:
-    """Go on with a run; whether it came to its end."""
-    return _main(["fit", "--ckpt_path", str(path), *options], stop_at)
+def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> int:
+    """Go on with a run; returns the exit code."""
+    return run_main(["fit", "--ckpt_path", str(path), *options], stop_at)
 
 
-def _main(args: list[str], stop_at: tuple[str, int] | None) -> bool:
-    Stop.at = stop_at
+def run_main(args: list[str], stop_at: tuple[str, int] | None = None, action: Callable[[], None] = crash) -> int:
+    """Run the command line in this process; a crash is -1."""
+    Stop.at, Stop.action = stop_at, action
     try:
         main(args)
     except Stopped:
-        return False
+        return -1
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return int(stop.code or 0)
     finally:
         Stop.at = None
-    return True
+    return 0
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:

@@ -40,9 +40,9 @@ class Record(Callback):
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
             "device": {"type": device.type, "processes": trainer.world_size, "machine": platform.platform()},
         }
-        datamodule = getattr(trainer, "datamodule", None)
-        if hasattr(datamodule, "checksums"):
-            entry["data"] = datamodule.checksums()
+        checksums = getattr(getattr(trainer, "datamodule", None), "checksums", None)
+        if checksums:
+            entry["data"] = checksums()
         if changed := changed_options(folder / "config.yaml", getattr(trainer.checkpoint_callback, "config", {})):
             entry["changed"] = changed
         part = path.with_suffix(".part")

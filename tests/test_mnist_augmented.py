@@ -1,0 +1,73 @@
+"""An ordinary DataLoader with workers and random augmentation, resumed amid an epoch."""
+
+import pytest
+import torch
+
+from src.data.mnist_augmented import Augmented, AugmentedMNISTDataModule, EpochLoader, EpochSampler
+from tests.conftest import CONFIGS
+from tests.stopping import run_differences, run_main
+
+pytest.importorskip("torchdata")
+
+
+def loader(num_workers: int, num_images: int = 50) -> EpochLoader:
+    """Each image is a shade of its own, each digit its number."""
+    images = torch.arange(num_images, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
+    dataset = Augmented(images, torch.arange(num_images), AugmentedMNISTDataModule().transform, seed=1)
+    sampler = EpochSampler(dataset, num_replicas=1, rank=0, seed=1)
+    return EpochLoader(dataset, 8, sampler=sampler, num_workers=num_workers, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_each_sample_comes_once_per_epoch_across_a_stop(num_workers, epoch):
+    whole = loader(0)
+    whole.sampler.set_epoch(epoch)
+    expected = list(whole)
+    first = loader(num_workers)
+    first.sampler.set_epoch(epoch)
+    batches = iter(first)
+    before = [next(batches) for _ in range(3)]
+    state = first.state_dict()
+    second = loader(num_workers)
+    second.load_state_dict(state)
+    batches = iter(second)
+    second.sampler.set_epoch(epoch)
+    after = list(batches)
+    assert torch.cat([digits for _, digits in before + after]).sort().values.tolist() == list(range(50))
+    for (x, digits), (x_expected, digits_expected) in zip(before + after, expected, strict=True):
+        assert torch.equal(x, x_expected)
+        assert torch.equal(digits, digits_expected)
+
+
+def test_the_next_epoch_is_whole_and_another(tmp_path):
+    it = loader(0)
+    epochs = []
+    for epoch in range(2):
+        it.sampler.set_epoch(epoch)
+        epochs.append(list(it))
+    assert all(sorted(torch.cat([d for _, d in batches]).tolist()) == list(range(50)) for batches in epochs)
+    assert not torch.equal(epochs[0][0][1], epochs[1][0][1])
+
+
+def test_an_image_is_changed_in_another_way_in_each_epoch():
+    dataset = Augmented(
+        torch.randint(0, 255, (1, 28, 28), dtype=torch.uint8), torch.zeros(1), AugmentedMNISTDataModule().transform, 1
+    )
+    assert torch.equal(dataset[0, 0][0], dataset[0, 0][0])
+    assert not torch.equal(dataset[0, 0][0], dataset[1, 0][0])
+
+
+@pytest.mark.parametrize("stop", [("on_train_batch_end", 8), ("on_train_epoch_start", 2), ("on_train_batch_end", 20)])
+def test_a_run_resumed_amid_an_epoch_ends_with_the_same_bits(stop, mnist, tmp_path):
+    command = [
+        *("fit", "--config", str(CONFIGS / "mnist_augmented.yaml"), *mnist.options),
+        *("--trainer.callbacks+=tests.stopping.Stop", "--trainer.max_epochs=2", "--trainer.limit_train_batches=12"),
+        *("--trainer.limit_val_batches=2", "--data.batch_size=32", "--checkpoint.every_n_steps=3"),
+        *("--test_after_fit=false", "--model.scheduler=null", "--trainer.enable_progress_bar=false"),
+    ]
+    assert run_main([*command, f"--trainer.default_root_dir={tmp_path / 'whole'}"]) == 0
+    assert run_main([*command, f"--trainer.default_root_dir={tmp_path / 'stopped'}"], stop) == -1
+    run = tmp_path / "stopped/mnist_augmented/version_0"
+    assert run_main(["fit", "--ckpt_path", str(run)]) == 0
+    assert run_differences(tmp_path / "whole/mnist_augmented/version_0", run) == []

@@ -1,0 +1,89 @@
+"""SIGTERM and Ctrl-C save, say how to go on, and leave with a code that tells; SLURM's requeueing resumes by itself."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import CONFIGS, PROJECT
+from tests.stopping import config, fit, resume, run_differences, run_main
+
+
+def send(number: int):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("stop", "trainer"),
+    [
+        (("on_train_batch_start", 3), {}),
+        (("on_train_batch_end", 12), {}),
+        (("on_train_batch_start", 10), {"val_check_interval": 10}),
+        (("on_validation_batch_end", 1), {"val_check_interval": 6}),
+        (("on_train_batch_start", 7), {"accumulate_grad_batches": 5}),
+        (("on_train_batch_end", 36), {}),
+    ],
+)
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_path, capfd):
+    whole = fit(tmp_path / "whole", config(**trainer))
+    run = fit(tmp_path / "stopped", config(**trainer), stop, send(signal.SIGTERM))
+    assert f"go on with: python -m src fit --ckpt_path {run}" in capfd.readouterr().err
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_the_exit_code_tells_the_signal(name, code, tmp_path):
+    command = [sys.executable, "-m", "src", "fit", "--config", str(CONFIGS / "xor.yaml"), "--trainer.max_epochs=100000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("runs/xor/version_0/checkpoints/last.ckpt")):
+        assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "go on with: python -m src fit --ckpt_path " in err
+    assert "Traceback" not in err
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, capfd):
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    (tmp_path / "experiment").mkdir()
+    run = fit(tmp_path, config(), ("on_train_batch_start", 3), twice)
+    assert "again to stop at once" in capfd.readouterr().err
+    assert not (run / "checkpoints").exists()
+
+
+def test_the_handlers_of_before_are_back_after_a_run(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    fit(tmp_path / "whole", config(max_epochs=1))
+    fit(tmp_path / "stopped", config(max_epochs=1), ("on_train_batch_end", 3), send(signal.SIGTERM))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch):
+    whole = fit(tmp_path / "whole", config())
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    # What SLURM does when a job is requeued: it ends the job.
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\nkill -TERM $PPID\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    slurm = {"JOB_ID": "4711", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run = fit(tmp_path / "job", config(), ("on_train_batch_start", 17), send(signal.SIGUSR1))
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 4711\n"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    folder = tmp_path / "job"
+    command = ["fit", "--config", str(folder / "experiment.yaml"), "--trainer.default_root_dir", str(folder / "runs")]
+    assert run_main(command) == 0
+    assert run_differences(whole, run) == []
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
