@@ -47,8 +47,10 @@ def test_every_form_becomes_the_same_image(seven, tmp_path):
     first = forms["dark_on_light.png"]
     for name, form in forms.items():
         assert form.shape == (28, 28)
-        cosine = torch.nn.functional.cosine_similarity(first.flatten(), form.flatten(), dim=0)
-        assert cosine > 0.93, name
+        # The centre of mass is rounded to a pixel: a shift by one is the same image.
+        shifts = [torch.roll(form, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        best = max(torch.nn.functional.cosine_similarity(first.flatten(), s.flatten(), dim=0) for s in shifts)
+        assert best > 0.93, name
 
 
 def test_the_form_is_that_of_mnist(seven, tmp_path):
