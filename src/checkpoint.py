@@ -248,15 +248,14 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
     try:
         file = path / "meta.pt" if path.is_dir() else path
         checkpoint = torch.load(file, map_location=map_location, weights_only=True)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # bytes of any kind come here, and torch.load may stumble over them in any way
-        text = str(error)
-        if "GLOBAL" in text or "Unsupported" in text:
-            reason = next(line for line in text.splitlines() if "GLOBAL" in line or "Unsupported" in line).strip()
+    except Exception as error:  # torch.load may stumble over foreign bytes in any way
+        refused = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported class" in line]
+        if refused:
             raise ValueError(
                 f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
-                f"code. {reason}"
+                f"code. {refused[0]}"
             ) from error
         size = sum(part.stat().st_size for part in (path.rglob("*") if path.is_dir() else [path]))
         raise ValueError(f"{path} ({size:,} bytes) is no checkpoint, or only a part of one.") from error

@@ -8,6 +8,7 @@ import yaml
 
 from src.callbacks.record import PROJECT
 from tests.conftest import CONFIGS, digest
+from tests.stopping import config, fit, resume
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
 
@@ -53,3 +54,14 @@ def test_a_resume_adds_an_entry(cli, tmp_path):
     assert cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=2").code == 0
     entries = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
     assert len(entries) == 2
+
+
+def test_each_resume_adds_an_entry_with_the_options_that_changed(tmp_path):
+    run = fit(tmp_path, config(max_epochs=1))
+    assert resume(run) == 0
+    assert resume(run, "--trainer.max_epochs=2", "--model.optimizer.lr=0.001") == 0
+    entries = yaml.safe_load((run / "record.yaml").read_text())
+    assert len(entries) == 3
+    assert "changed" not in entries[0]
+    assert "changed" not in entries[1]
+    assert entries[2]["changed"] == {"trainer.max_epochs": 2, "model.init_args.optimizer.init_args.lr": 0.001}

@@ -34,7 +34,7 @@ class Signals(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        # Only now: Lightning sets its handlers just before.
+        # Only now: Lightning sets its handlers just before. It puts back at the end what was there before both.
         self._trainer, self._got, self._asked = trainer, None, False
         self._before = {}
         for name in ("SIGTERM", "SIGINT", *REQUEUE):
@@ -61,7 +61,7 @@ class Signals(Callback):
             return
         got = self._got or 0
         if trainer.world_size > 1:
-            got = int(torch.as_tensor(module.all_gather(torch.tensor(got, device=module.device))).max())
+            got = int(trainer.strategy.reduce(torch.tensor(got, device=module.device), reduce_op="max"))
         if got:
             self._ask(trainer, got)
 
@@ -94,14 +94,3 @@ class Signals(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._got and not self._asked:
             self._ask(trainer, self._got)
-
-    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

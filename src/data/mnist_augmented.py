@@ -1,4 +1,4 @@
-"""MNIST with a random shift, turn and scale for each image: an ordinary DataLoader with workers that resumes exactly."""
+"""MNIST with a random shift, turn and scale for each image: a DataLoader with workers that resumes exactly."""
 
 import random
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from src.data.mnist import MNISTDataModule, normalize
 class AugmentedMNISTDataModule(MNISTDataModule):
     """MNIST whose training images are changed at random; the others are left as they are.
 
-    What happens to an image is a function of (seed, epoch, image) alone. So a run gives the same bits with any number of
-    workers, and resumed amid an epoch, where the images that were not used yet come next, each once. (With several
+    What happens to an image is a function of (seed, epoch, image) alone. So a run gives the same bits with any number
+    of workers, and resumed amid an epoch: the images that were not used yet come next, each once. (With several
     processes whose number does not divide that of the images, the last few come twice.)
 
     Args:

@@ -1,0 +1,174 @@
+"""A checkpoint that cannot be used is answered with one clear error; what was saved before stays whole."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from src.module import LitModule
+from tests.stopping import config, fit, resume, run_differences, run_main
+
+
+@pytest.fixture
+def run(tmp_path, capfd) -> Path:
+    """A short run's folder."""
+    folder = fit(tmp_path, config(max_epochs=1))
+    capfd.readouterr()
+    return folder
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+def damage(kind: str, path: Path) -> str:
+    """Spoil a checkpoint; returns a part of the error that is due."""
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+        return "only a part of one"
+    if kind == "empty":
+        path.write_bytes(b"")
+        return "0 bytes"
+    if kind == "text":
+        path.write_text("Dear checkpoint,\n")
+        return "is no checkpoint"
+    if kind == "foreign":
+        torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+        return "is no checkpoint of this template"
+    if kind == "list":
+        torch.save([1, 2], path)
+        return "is no checkpoint of this template"
+    if kind == "malicious":
+        torch.save({"config": Evil(path.parent / "evil")}, path)
+        return "is refused"
+    path.write_bytes(pickle.dumps({"config": Evil(path.parent / "evil")}, protocol=2))
+    return "is refused"
+
+
+KINDS = ["truncated", "empty", "text", "foreign", "list", "malicious", "bare malicious pickle"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_bad_checkpoint_gets_one_clear_error_that_names_the_newest_good_one(kind, verb, run, capfd):
+    expected = damage(kind, run / "checkpoints/last.ckpt")
+    code = run_main([verb, "--ckpt_path", str(run)])
+    err = capfd.readouterr().err
+    assert code == 1
+    assert expected in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert f"The newest whole one beside it is {run / 'checkpoints/best.ckpt'} (step 12)" in err
+    assert not (run / "checkpoints/evil").exists()
+
+
+def test_a_notebook_gets_the_same_error(run):
+    expected = damage("malicious", run / "checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match=expected):
+        LitModule.load_from_checkpoint(run / "checkpoints/last.ckpt")
+    assert not (run / "checkpoints/evil").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_net_that_does_not_fit_lists_what_is_missing_unexpected_and_of_another_shape(verb, run, capfd):
+    changed = ["--model.net=tests.test_checkpoint_errors.OtherNet"]
+    assert run_main([verb, "--ckpt_path", str(run), *changed]) == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    for part in ("missing net.3.weight", "unexpected net.2.weight", "net.0.weight has shape (8, 4)", "(6, 4)"):
+        assert part in err
+
+
+class OtherNet(torch.nn.Sequential):
+    """Another width, and its last layer in another place."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.ReLU(), torch.nn.Linear(6, 1))
+
+
+def test_an_option_and_a_callback_that_came_or_went_since_do_no_harm(run):
+    path = run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["config"]["model"]["init_args"]["compile"]
+    del checkpoint["config"]["checkpoint"]["mode"]
+    checkpoint["config"]["gone"] = {"option": 1}
+    checkpoint["callbacks"]["Gone"] = {"count": 1}
+    torch.save(checkpoint, path)
+    assert resume(run, "--trainer.max_epochs=2") == 0
+    assert run_main(["test", "--ckpt_path", str(run), "--trainer.default_root_dir", str(run.parents[2])]) == 0
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a disk takes root")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 400 KB of its own, and a function that mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> None:
+        done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+    mount("-t", "tmpfs", "-o", "size=400k", "tmpfs")
+    yield folder, mount
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@needs_root
+def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(disk, tmp_path, capfd):
+    folder, _ = disk
+    filler = folder / "filler"
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1024))
+            except OSError:
+                return
+
+    run = fit(folder, config(), ("on_train_batch_start", 18), fill)
+    err = capfd.readouterr().err
+    assert f"Cannot write the checkpoint {run / 'checkpoints/last.ckpt'}" in err
+    assert "The one before is whole" in err
+    assert "Traceback" not in err
+    assert not list(run.glob("checkpoints/.*"))
+    filler.unlink()
+    assert resume(run) == 0
+    assert run_differences(fit(tmp_path / "whole", config()), run) == []
+
+
+@needs_root
+def test_a_read_only_folder_gets_one_clear_error(disk, capfd):
+    folder, mount = disk
+    run = fit(folder, config(max_epochs=1))
+    capfd.readouterr()
+    mount("-o", "remount,ro")
+    assert resume(run, "--trainer.max_epochs=2") == 1
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"{run} is read-only" in err
+
+
+def test_the_config_of_a_run_is_never_overwritten(run):
+    before = (run / "config.yaml").read_bytes()
+    assert resume(run, "--trainer.max_epochs=2") == 0
+    assert (run / "config.yaml").read_bytes() == before
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["config"]["trainer"]["max_epochs"] == 2
+    assert yaml.safe_load(before)["trainer"]["max_epochs"] == 1
