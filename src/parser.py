@@ -1,0 +1,99 @@
+"""The parser: `${...}` between values, the file `.env`, and a help that can be read."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace, get_loader, set_loader
+from lightning.pytorch.cli import LightningArgumentParser
+
+PROGRAM = "python -m src"
+VERBS = {
+    "fit": "Train a net; go on with a run (--ckpt_path runs/<name>/version_0).",
+    "validate": "Compute the metrics on the validation data.",
+    "test": "Compute the metrics on the test data (--ckpt_path runs/<name>/version_0 is enough).",
+    "predict": "Score new data, print a table and write predictions.csv.",
+}
+DESCRIPTION = (
+    "Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer. "
+    "Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins; "
+    "local.yaml and .env of the current folder are read first."
+)
+# `${trainer.max_epochs}`, but neither a relative `${.x}` nor a resolver as in `${oc.env:NAME}`.
+REFERENCE = re.compile(r"\$\{([a-zA-Z_][\w.\[\]]*)\}")
+
+
+class Parser(LightningArgumentParser):
+    """Stops at the first and innermost complaint, before those that contain it.
+
+    Resolves `${...}` when all files and options are put together, so that a reference sees the value that won.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"prog": PROGRAM, "description": DESCRIPTION, "parser_mode": "omegaconf+"} | kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise SystemExit(message)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        try:
+            return super().parse_args(*args, **kwargs)
+        except ValueError as error:
+            if not type(error).__module__.startswith("omegaconf."):
+                raise
+            where = re.search(r"full_key: \w+\.(.*)", str(error))
+            what = re.sub(r"key '\w+\.", "key '", str(error).splitlines()[0])
+            self.error(f"{where[1] if where else 'config'}: {what}")
+
+    def add_subcommands(self, **kwargs: Any) -> Any:
+        verbs = super().add_subcommands(**kwargs)
+        add = verbs.add_subcommand
+        # Lightning would take the help from the docstrings of its trainer.
+        verbs.add_subcommand = lambda name, parser, **rest: add(name, parser, **rest | {"help": VERBS[name]})
+        return verbs
+
+    def format_help(self) -> str:
+        """Leave out the lists of each class known to Python: of nets alone they are hundreds."""
+        return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help())
+
+
+def verb_options(verb: str) -> dict[str, Any]:
+    """What the parser of a verb is made with."""
+    return {"description": VERBS[verb], "usage": f"{PROGRAM} {verb} [options]"}
+
+
+def refer_to(verb: str, arguments: list[str]) -> list[str]:
+    """Let `${trainer.max_epochs}` mean the option of this verb; the parser's own names begin with the verb.
+
+    Args:
+        verb: `fit`, for example.
+        arguments: The command line.
+
+    Returns:
+        The command line with such references; config files are read so from now on.
+    """
+
+    def rename(text: str) -> str:
+        return REFERENCE.sub(lambda m: m[0] if m[1].startswith(f"{verb}.") else f"${{{verb}.{m[1]}}}", text)
+
+    load = get_loader("yaml")
+    set_loader("omegaconf+", lambda text: load(rename(text)))
+    return [rename(argument) for argument in arguments]
+
+
+def read_env_file(path: Path) -> None:
+    """Put the lines NAME=value of a file into the environment, where NAME is not set yet.
+
+    Args:
+        path: May be missing. `export NAME=value`, quotes around the value and comment lines are fine.
+    """
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(?:'(.*)'|\"(.*)\"|(.*?))\s*", line)
+        if not found:
+            raise ValueError(f"{path}, line {number}: expected NAME=value.")  # the line may hold a secret
+        os.environ.setdefault(found[1], next(value for value in found.groups()[1:] if value is not None))
