@@ -57,7 +57,7 @@ class Signals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._asked or (trainer.world_size > 1 and (batch_idx + 1) % self.every_n_batches):
+        if self._asked or (trainer.world_size > 1 and trainer.fit_loop.total_batch_idx % self.every_n_batches):
             return
         got = self._got or 0
         if trainer.world_size > 1:
