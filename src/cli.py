@@ -4,34 +4,30 @@ import argparse
 import importlib
 import inspect
 import json
-import os
+import logging
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 
 from src import callbacks
 from src.checkpoint import RunCheckpoint, find_checkpoint, read_checkpoint
 from src.mistakes import explain, is_a_users_mistake
 from src.module import LitModule
+from src.parser import Parser, read_env_file, refer_to, verb_options
+from src.processes import is_told_elsewhere
+from src.runs import begin, end, find_interrupted, is_rank_zero
 
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
 VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
 # Where a run was trained does not decide where it is evaluated.
 PLACE_OPTIONS = {"accelerator", "devices", "num_nodes", "strategy"}
-
-
-class Parser(LightningArgumentParser):
-    """Stops at the first and innermost complaint, before those that contain it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SystemExit(message)
+# What this machine wants of every run, read before all other files.
+LOCAL = Path("local.yaml")
 
 
 def always_on() -> dict[str, type[Callback]]:
@@ -57,6 +53,8 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = always_on()
         self.parsers: list[LightningArgumentParser] = []
+        if not is_rank_zero():
+            logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # each would tell its seed
         super().__init__(
             LitModule,
             LightningDataModule,
@@ -65,7 +63,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"prog": "python -m src"},
+            parser_kwargs={verb: verb_options(verb) for verb in self.subcommands()},
             save_config_callback=None,
             auto_configure_optimizers=False,
             args=args,
@@ -88,22 +86,27 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; of a run that starts from a checkpoint its config first, so that options beside it win."""
         arguments = list(args) if isinstance(args, list) else sys.argv[1:]
+        read_env_file(Path(".env"))
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("verb", nargs="?")
         early.add_argument("--ckpt_path")
         given, _ = early.parse_known_args(arguments)
+        arguments = refer_to(given.verb or "fit", arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path else None
-        if self.ckpt_path:
+        if given.verb in self.subcommands():
+            first = ["--config", str(LOCAL)] if LOCAL.is_file() else []
+            if self.ckpt_path:
+                first += ["--config", json.dumps(self._config_of(self.ckpt_path, given.verb))]
             at = arguments.index(given.verb) + 1
-            carried = json.dumps(self._config_of(self.ckpt_path, given.verb))
-            arguments = [*arguments[:at], "--config", carried, *arguments[at:]]
+            arguments = [*arguments[:at], *first, *arguments[at:]]
         try:
             self.config = parser.parse_args(arguments)
         except SystemExit as complaint:
             if not isinstance(complaint.code, str):
                 raise  # the help was shown
             options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
-            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            if not is_told_elsewhere(complaint):
+                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
             sys.exit(2)
         config = self.config[self.config.subcommand]
         # Lightning would let what the file says overwrite the command line: it gets the path later.
@@ -111,7 +114,8 @@ class CLI(LightningCLI):
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
         if config.experiment is None:
-            config.experiment = Path(str(config.config[0])).stem if config.config else "run"
+            names = [Path(str(file)).stem for file in config.config or [] if Path(str(file)) != LOCAL]
+            config.experiment = names[0] if names else "run"
 
     def _config_of(self, path: Path, verb: str) -> dict[str, Any]:
         core = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit"}
@@ -122,21 +126,9 @@ class CLI(LightningCLI):
             config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACE_OPTIONS}
         return config
 
-    def _of_requeued_job(self) -> Path | None:
-        """The last checkpoint of the run that this SLURM job had begun when it was requeued."""
-        if self.subcommand != "fit" or not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
-            return None
-        config = self.config.fit
-        root = Path(config.trainer.default_root_dir, config.experiment)
-        for mark in sorted(root.glob(f"*/slurm-{os.environ['SLURM_JOB_ID']}")):
-            last = mark.parent / "checkpoints" / "last.ckpt"
-            # One job may hold several runs.
-            if last.exists() and yaml.safe_load((mark.parent / "config.yaml").read_text()) == self.plain_config():
-                return last
-        return None
-
     def before_instantiate_classes(self) -> None:
-        self.ckpt_path = self.ckpt_path or self._of_requeued_job()
+        if self.subcommand == "fit":
+            self.ckpt_path = self.ckpt_path or find_interrupted(self._root(), self.plain_config())
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
 
     def plain_config(self) -> dict[str, Any]:
@@ -146,7 +138,8 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
-        config, plain, folder = self.config_init[str(self.subcommand)], self.plain_config(), self._claim_folder()
+        config, plain = self.config_init[str(self.subcommand)], self.plain_config()
+        self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, plain)
         given = config.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         ours = [config[name] for name in self.always_on]
@@ -160,38 +153,17 @@ class CLI(LightningCLI):
         for callback in ours:
             if isinstance(callback, RunCheckpoint):
                 callback.config = plain
-        if folder.exists() and not (folder / "config.yaml").exists():
-            (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-        if folder.exists() and self.subcommand == "fit" and "SLURM_JOB_ID" in os.environ:
-            (folder / f"slurm-{os.environ['SLURM_JOB_ID']}").touch()
-        return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(folder), **kwargs)
+        return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(self.folder), **kwargs)
 
-    def _claim_folder(self) -> Path:
-        """`runs/<experiment>/version_<n>`, new; of a run that goes on from its `last.ckpt`, the same.
-
-        Whoever starts from another checkpoint goes back in time: in a new folder, so that nothing is lost.
-        """
-        if self.subcommand == "fit" and self.ckpt_path and self.ckpt_path.parts[-2:] == ("checkpoints", "last.ckpt"):
-            folder = self.ckpt_path.parent.parent
-            if not os.access(folder, os.W_OK):
-                raise ValueError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
-            return folder
+    def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
-        root = Path(config.trainer.default_root_dir, config.experiment)
-        number, is_first = 0, getattr(rank_zero_only, "rank", 0) == 0
-        while is_first:
-            try:
-                # Whoever makes the folder owns it, however many start at the same instant.
-                (root / f"version_{number}").mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-        return root / f"version_{number}"
+        return Path(config.trainer.default_root_dir, config.experiment)
 
     def after_fit(self) -> None:
         if self.config[str(self.subcommand)].test_after_fit:
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        end(self.folder)
 
 
 def main(args: list[str] | None = None) -> CLI:
@@ -206,6 +178,8 @@ def main(args: list[str] | None = None) -> CLI:
     try:
         return CLI(args)
     except Exception as error:
+        if is_told_elsewhere(error):
+            sys.exit(1)
         if not is_a_users_mistake(error):
             raise
         sys.exit(f"error: {error}")

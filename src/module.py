@@ -70,7 +70,8 @@ class LitModule(LightningModule):
         x, target = batch
         logits = self.net(x)
         loss: Tensor = self.loss(logits, target)
-        self._loss_sum[stage] += loss.detach() * len(target)
+        # Not in place: a sum of nothing, loaded, may have another dtype.
+        self._loss_sum[stage] = self._loss_sum[stage] + loss.detach() * len(target)
         self._num_samples[stage] += len(target)
         if stage != "train":
             # torchmetrics' classification wants whole-number targets, binary cross-entropy floating-point ones.
@@ -162,8 +163,8 @@ class LitModule(LightningModule):
         check_fit(checkpoint["state_dict"], self)
         for scheduler in checkpoint["lr_schedulers"]:
             self._total_steps = scheduler.get("total_steps")
-        if "train_means" in checkpoint and self.trainer.is_global_zero:
-            loss_sum, num_samples = checkpoint["train_means"]
+        if "train_means" in checkpoint:
+            loss_sum, num_samples = (total * self.trainer.is_global_zero for total in checkpoint["train_means"])
             self._loss_sum["train"], self._num_samples["train"] = loss_sum.to(self.device), int(num_samples)
 
     @classmethod

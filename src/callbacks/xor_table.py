@@ -38,7 +38,8 @@ class XorTable(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._due(trainer.global_step):
-            module.print(f"step {trainer.global_step:>5}  loss {outputs['loss'].item():.4f}  predictions {self._hard}")
+            loss = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")  # of each process's rows
+            module.print(f"step {trainer.global_step:>5}  loss {loss.item():.4f}  predictions {self._hard}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.print("input   output  truth")
