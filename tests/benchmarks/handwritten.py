@@ -20,7 +20,7 @@ from tests.benchmarks.stopwatch import stopwatch
 
 
 def mnist(root: str, seed: int, device: str = "cpu", batch_size: int = 512) -> dict[str, Any]:
-    """The experiment of configs/mnist.yaml: its net, optimizer, schedule and number of epochs.
+    """The experiment of configs/mnist.yaml: its net, loss, optimizer, schedule and number of epochs.
 
     Args:
         root: Folder of the data.
@@ -45,7 +45,7 @@ def mnist(root: str, seed: int, device: str = "cpu", batch_size: int = 512) -> d
         val_rows, train_rows = rows[:5_000], rows[5_000:]
         num_batches = -(-len(train_rows) // batch_size)
         net = MnistMLP().to(device)
-        loss_fn = nn.CrossEntropyLoss()
+        loss_fn = nn.CrossEntropyLoss(**config["model"]["loss"].get("init_args", {}))
         optimizer = torch.optim.Adam(net.parameters(), **adam)
         scheduler = OneCycleLR(optimizer, **{**one_cycle, "total_steps": num_epochs * num_batches})
         for epoch in range(num_epochs):
@@ -111,7 +111,7 @@ def mnist_in_cuda_graphs(root: str, seed: int, batch_size: int = 512) -> dict[st
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(42)).cuda()[5_000:]
     num_batches = len(rows) // batch_size
     net = MnistMLP().cuda()
-    loss_fn = nn.CrossEntropyLoss()
+    loss_fn = nn.CrossEntropyLoss(**config["model"]["loss"].get("init_args", {}))
     lr = torch.tensor(adam.pop("lr"), device="cuda")  # a tensor, so that the graph reads what the scheduler writes
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, **adam)
     batch = rows[:batch_size].clone()  # the graph's input

@@ -35,7 +35,7 @@ class UsualModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = MnistMLP()
-        self.criterion = nn.CrossEntropyLoss()
+        self.criterion = nn.CrossEntropyLoss(**CONFIG["model"]["loss"].get("init_args", {}))
         self.train_acc = MulticlassAccuracy(num_classes=10, average="micro")
         self.val_acc = MulticlassAccuracy(num_classes=10, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes=10, average="micro")
