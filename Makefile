@@ -20,6 +20,9 @@ lint: .venv/ready ## Check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+new: .venv/ready ## Write the files of a new task: make new NAME=iris
+	@$(BIN)/python -m src.new "$(NAME)"
+
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 	$(BIN)/python -m tests.benchmarks
 
@@ -34,4 +37,4 @@ lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup train test test-slow lint bench lock
+.PHONY: help setup train test test-slow lint new bench lock

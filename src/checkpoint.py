@@ -33,6 +33,7 @@ class RunCheckpoint(Checkpoint):
         self.mode = mode
         self.every_n_steps = every_n_steps
         self.config: dict[str, Any] = {}
+        self.source: Path | None = None  # that the run begins with; the trainer tells it too late for `setup`
         self.folder = Path()
         self.best_score: float | None = None
         self._saved_at: tuple[int, int] | None = None
@@ -283,7 +284,15 @@ def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:
     Raises:
         ValueError: If they differ in name or shape; lists how.
     """
-    own = module.state_dict()
+    if problems := mismatches(weights, module.state_dict()):
+        raise ValueError(
+            f"The checkpoint's weights do not fit the net of the config: {'; '.join(problems)}. "
+            "Leave --config and --model options away to use the checkpoint's own."
+        )
+
+
+def mismatches(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """In words, where a checkpoint's weights differ from a net's own in name or shape."""
     problems = [f"missing {name}" for name in own if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [
@@ -291,8 +300,4 @@ def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:
         for name, value in own.items()
         if name in weights and weights[name].shape != value.shape
     ]
-    if problems:
-        raise ValueError(
-            f"The checkpoint's weights do not fit the net of the config: {'; '.join(problems)}. "
-            "Leave --config and --model options away to use the checkpoint's own."
-        )
+    return problems

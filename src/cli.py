@@ -152,7 +152,7 @@ class CLI(LightningCLI):
                 ours = [callback for callback in ours if not isinstance(callback, kind)]
         for callback in ours:
             if isinstance(callback, RunCheckpoint):
-                callback.config = plain
+                callback.config, callback.source = plain, self.ckpt_path
         return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(self.folder), **kwargs)
 
     def _root(self) -> Path:

@@ -36,7 +36,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise SystemExit(message)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         try:
             return super().parse_args(*args, **kwargs)
         except ValueError as error:
@@ -46,16 +46,16 @@ class Parser(LightningArgumentParser):
             what = re.sub(r"key '\w+\.", "key '", str(error).splitlines()[0])
             self.error(f"{where[1] if where else 'config'}: {what}")
 
-    def add_subcommands(self, **kwargs: Any) -> Any:
-        verbs = super().add_subcommands(**kwargs)
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        verbs: Any = super().add_subcommands(*args, **kwargs)
         add = verbs.add_subcommand
         # Lightning would take the help from the docstrings of its trainer.
         verbs.add_subcommand = lambda name, parser, **rest: add(name, parser, **rest | {"help": VERBS[name]})
         return verbs
 
-    def format_help(self) -> str:
-        """Leave out the lists of each class known to Python: of nets alone they are hundreds."""
-        return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help())
+    def format_help(self, *args: Any) -> str:
+        """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
+        return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
 
 
 def verb_options(verb: str) -> dict[str, Any]:
