@@ -116,7 +116,8 @@ class LitModule(LightningModule):
         """Sum of the loss and number of samples of the running epoch, over all processes."""
         sums = (self._loss_sum[stage], self._num_samples[stage])
         reduce = self.trainer.strategy.reduce
-        return [reduce(torch.as_tensor(value, device=self.device), reduce_op="sum") for value in sums]
+        # Of copies: several processes reduce in place.
+        return [reduce(torch.as_tensor(value, device=self.device).clone(), reduce_op="sum") for value in sums]
 
     def _log_means(self, stage: str) -> None:
         loss_sum, num_samples = self._total(stage)
@@ -161,6 +162,8 @@ class LitModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another net; take up the running means, on one process: they are summed over all."""
         check_fit(checkpoint["state_dict"], self)
+        if self.trainer.precision == "64-true":
+            self.double()  # Lightning does so after it has loaded the weights, and would round them
         for scheduler in checkpoint["lr_schedulers"]:
             self._total_steps = scheduler.get("total_steps")
         if "train_means" in checkpoint:

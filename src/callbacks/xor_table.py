@@ -38,7 +38,7 @@ class XorTable(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._due(trainer.global_step):
-            loss = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")  # of each process's rows
+            loss = trainer.strategy.reduce(outputs["loss"].clone(), reduce_op="mean")  # of the processes, each its rows
             module.print(f"step {trainer.global_step:>5}  loss {loss.item():.4f}  predictions {self._hard}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

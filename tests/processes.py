@@ -1,0 +1,126 @@
+"""What the tests of several processes share: real launches, a callback that ends a process, a comparison of runs."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+
+from tests.conftest import CONFIGS, PROJECT
+
+XOR = ("--config", CONFIGS / "xor.yaml")
+MNIST = ("--config", CONFIGS / "mnist.yaml")
+IN_DOUBLE = ("--trainer.precision", "64-true")
+
+
+class Fail(Callback):
+    """Ends one rank before a step: with an exception of its own, or as `kill -9` does.
+
+    Args:
+        rank: Which one.
+        step: Steps done before.
+        kill: Whether it is killed.
+        once: A file that notes it; a process that finds it there lives on.
+    """
+
+    def __init__(self, rank: int, step: int, kill: bool = False, once: Path | None = None) -> None:
+        self.rank = rank
+        self.step = step
+        self.kill = kill
+        self.once = once
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank != self.rank or trainer.global_step != self.step:
+            return
+        if self.once is not None:
+            if self.once.exists():
+                return
+            self.once.touch()
+        if self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError(f"rank {self.rank} broke down")
+
+
+def fail(rank: int, step: int, **more: object) -> list[str]:
+    """The options that make it do so."""
+    values = {"rank": rank, "step": step} | more
+    options = [f"--trainer.callbacks.{name}={value}" for name, value in values.items()]
+    return ["--trainer.callbacks=tests.processes.Fail", *options]
+
+
+class FSDPOnCPU(FSDPStrategy):
+    """Lightning allows FSDPStrategy itself on GPUs alone."""
+
+
+def processes(number: int) -> list[str]:
+    """The options for so many on this machine, started by Lightning."""
+    return ["--trainer.accelerator=cpu", f"--trainer.devices={number}", "--trainer.strategy=ddp"]
+
+
+def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+    """Start `python -m src ...`, or the same by torchrun with its options."""
+    launcher = ["torch.distributed.run", *torchrun, "-m"] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, "src", *map(str, args)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Wait for it."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    """Start it, wait, and see that it went well."""
+    done = finish(start(*args, cwd=cwd, torchrun=torchrun, **env))
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    """The net's, from a checkpoint of a run."""
+    found: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / name, weights_only=True)["state_dict"]
+    return found
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    """Those of metrics.csv."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def assert_equal_runs(a: Path, b: Path, relative: float) -> None:
+    """Each weight tensor and each metric of two runs within a relative distance, counts to the digit."""
+    for name, value in weights(a).items():
+        distance = (weights(b)[name] - value).abs().max() / value.abs().max()
+        assert distance <= relative, f"{name}: {distance:.1e}"
+    assert len(rows(a)) == len(rows(b))
+    for one, other in zip(rows(a), rows(b), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            # An accuracy is a count over a number; train/loss and the others are means.
+            allowed = 1e-6 if name.endswith("/acc") else relative * abs(value)
+            assert abs(other[name] - value) <= allowed, f"{name}: {value} and {other[name]}"

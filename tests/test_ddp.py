@@ -1,0 +1,163 @@
+"""Several processes train like one, and evaluate exactly."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from tests.processes import (
+    IN_DOUBLE,
+    MNIST,
+    XOR,
+    assert_equal_runs,
+    fail,
+    finish,
+    launch,
+    processes,
+    rows,
+    start,
+    weights,
+)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Run it in one process; returns the run's folder."""
+
+    def run(*args, name="alone"):
+        launch("fit", *args, "--trainer.accelerator=cpu", f"--trainer.default_root_dir={name}", cwd=tmp_path)
+        (folder,) = (tmp_path / name).glob("*/version_*")
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def together(tmp_path):
+    """Run it in several; returns the run's folder, the only one that came to be."""
+
+    def run(number, *args, name="together"):
+        place = f"--trainer.default_root_dir={name}"
+        done = launch("fit", *args, *processes(number), place, cwd=tmp_path)
+        assert done.stdout.count("parameters, on") == 1
+        assert f"{number} x cpu" in done.stdout
+        (folder,) = (tmp_path / name).glob("*/*")
+        return folder
+
+    return run
+
+
+def test_a_whole_xor_run_on_two_processes_equals_that_of_one(alone, together):
+    one = alone(*XOR, *IN_DOUBLE)
+    two = together(2, *XOR, *IN_DOUBLE, "--data.batch_size=2")
+    assert rows(one)[-1]["test/acc"] == 1.0
+    assert rows(one)[-1]["step"] == rows(two)[-1]["step"] == 2_000
+    assert_equal_runs(one, two, 1e-9)
+
+
+def test_three_processes_evaluate_like_one(cli, mnist, tmp_path):
+    """The 10,000 test images do not divide by three."""
+    one = cli("test", *MNIST, *mnist.options, "--trainer.accelerator=cpu").metrics
+    launch("test", *MNIST, *mnist.options, *processes(3), "--trainer.default_root_dir=three", cwd=tmp_path)
+    (three,) = rows(tmp_path / "three/mnist/version_0")
+    assert round(three["test/acc"] * mnist.num_test) == round(one["test/acc"] * mnist.num_test)
+    assert three["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "batch_size"), [(3, 2), (4, 1)])
+def test_a_whole_xor_run_on_more_processes_equals_that_of_one(alone, together, number, batch_size):
+    """Three of them share four rows: one has two, and its loss counts more."""
+    one = alone(*XOR, *IN_DOUBLE)
+    assert_equal_runs(one, together(number, *XOR, *IN_DOUBLE, f"--data.batch_size={batch_size}"), 1e-9)
+
+
+@pytest.mark.slow
+def test_in_float32_they_are_equal_within_rounding(alone, together):
+    assert_equal_runs(alone(*XOR), together(2, *XOR, "--data.batch_size=2"), 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "batch_size"), [(2, 256), (4, 128), (3, 171)])
+def test_an_epoch_of_mnist_equals_that_of_one_process(alone, together, mnist, number, batch_size):
+    """The last batch is smaller, and does not divide by the number of processes."""
+    epoch = (*MNIST, *mnist.options, *IN_DOUBLE, "--trainer.max_epochs=1")
+    one = alone(*epoch, f"--data.batch_size={number * batch_size}")
+    assert_equal_runs(one, together(number, *epoch, f"--data.batch_size={batch_size}"), 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_metrics_of_validation_and_test_do_not_depend_on_the_number_of_processes(cli, mnist, tmp_path, number):
+    for verb, stage, count in (("test", "test", mnist.num_test), ("validate", "val", mnist.val_size)):
+        one = cli(verb, *MNIST, *mnist.options, "--trainer.accelerator=cpu").metrics
+        place = f"--trainer.default_root_dir={verb}"
+        launch(verb, *MNIST, *mnist.options, *processes(number), place, cwd=tmp_path)
+        (several,) = rows(tmp_path / verb / "mnist/version_0")
+        assert round(several[f"{stage}/acc"] * count) == round(one[f"{stage}/acc"] * count)
+        assert several[f"{stage}/loss"] == pytest.approx(one[f"{stage}/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_predict_writes_each_image_once_and_in_order(cli, tmp_path):
+    """Seven images, three processes."""
+    generator = torch.Generator().manual_seed(0)
+    (tmp_path / "images").mkdir()
+    for number in range(7):
+        image = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8, generator=generator)
+        write_png(image, str(tmp_path / f"images/{number}.png"))
+    predict = ("predict", *MNIST, "--data.predict_path=images", "--data.batch_size=2")
+    assert cli(*predict, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one").code == 0
+    launch(*predict, *processes(3), "--trainer.default_root_dir=three", cwd=tmp_path)
+    one, three = (
+        list(csv.DictReader((tmp_path / name / "mnist/version_0/predictions.csv").open())) for name in ("one", "three")
+    )
+    assert len(three) == 7
+    assert [row["file"] for row in three] == [row["file"] for row in one]
+    assert [row["digit"] for row in three] == [row["digit"] for row in one]
+
+
+@pytest.mark.slow
+def test_more_processes_than_samples_is_one_clear_error(tmp_path):
+    done = finish(start("fit", *XOR, *processes(5), cwd=tmp_path))
+    assert done.returncode != 0
+    assert done.stderr.count("4 samples cannot be shared by 5 processes") == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_breaks_down_has_the_last_word(tmp_path):
+    done = finish(start("fit", *XOR, *processes(3), *fail(rank=1, step=100), cwd=tmp_path), timeout_s=100)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].endswith("RuntimeError: rank 1 broke down")
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_of_by_the_others(tmp_path):
+    done = finish(start("fit", *XOR, *processes(2), *fail(rank=1, step=100, kill="true"), cwd=tmp_path), timeout_s=100)
+    assert done.returncode != 0
+    assert "was ended by SIGKILL" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_failed_download_ends_all_processes_with_the_one_error(tmp_path):
+    mirror = ("--data.root=nowhere", "--data.mirror=http://127.0.0.1:9/")
+    done = finish(start("fit", *MNIST, *mirror, *processes(2), cwd=tmp_path), timeout_s=100)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("error: Cannot get MNIST.")
+    assert done.stderr.count("error:") == 1
+
+
+@pytest.mark.slow
+def test_a_run_resumed_by_several_processes_goes_on_where_it_was(tmp_path, together):
+    short = (*XOR, *IN_DOUBLE, "--data.batch_size=2", "--data.passes=50", "--trainer.callbacks=null")
+    whole = together(2, *short, "--trainer.max_epochs=6")
+    first = together(2, *short, "--trainer.max_epochs=3", name="first")
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    run = tmp_path / "moved" / first.relative_to(tmp_path / "first")
+    launch("fit", "--ckpt_path", run, "--trainer.max_epochs=6", cwd=tmp_path)
+    assert weights(run).keys() == weights(whole).keys()
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(run)[name], value), name

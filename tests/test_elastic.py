@@ -1,0 +1,73 @@
+"""torchrun: on two machines, with a worker killed, and what it says at the end."""
+
+import pytest
+
+from tests.conftest import CONFIGS
+from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, free_port, launch, processes, rows, start
+
+pytestmark = pytest.mark.slow
+SHARED = (*XOR, *IN_DOUBLE, "--data.batch_size=2", "--checkpoint.every_n_steps=100")
+# Restarted workers would meet in the store of those that died, and look for them.
+ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path):
+    once = tmp_path / "once"
+    kill = fail(rank=1, step=777, kill="true", once=once)
+    runs = []
+    for name in ("disturbed", "undisturbed"):  # the second finds the file
+        options = (*SHARED, *processes(2), *kill, f"--trainer.default_root_dir={name}")
+        launch("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2", "--max-restarts=1"), **ENV)
+        assert once.exists()
+        runs += (tmp_path / name / "xor").iterdir()
+    assert [run.parts[-3] for run in runs] == ["disturbed", "undisturbed"]
+    assert_equal_runs(*runs, 0.0)
+
+
+def test_the_same_id_begins_a_new_run_when_the_one_before_is_done(tmp_path):
+    agent = ("--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=mine")
+    short = (*XOR, *processes(1), "--data.passes=5", "--trainer.max_epochs=1", "--trainer.callbacks=null")
+    for _ in range(2):
+        launch("fit", *short, cwd=tmp_path, torchrun=agent)
+    assert {run.name for run in (tmp_path / "runs/xor").iterdir()} == {"version_0", "version_1"}
+
+
+def test_two_machines_equal_one_process(tmp_path):
+    launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
+    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    command = ("fit", *SHARED, "--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
+    machines = [start(*command, cwd=tmp_path, torchrun=(*agent, "--rdzv-id=two"), **ENV) for _ in range(2)]
+    done = [finish(machine) for machine in machines]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert sum(each.stdout.count("parameters, on 2 x cpu") for each in done) == 1
+    (one,), (two,) = (list((tmp_path / name / "xor").iterdir()) for name in ("one", "runs"))
+    assert rows(two)[-1]["step"] == 2_000
+    assert_equal_runs(one, two, 1e-9)
+
+
+def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
+    command = ("fit", *XOR, "--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
+    short = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=1", "--trainer.devices=1")
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    machines = [start(*command, *short, cwd=tmp_path, **env, NODE_RANK=str(rank)) for rank in range(2)]
+    done = [finish(machine) for machine in machines]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert [run.name for run in (tmp_path / "runs/xor").iterdir()] == ["version_0"]
+    assert done[1].stdout == done[1].stderr == ""
+
+
+def test_the_report_of_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
+    options = (*SHARED, *processes(2), *fail(rank=1, step=100))
+    done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
+    assert done.returncode != 0
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert "RuntimeError: rank 1 broke down" in report
+    assert "gloo/transport" not in done.stderr
+
+
+def test_a_mistake_of_all_workers_is_told_once(tmp_path):
+    for wrong in ("--trainer.max_epoch=3", "--data.batch_size=0"):
+        options = (*XOR, *processes(2), wrong)
+        done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
+        assert done.returncode != 0
+        assert sum(line.startswith("error:") for line in done.stderr.splitlines()) == 1
