@@ -1,8 +1,6 @@
 """MNIST and its drop-in relatives, kept in memory as stored."""
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision import datasets
 
+from src.data.download import download
 from src.data.images import find_images, read_image
 from src.data.loader import TensorLoader
 
@@ -55,33 +54,8 @@ class MNISTDataModule(LightningDataModule):
         self.predict_path = predict_path
 
     def prepare_data(self) -> None:
-        """Download what is not there.
-
-        Raises:
-            OSError: If that fails; nothing half-written is left behind.
-        """
-        names = [name for name, _ in self.source.resources]
-        predicting = self.trainer is not None and self.trainer.predicting
-        if predicting or all((self.raw / name).with_suffix("").is_file() for name in names):
-            return
-        self.raw.mkdir(parents=True, exist_ok=True)
-        # In a folder of our own, from which only whole and verified files move on.
-        with tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as folder:
-            work = Path(folder, *self.raw.parts[-2:])
-            work.mkdir(parents=True)
-            for name in filter(lambda name: (self.raw / name).is_file(), names):
-                shutil.copy(self.raw / name, work)
-            if self.mirror:
-                self.source.mirrors = [self.mirror.rstrip("/") + "/"]
-            try:
-                self.source(folder, download=True)
-            except (RuntimeError, OSError, EOFError) as error:
-                raise OSError(
-                    f"Cannot get {self.raw.parts[-2]}. {' '.join(str(error).split())} Check the connection, name another "
-                    f"source (--data.mirror URL), or put the files {', '.join(names)} into {self.raw}."
-                ) from error
-            for file in work.iterdir():
-                file.replace(self.raw / file.name)
+        if self.trainer is None or not self.trainer.predicting:
+            download(self.source, self.root, self.mirror)
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file, for the run's record."""

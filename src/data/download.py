@@ -1,0 +1,43 @@
+"""Brings MNIST's files to the disk: whole and verified, or not at all."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from torchvision.datasets import MNIST
+
+
+def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None:
+    """Fetch what is not there.
+
+    Args:
+        source: The data set: MNIST, or one that keeps its data in the same files.
+        root: Folder in torchvision's layout; the files go to `<root>/<name>/raw`.
+        mirror: Address of a folder that serves the files, in place of torchvision's own.
+
+    Raises:
+        OSError: If that fails; nothing half-written is left behind.
+    """
+    raw = root / source.__name__ / "raw"
+    names = [name for name, _ in source.resources]
+    if all((raw / name).with_suffix("").is_file() for name in names):
+        return
+    raw.mkdir(parents=True, exist_ok=True)
+    # In a folder of our own, from which only whole and verified files move on.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+        work = Path(folder, source.__name__, "raw")
+        work.mkdir(parents=True)
+        for name in names:
+            if (raw / name).is_file():
+                shutil.copy(raw / name, work)
+        if mirror:
+            source.mirrors = [mirror.rstrip("/") + "/"]
+        try:
+            source(folder, download=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise OSError(
+                f"Cannot get {source.__name__}. {' '.join(str(error).split())} Check the connection, name another "
+                f"source (--data.mirror URL), or put the files {', '.join(names)} into {raw}."
+            ) from error
+        for file in work.iterdir():
+            file.replace(raw / file.name)
