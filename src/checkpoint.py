@@ -1,6 +1,7 @@
 """Checkpoints as documents: plain values only, written whole or not at all, with the run's config inside."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -9,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 T = TypeVar("T")
@@ -217,15 +219,18 @@ def find_checkpoint(path: str | Path) -> Path:
     return path
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running anything in it.
+
+    (The index of a sharded one is torch's own, and a pickle: read such weights from those you trust.)
 
     Args:
         path: A checkpoint file; of a sharded one, its folder.
         map_location: Where its tensors go, as for `torch.load`.
+        weights: Whether to put together the weights of a sharded one.
 
     Returns:
-        Tensors, numbers, strings, lists and dicts.
+        Tensors, numbers, strings, lists and dicts. Of a sharded one without the optimizer's states.
 
     Raises:
         ValueError: If the file is not whole, is no checkpoint of this template, or carries any other object; names the
@@ -233,7 +238,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """
     path = Path(path)
     try:
-        return _load(path, map_location)
+        checkpoint = _load(path, map_location)
+        return checkpoint | {"state_dict": _load_shards(path)} if weights and path.is_dir() else checkpoint
     except ValueError as error:
         beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         for other in (file for file in beside if file != path):
@@ -263,6 +269,31 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
     return checkpoint
+
+
+def _load_shards(folder: Path) -> dict[str, Tensor]:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader  # these take a while to import
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = FileSystemReader(folder)
+    found = reader.read_metadata().state_dict_metadata
+    weights = {
+        name: torch.empty(value.size, dtype=value.properties.dtype)
+        for name, value in found.items()
+        if name.startswith("model.") and isinstance(value, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each process reads all by itself
+        load(weights, storage_reader=reader, no_dist=True)
+    return {name.removeprefix("model."): value for name, value in weights.items()}
+
+
+class ShardsIO(TorchCheckpointIO):
+    """Reads a sharded checkpoint for a run that is not sharded: a test on one device."""
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
 
 def build(base: type[T], config: dict[str, Any]) -> T:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src import callbacks
-from src.checkpoint import RunCheckpoint, find_checkpoint, read_checkpoint
+from src.checkpoint import RunCheckpoint, ShardsIO, find_checkpoint, read_checkpoint
 from src.mistakes import explain, is_a_users_mistake
 from src.module import LitModule
 from src.parser import Parser, read_env_file, refer_to, verb_options
@@ -121,7 +121,7 @@ class CLI(LightningCLI):
         core = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit"}
         # An extra that was deleted since has no say.
         known = core | set(self.always_on)
-        config = {key: value for key, value in read_checkpoint(path)["config"].items() if key in known}
+        config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
         if verb != "fit":
             config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACE_OPTIONS}
         return config
@@ -153,6 +153,9 @@ class CLI(LightningCLI):
         for callback in ours:
             if isinstance(callback, RunCheckpoint):
                 callback.config, callback.source = plain, self.ckpt_path
+        if self.ckpt_path and self.ckpt_path.is_dir():
+            plugins = config.trainer.plugins or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
         return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(self.folder), **kwargs)
 
     def _root(self) -> Path:

@@ -161,7 +161,8 @@ class LitModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another net; take up the running means, on one process: they are summed over all."""
-        check_fit(checkpoint["state_dict"], self)
+        if "state_dict" in checkpoint:  # sharded, FSDP has read it already
+            check_fit(checkpoint["state_dict"], self)
         if self.trainer.precision == "64-true":
             self.double()  # Lightning does so after it has loaded the weights, and would round them
         for scheduler in checkpoint["lr_schedulers"]:
