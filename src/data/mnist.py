@@ -23,8 +23,8 @@ class MNISTDataModule(LightningDataModule):
     Batches of x (B, 1, 28, 28) float32, normalised, and target (B,) int64; for `predict` of x alone.
 
     Args:
-        root: Folder in torchvision's layout, `<root>/MNIST/raw`. A relative one is looked for in the current folder, then
-            beside `src`. What is missing is downloaded.
+        root: Folder in torchvision's layout, `<root>/MNIST/raw`. A relative one is looked for in the current folder,
+            then beside `src`. What is missing is downloaded.
         dataset: The name of a torchvision dataset in MNIST's files.
         batch_size: Images per device in a step.
         val_size: Images that validation takes from the training images.
