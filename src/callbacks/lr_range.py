@@ -1,0 +1,55 @@
+"""Looks for a learning rate: named in YAML, see configs/debug/lr_range.yaml."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+AROUND = 5  # steps to either side over which a slope is taken
+
+
+class LrRange(Callback):
+    """Raises the learning rate with each step, writes lr_range.csv and says at which rate the loss fell fastest.
+
+    Lightning's own finder wants a module with an attribute `lr` and goes on with what it found; this one only reports,
+    so that the rate in YAML is the rate of the run. After Smith, https://arxiv.org/abs/1506.01186.
+
+    Args:
+        num_steps: Steps from the smallest to the largest rate; the run ends there.
+        smallest: The first rate.
+        largest: The last one, if the loss does not grow to four times its smallest value before.
+    """
+
+    def __init__(self, num_steps: int, smallest: float = 1e-6, largest: float = 10.0) -> None:
+        self.num_steps = num_steps
+        self.smallest = smallest
+        self.largest = largest
+        self._rows: list[tuple[float, float]] = []
+        self._mean = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        part = len(self._rows) / max(self.num_steps - 1, 1)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.smallest * (self.largest / self.smallest) ** part
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._mean = 0.95 * self._mean + 0.05 * float(outputs["loss"])
+        smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
+        self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))
+        if len(self._rows) == self.num_steps or smooth > 4 * min(loss for _, loss in self._rows):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero or len(self._rows) <= 3 * AROUND:
+            return
+        path = Path(trainer.default_root_dir, "lr_range.csv")
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("lr", "smoothed_loss"), *self._rows])
+        losses = [loss for _, loss in self._rows]
+        # The first means are those of a few batches: noise.
+        places = range(2 * AROUND, len(losses) - AROUND)
+        best = min(places, key=lambda k: losses[k + AROUND] - losses[k - AROUND])
+        print(f"lr    {self._rows[best][0]:.2g}: there the loss falls fastest; all rates are in {path}", flush=True)

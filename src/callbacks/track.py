@@ -1,0 +1,47 @@
+"""Trackers beside metrics.csv, in the run's folder: `--track.tensorboard true`, `--track.wandb offline`."""
+
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+
+class Track(Callback):
+    """Sends the metrics and the config to the trackers that are turned on; each is a package to install.
+
+    Args:
+        tensorboard: Write TensorBoard's files; look at them with `tensorboard --logdir runs`.
+        wandb: Write a Weights & Biases run, project <experiment>; `wandb sync` sends one that was written offline.
+        mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file.
+    """
+
+    def __init__(
+        self, tensorboard: bool = False, wandb: Literal["online", "offline"] | None = None, mlflow: str | None = None
+    ) -> None:
+        self.tensorboard = tensorboard
+        self.wandb = wandb
+        self.mlflow = mlflow
+        self._made = False
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Make them once for a fit and its test: only now is the run's folder known."""
+        if self._made or getattr(trainer, "fast_dev_run", False):
+            return
+        self._made = True
+        # Rank zero claimed the folder.
+        folder = Path(trainer.strategy.broadcast(trainer.default_root_dir))
+        made: list[Logger] = []
+        if self.tensorboard:
+            made.append(TensorBoardLogger(folder, name="", version=""))
+        if self.wandb:
+            offline, project = self.wandb == "offline", folder.parent.name
+            # The same run goes on when it is resumed.
+            run = f"{project}-{folder.name}"
+            made.append(WandbLogger(run, folder, id=run, project=project, offline=offline, resume="allow"))
+        if self.mlflow:
+            made.append(MLFlowLogger(folder.parent.name, folder.name, self.mlflow, tags={"folder": str(folder)}))
+        config = getattr(trainer.checkpoint_callback, "config", {})
+        for logger in made:
+            logger.log_hyperparams(config)
+        trainer.loggers = [*trainer.loggers, *made]
