@@ -16,7 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from src import callbacks
 from src.checkpoint import RunCheckpoint, ShardsIO, find_checkpoint, read_checkpoint
-from src.mistakes import explain, is_a_users_mistake
+from src.mistakes import explain, is_a_users_mistake, tell
 from src.module import LitModule
 from src.parser import Parser, read_env_file, refer_to, verb_options
 from src.processes import is_told_elsewhere
@@ -185,4 +185,4 @@ def main(args: list[str] | None = None) -> CLI:
             sys.exit(1)
         if not is_a_users_mistake(error):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {tell(error)}")

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import traceback
@@ -20,6 +21,25 @@ def is_a_users_mistake(error: BaseException) -> bool:
     spoken = isinstance(error, ValueError) and (own or lightnings)
     package_missing = isinstance(error, ModuleNotFoundError) and lightnings
     return spoken or package_missing or isinstance(error, OSError | MisconfigurationException)
+
+
+def tell(error: BaseException) -> str:
+    """A mistake in a line; one about devices says what there is."""
+    message = " ".join(str(error).split())
+    if re.search(r"accelerator|requested gpu|GPUs? requested|gpu backend", message) and "--trainer" not in message:
+        here = f"This machine has {devices_here()}."
+        message = f"{message.rstrip('.')}. {here} Set --trainer.accelerator and --trainer.devices."
+    return message
+
+
+def devices_here() -> str:
+    """In words: "2 CUDA devices (NVIDIA H200), no MPS device, 16 CPU cores"."""
+    import torch
+
+    number = torch.cuda.device_count()
+    cuda = f"{number} CUDA device{'s' * (number > 1)} ({torch.cuda.get_device_name(0)})" if number else "no CUDA device"
+    mps = "an MPS device" if torch.mps.is_available() else "no MPS device"
+    return f"{cuda}, {mps}, {os.cpu_count()} CPU cores"
 
 
 def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:

@@ -10,7 +10,7 @@ from tests.conftest import CONFIGS
 
 
 def trainer(kind, world_size=1):
-    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(kind)), world_size=world_size)
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(kind)), world_size=world_size, num_nodes=1)
 
 
 def test_the_first_line_names_net_parameters_and_device(cli):

@@ -21,7 +21,9 @@ def describe(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     times = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     if device.type == "cuda":
-        return f"{times}cuda ({torch.cuda.get_device_name(device)})"
+        here, used = torch.cuda.device_count(), trainer.world_size // trainer.num_nodes
+        rest = f"; {used} of the {here} that are here" if here > used else ""
+        return f"{times}cuda ({torch.cuda.get_device_name(device)}{rest})"
     if device.type != "cpu":
         return f"{times}{device.type}"
     better = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.mps.is_available())) if there]
