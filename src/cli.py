@@ -1,17 +1,13 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
 import argparse
-import importlib
-import inspect
 import json
 import logging
-import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src import callbacks
@@ -30,19 +26,6 @@ PLACE_OPTIONS = {"accelerator", "devices", "num_nodes", "strategy"}
 LOCAL = Path("local.yaml")
 
 
-def always_on() -> dict[str, type[Callback]]:
-    """The callbacks of the files in `src/callbacks` that need no argument, by the file's name."""
-    found: dict[str, type[Callback]] = {"checkpoint": RunCheckpoint}
-    for info in pkgutil.iter_modules(callbacks.__path__):
-        module = importlib.import_module(f"{callbacks.__name__}.{info.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Callback) and value.__module__ == module.__name__:
-                parameters = inspect.signature(value).parameters.values()
-                if all(parameter.default is not parameter.empty for parameter in parameters):
-                    found[info.name] = value
-    return found
-
-
 class CLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data.
 
@@ -51,7 +34,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
-        self.always_on = always_on()
+        self.always_on = {"checkpoint": RunCheckpoint} | callbacks.always_on()
         self.parsers: list[LightningArgumentParser] = []
         if not is_rank_zero():
             logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # each would tell its seed
@@ -140,23 +123,14 @@ class CLI(LightningCLI):
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
         config, plain = self.config_init[str(self.subcommand)], self.plain_config()
         self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, plain)
-        given = config.trainer.callbacks or []
-        given = given if isinstance(given, list) else [given]
-        ours = [config[name] for name in self.always_on]
-        # Lightning takes one progress bar, and neither kind together with the option that turns it off.
-        for kind, on in (
-            (Checkpoint, config.trainer.enable_checkpointing),
-            (ProgressBar, config.trainer.enable_progress_bar),
-        ):
-            if on is False or config.trainer.barebones or any(isinstance(callback, kind) for callback in given):
-                ours = [callback for callback in ours if not isinstance(callback, kind)]
-        for callback in ours:
+        every = callbacks.join(config.trainer, [config[name] for name in self.always_on])
+        for callback in every:
             if isinstance(callback, RunCheckpoint):
                 callback.config, callback.source = plain, self.ckpt_path
         if self.ckpt_path and self.ckpt_path.is_dir():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
-        return super().instantiate_trainer(callbacks=[*given, *ours], default_root_dir=str(self.folder), **kwargs)
+        return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.folder), **kwargs)
 
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
