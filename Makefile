@@ -23,8 +23,18 @@ lint: .venv/ready ## Check style, format and types
 new: .venv/ready ## Write the files of a new task: make new NAME=iris
 	@$(BIN)/python -m src.new "$(NAME)"
 
+EXAMPLES := src/callbacks/xor_table.py $(addprefix configs/, xor.yaml mnist.yaml mnist_augmented.yaml) \
+	$(addprefix src/, models/xor.py models/mnist.py) \
+	$(addprefix src/data/, xor.py mnist.py mnist_augmented.py images.py download.py) \
+	$(addprefix tests/test_, xor.py mnist.py mnist_augmented.py images.py nets.py download.py readme.py speed.py) \
+	tests/test_benchmarks.py tests/benchmarks
+
+remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
+	rm -rf $(EXAMPLES)
+
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.scaling
 
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
@@ -37,4 +47,4 @@ lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup train test test-slow lint new bench lock
+.PHONY: help setup train test test-slow lint new remove-examples bench lock
