@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 T = TypeVar("T")
+M = TypeVar("M", bound=LightningModule)
 
 
 class RunCheckpoint(Checkpoint):
@@ -194,8 +195,8 @@ def settle(loops: dict[str, Any], max_steps: int) -> None:
                 reset(value)
 
     reset(loops)
-    loops["epoch_loop.batch_progress"]["is_last_batch"] = False
     validation = loops["epoch_loop.val_loop.batch_progress"]
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = validation["is_last_batch"] = False
     validation["total"] = dict.fromkeys(validation["total"], 0)
     loops["state_dict"].pop("combined_loader", None)  # a position in the finished epoch
     # With max_steps Lightning restarts each epoch and counts one batch too many.
@@ -296,6 +297,22 @@ class ShardsIO(TorchCheckpointIO):
         return read_checkpoint(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
 
+def carried_config(path: Path, verb: str, extras: Iterable[str]) -> dict[str, Any]:
+    """The config inside a checkpoint, as far as it concerns a verb.
+
+    Args:
+        path: The checkpoint.
+        verb: Where a run was trained does not decide where it is evaluated.
+        extras: Names of the callbacks there are; one that was deleted since has no say.
+    """
+    known = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit", *extras}
+    config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
+    if verb != "fit":
+        place = {"accelerator", "devices", "num_nodes", "strategy"}
+        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in place}
+    return config
+
+
 def build(base: type[T], config: dict[str, Any]) -> T:
     """Make the object that a config describes.
 
@@ -307,6 +324,16 @@ def build(base: type[T], config: dict[str, Any]) -> T:
     parser.add_subclass_arguments(base, "object", fail_untyped=False)
     made: T = parser.instantiate(parser.parse_object({"object": config})).object
     return made
+
+
+def load_module(base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any]) -> M:
+    """Build the module of a checkpoint's config, with other arguments where given, and load its weights."""
+    checkpoint = read_checkpoint(path, map_location)
+    config = checkpoint["config"]["model"]
+    module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
+    check_fit(checkpoint["state_dict"], module)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
 
 
 def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:

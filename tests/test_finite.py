@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.data.loader import TensorLoader
 from tests.stopping import Sums, config, fit, resume, run_main
 
 
@@ -41,13 +42,12 @@ def test_the_exit_code_tells(tmp_path, capfd):
     assert run_main(command) == 1
 
 
-def test_the_step_is_the_right_one(tmp_path, capfd):
-    from src.data.loader import TensorLoader
-
+@pytest.mark.parametrize(("value", "loss"), [(float("nan"), "nan"), (1e38, "inf")])
+def test_the_step_is_the_right_one(value, loss, tmp_path, capfd):
     loader = TensorLoader((torch.arange(48),), 4, shuffle=True, seed=0)
     step = next(k for k, (rows,) in enumerate(loader, start=1) if 40 in rows)
-    fit(tmp_path, experiment(float("nan")))
-    assert f"at step {step} (epoch 0" in capfd.readouterr().err
+    fit(tmp_path, experiment(value))
+    assert f"The loss is {loss} at step {step} (epoch 0" in capfd.readouterr().err
 
 
 def test_an_option_turns_it_off(tmp_path):

@@ -40,6 +40,15 @@ def test_each_sample_comes_once_per_epoch_across_a_stop(num_workers, epoch):
         assert torch.equal(digits, digits_expected)
 
 
+def test_a_position_in_one_epoch_says_nothing_about_another():
+    first, second = loader(0), loader(0)
+    batches = iter(first)
+    next(batches)
+    second.load_state_dict(first.state_dict())
+    second.sampler.set_epoch(1)
+    assert sorted(torch.cat([digits for _, digits in second]).tolist()) == list(range(50))
+
+
 def test_the_next_epoch_is_whole_and_another(tmp_path):
     it = loader(0)
     epochs = []

@@ -29,6 +29,11 @@ class Metrics(Callback):
         if self._stage == "fit":
             self._rows = state["rows"]
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # A run that goes on in another folder may have no further row.
+        if self._rows and trainer.is_global_zero and not self._path.exists():
+            self._write()
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
         self._add(trainer, "train/", "val/")
@@ -57,6 +62,9 @@ class Metrics(Callback):
         if prefixes[0] == "train/" and self._rows and row.items() <= self._rows[-1].items():
             return
         self._rows.append(row | metrics)
+        self._write()
+
+    def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self._rows for name in row))
         # Whole and then moved: a kill amid the writing leaves the file of before.
         part = self._path.with_suffix(".part")

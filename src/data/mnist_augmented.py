@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[import-untyped]
 from torchvision.transforms import v2
 
 from src.data.mnist import MNISTDataModule, normalize
