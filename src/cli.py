@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,15 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src import callbacks
-from src.checkpoint import RunCheckpoint, ShardsIO, find_checkpoint, read_checkpoint
+from src.checkpoint import RunCheckpoint, ShardsIO, carried_config, find_checkpoint
 from src.mistakes import explain, is_a_users_mistake, tell
 from src.module import LitModule
-from src.parser import Parser, read_env_file, refer_to, verb_options
-from src.processes import is_told_elsewhere
-from src.runs import begin, end, find_interrupted, is_rank_zero
+from src.parser import LOCAL, Parser, read_env_file, refer_to, verb_options
+from src.processes import leave_if_told
+from src.runs import begin, end, find_interrupted, keep_quiet
 
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
 VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
-# Where a run was trained does not decide where it is evaluated.
-PLACE_OPTIONS = {"accelerator", "devices", "num_nodes", "strategy"}
-# What this machine wants of every run, read before all other files.
-LOCAL = Path("local.yaml")
 
 
 class CLI(LightningCLI):
@@ -36,8 +31,7 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = {"checkpoint": RunCheckpoint} | callbacks.always_on()
         self.parsers: list[LightningArgumentParser] = []
-        if not is_rank_zero():
-            logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # each would tell its seed
+        keep_quiet()
         super().__init__(
             LitModule,
             LightningDataModule,
@@ -79,7 +73,7 @@ class CLI(LightningCLI):
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() else []
             if self.ckpt_path:
-                first += ["--config", json.dumps(self._config_of(self.ckpt_path, given.verb))]
+                first += ["--config", json.dumps(carried_config(self.ckpt_path, given.verb, self.always_on))]
             at = arguments.index(given.verb) + 1
             arguments = [*arguments[:at], *first, *arguments[at:]]
         try:
@@ -88,8 +82,8 @@ class CLI(LightningCLI):
             if not isinstance(complaint.code, str):
                 raise  # the help was shown
             options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
-            if not is_told_elsewhere(complaint):
-                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            leave_if_told(complaint)
+            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
             sys.exit(2)
         config = self.config[self.config.subcommand]
         # Lightning would let what the file says overwrite the command line: it gets the path later.
@@ -97,17 +91,8 @@ class CLI(LightningCLI):
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
         if config.experiment is None:
-            names = [Path(str(file)).stem for file in config.config or [] if Path(str(file)) != LOCAL]
-            config.experiment = names[0] if names else "run"
-
-    def _config_of(self, path: Path, verb: str) -> dict[str, Any]:
-        core = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit"}
-        # An extra that was deleted since has no say.
-        known = core | set(self.always_on)
-        config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
-        if verb != "fit":
-            config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACE_OPTIONS}
-        return config
+            files = [Path(str(file)) for file in config.config or []]
+            config.experiment = next((file.stem for file in files if file != LOCAL), "run")
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":
@@ -155,8 +140,7 @@ def main(args: list[str] | None = None) -> CLI:
     try:
         return CLI(args)
     except Exception as error:
-        if is_told_elsewhere(error):
-            sys.exit(1)
+        leave_if_told(error)
         if not is_a_users_mistake(error):
             raise
         sys.exit(f"error: {tell(error)}")

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+# What this machine wants of every run, read before all other files.
+LOCAL = Path("local.yaml")
 PROGRAM = "python -m src"
 VERBS = {
     "fit": "Train a net; go on with a run (--ckpt_path runs/<name>/version_0).",

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 
-from tests.conftest import CONFIGS, PROJECT
+from tests.conftest import CONFIGS, PROJECT, SMALL
 
-XOR = ("--config", CONFIGS / "xor.yaml")
+XOR = ("--config", SMALL)
 MNIST = ("--config", CONFIGS / "mnist.yaml")
 IN_DOUBLE = ("--trainer.precision", "64-true")
 

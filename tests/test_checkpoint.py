@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from src.module import LitModule
-from tests.conftest import CONFIGS, run_process
+from tests.conftest import SMALL, run_process
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 
@@ -17,7 +17,7 @@ SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null
 @pytest.fixture
 def fitted(cli, tmp_path):
     """The folder of a short run with a width of its own."""
-    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--model.net.hidden=7")
+    done = cli("fit", "--config", SMALL, *SHORT, "--model.net.hidden=7")
     assert done.code == 0, done.err
     return tmp_path / "runs/xor/version_0"
 
@@ -83,7 +83,7 @@ def test_it_holds_plain_values_only(fitted):
 
 
 def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path):
-    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--trainer.enable_checkpointing=false")
+    done = cli("fit", "--config", SMALL, *SHORT, "--trainer.enable_checkpointing=false")
     assert done.code == 0, done.err
     assert "test/acc" in done.metrics
     assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()

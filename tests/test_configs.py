@@ -3,15 +3,15 @@
 import pytest
 import yaml
 
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, SMALL
 
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
 FRAGMENTS = sorted(CONFIGS.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_runs_a_step_of_every_stage(config, cli, mnist):
-    data = mnist.options if "root" in config.read_text() or "mnist" in config.read_text() else []
+def test_experiment_runs_a_step_of_every_stage(config, cli, request):
+    data = request.getfixturevalue("mnist").options if "MNISTDataModule" in config.read_text() else []
     done = cli("fit", "--config", config, *data, "--trainer.fast_dev_run=true")
     assert done.code == 0, done.err
 
@@ -33,7 +33,7 @@ def test_fragment_holds_one_concern_in_few_lines(config):
 
 def test_the_saved_config_can_be_fed_back(cli, tmp_path):
     short = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
-    first = cli("fit", "--config", CONFIGS / "xor.yaml", *short)
+    first = cli("fit", "--config", SMALL, *short)
     files = [tmp_path / f"runs/xor/version_{number}/config.yaml" for number in range(2)]
     second = cli("fit", "--config", files[0])
     assert first.code == second.code == 0
@@ -42,7 +42,7 @@ def test_the_saved_config_can_be_fed_back(cli, tmp_path):
 
 
 def test_print_config_can_be_fed_back(cli, tmp_path):
-    printed = cli("fit", "--config", CONFIGS / "xor.yaml", "--trainer.max_epochs=1", "--print_config")
+    printed = cli("fit", "--config", SMALL, "--trainer.max_epochs=1", "--print_config")
     assert printed.code == 0
     (tmp_path / "again.yaml").write_text(printed.out)
     done = cli("fit", "--config", "again.yaml", "--trainer.fast_dev_run=true")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.callbacks.device import describe
-from tests.conftest import CONFIGS
+from tests.conftest import SMALL
 
 
 def trainer(kind, world_size=1):
@@ -17,7 +17,7 @@ def test_the_first_line_names_net_parameters_and_device(cli):
     done = cli(
         "fit",
         "--config",
-        CONFIGS / "xor.yaml",
+        SMALL,
         "--trainer.max_epochs=1",
         "--data.passes=1",
         "--trainer.accelerator=cpu",

@@ -7,9 +7,9 @@ import torch
 from torch.distributed.checkpoint.format_utils import torch_save_to_dcp
 
 from src.module import LitModule
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, SMALL
 
-XOR = ("--config", CONFIGS / "xor.yaml", "--trainer.callbacks=null", "--data.passes=50")
+XOR = ("--config", SMALL, "--trainer.callbacks=null", "--data.passes=50")
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """Predictions on a person's own images, however they look."""
 
+import csv
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from torchvision.datasets import MNIST
 
 from src.data.images import find_images, read_image
+from tests.conftest import CONFIGS
 
 
 @pytest.fixture
@@ -79,3 +82,32 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, name):
 def test_predict_without_images_says_which_option_is_missing():
     with pytest.raises(ValueError, match=r"set --data.predict_path"):
         find_images(None)
+
+
+def test_predict_finds_the_digit_in_every_form(cli, mnist, seven, tmp_path):
+    epochs = (
+        ("--trainer.max_epochs=2", "--data.batch_size=512")
+        if mnist.real
+        else ("--trainer.max_epochs=8", "--data.batch_size=64")
+    )
+    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *epochs, "--test_after_fit=false").code == 0
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    forms = variants(seven)
+    for name, image in forms.items():
+        image.save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    done = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder}")
+    assert done.code == 0, done.err
+    assert "file" in done.out
+    assert "probability" in done.out
+    with (tmp_path / "runs/mnist/version_1/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(folder / name) for name in sorted(forms)]
+    assert all(0 < float(row["probability"]) <= 1 for row in rows)
+    if mnist.real:
+        assert [row["digit"] for row in rows] == ["7"] * len(forms)
+    one = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder / 'tiny.png'}")
+    assert one.code == 0
+    assert "tiny.png" in one.out
+    assert "colour.png" not in one.out

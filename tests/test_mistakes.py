@@ -3,17 +3,17 @@
 import pytest
 
 from src.mistakes import explain
-from tests.conftest import CONFIGS, run_process
+from tests.conftest import CONFIGS, SMALL, run_process
 
-FIT = ("fit", "--config", CONFIGS / "xor.yaml")
+FIT = ("fit", "--config", SMALL)
 MISTAKES = {
     "unknown option": ([*FIT, "--trainer.max_epoch=3"], "Did you mean trainer.max_epochs?"),
     "unknown argument of a class": ([*FIT, "--model.net.hiden=3"], "Did you mean hidden?"),
     "wrong type": ([*FIT, "--trainer.max_epochs=x"], "trainer.max_epochs: expected int or null; got 'x'"),
     "wrong type in a class": ([*FIT, "--model.net.hidden=a"], "hidden: expected int; got 'a'"),
     "wrong choice": ([*FIT, "--trainer.precision=17"], "expected one of 64, 32, 16"),
-    "mistyped class": ([*FIT, "--model.net.class_path=src.models.xor.XorMPL"], "Did you mean XorMLP?"),
-    "mistyped module": ([*FIT, "--model.net=src.models.xr.XorMLP"], "Did you mean xor?"),
+    "mistyped class": ([*FIT, "--model.net.class_path=tests.xor.XorMPL"], "Did you mean XorMLP?"),
+    "mistyped module": ([*FIT, "--model.net=tests.xr.XorMLP"], "Did you mean xor?"),
     "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
     "no verb": ([], "fit,validate,test,predict"),
     "missing config": (["fit", "--config", "nope.yaml"], "nope.yaml"),
@@ -52,7 +52,7 @@ def test_val_size_that_leaves_nothing_is_refused(cli, mnist):
     assert f"val_size={mnist.num_train} must be in 1..{mnist.num_train - 1}" in done.err
 
 
-def test_a_root_that_cannot_be_written_is_one_clear_error(cli):
+def test_a_root_that_cannot_be_written_is_one_clear_error(cli, mnist):
     done = cli("fit", "--config", CONFIGS / "mnist.yaml", "--data.root=/proc/nope")
     assert done.code != 0
     assert "/proc/nope" in done.err

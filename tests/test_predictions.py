@@ -6,21 +6,19 @@ import re
 import torch
 
 from src.callbacks.predictions import plain_rows
-from tests.conftest import CONFIGS
-from tests.test_images import seven, variants
+from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
-__all__ = ["seven"]
 
 
 def test_xor_prints_input_output_and_truth(cli):
-    assert cli("fit", "--config", CONFIGS / "xor.yaml").code == 0
+    assert cli("fit", "--config", SMALL).code == 0
     out = cli("predict", "--ckpt_path", "runs/xor/version_0").out
     assert re.search(r"input +output +truth\n0 0 +0\.\d+ +0\n0 1 +0\.99\d* +1\n1 0 +0\.99\d* +1\n1 1 +0\.\d+ +0\n", out)
 
 
 def test_predictions_of_two_commands_stand_side_by_side(cli, tmp_path):
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
     for _ in range(2):
         assert cli("predict", "--ckpt_path", "runs/xor/version_0").code == 0
     files = sorted(tmp_path.glob("runs/xor/*/predictions.csv"))
@@ -28,37 +26,8 @@ def test_predictions_of_two_commands_stand_side_by_side(cli, tmp_path):
     assert [row["input"] for row in csv.DictReader(files[0].open())] == ["0 0", "0 1", "1 0", "1 1"]
 
 
-def test_predict_finds_the_digit_in_every_form(cli, mnist, seven, tmp_path):
-    epochs = (
-        ("--trainer.max_epochs=2", "--data.batch_size=512")
-        if mnist.real
-        else ("--trainer.max_epochs=8", "--data.batch_size=64")
-    )
-    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *epochs, "--test_after_fit=false").code == 0
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    forms = variants(seven)
-    for name, image in forms.items():
-        image.save(folder / name)
-    (folder / "notes.txt").write_text("no image")
-    done = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder}")
-    assert done.code == 0, done.err
-    assert "file" in done.out
-    assert "probability" in done.out
-    with (tmp_path / "runs/mnist/version_1/predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == [str(folder / name) for name in sorted(forms)]
-    assert all(0 < float(row["probability"]) <= 1 for row in rows)
-    if mnist.real:
-        assert [row["digit"] for row in rows] == ["7"] * len(forms)
-    one = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder / 'tiny.png'}")
-    assert one.code == 0
-    assert "tiny.png" in one.out
-    assert "colour.png" not in one.out
-
-
 def test_many_rows_are_cut_on_the_screen_and_whole_in_the_file(cli, tmp_path):
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
     done = cli("predict", "--ckpt_path", "runs/xor/version_0", "--predictions.max_printed=1")
     assert "... and 3 more" in done.out
     assert len((tmp_path / "runs/xor/version_1/predictions.csv").read_text().splitlines()) == 5

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import termios
 
-from tests.conftest import CONFIGS, run_process
+from tests.conftest import SMALL, run_process
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=50", "--trainer.callbacks=null", "--trainer.enable_progress_bar=true")
 
 
 def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
-    done = run_process("fit", "--config", CONFIGS / "xor.yaml", *SHORT, cwd=tmp_path)
+    done = run_process("fit", "--config", SMALL, *SHORT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
@@ -24,7 +24,7 @@ def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
 def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 140))
-    command = [sys.executable, "-m", "src", "fit", "--config", str(CONFIGS / "xor.yaml"), *SHORT]
+    command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL), *SHORT]
     with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
@@ -41,9 +41,6 @@ def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
 
 def test_the_bar_can_be_turned_off_or_replaced(cli):
     short = SHORT[:-1]
-    assert (
-        "epoch 1/2"
-        not in cli("fit", "--config", CONFIGS / "xor.yaml", *short, "--trainer.enable_progress_bar=false").out
-    )
+    assert "epoch 1/2" not in cli("fit", "--config", SMALL, *short, "--trainer.enable_progress_bar=false").out
     other = "--trainer.callbacks=TQDMProgressBar"
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT[:2], SHORT[3], other).code == 0
+    assert cli("fit", "--config", SMALL, *SHORT[:2], SHORT[3], other).code == 0

@@ -7,14 +7,14 @@ import torch
 import yaml
 
 from src.callbacks.record import PROJECT
-from tests.conftest import CONFIGS, digest
+from tests.conftest import CONFIGS, SMALL, digest
 from tests.stopping import config, fit, resume
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
 
 
 def test_the_record_has_command_git_versions_device_and_time(cli, tmp_path, monkeypatch):
-    arguments = ["fit", "--config", str(CONFIGS / "xor.yaml"), *SHORT]
+    arguments = ["fit", "--config", str(SMALL), *SHORT]
     monkeypatch.setattr(sys, "argv", ["src", *arguments])
     assert cli(*arguments).code == 0
     folder = tmp_path / "runs/xor/version_0"
@@ -50,7 +50,7 @@ def test_the_record_has_the_checksum_of_each_data_file(cli, mnist, tmp_path):
 
 
 def test_a_resume_adds_an_entry(cli, tmp_path):
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT).code == 0
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
     assert cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=2").code == 0
     entries = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
     assert len(entries) == 2

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import CONFIGS, PROJECT, run_process
+from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
 from tests.stopping import config, fit, resume, rows, run_differences, run_main
 
 EARLY = {
@@ -156,7 +156,7 @@ def test_seed_0_is_a_seed(tmp_path):
     assert run_differences(*runs) != []
 
 
-XOR = ["--config", CONFIGS / "xor.yaml", "--checkpoint.every_n_steps=37", "--trainer.callbacks+=tests.stopping.Stop"]
+XOR = ["--config", SMALL, "--checkpoint.every_n_steps=37", "--trainer.callbacks+=tests.stopping.Stop"]
 XOR_KILLS = [
     "on_train_batch_start:100",
     "last.ckpt:1",
@@ -257,7 +257,7 @@ def test_xor_killed_from_outside_at_some_moment_after_a_line(tmp_path):
 
 @pytest.mark.slow
 def test_eight_fits_started_at_once_get_eight_folders(tmp_path):
-    short = ["--config", CONFIGS / "xor.yaml", "--trainer.max_epochs=1", "--data.passes=5"]
+    short = ["--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5"]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "src", "fit", *map(str, short)],

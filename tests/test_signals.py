@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import CONFIGS, PROJECT
+from tests.conftest import PROJECT, SMALL
 from tests.stopping import config, fit, resume, run_differences, run_main
 
 
@@ -37,7 +37,7 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_p
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_the_exit_code_tells_the_signal(name, code, tmp_path):
-    command = [sys.executable, "-m", "src", "fit", "--config", str(CONFIGS / "xor.yaml"), "--trainer.max_epochs=100000"]
+    command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL), "--trainer.max_epochs=100000"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True
     )

@@ -3,13 +3,13 @@
 import re
 import shlex
 
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, SMALL
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5", "--trainer.callbacks=null")
 
 
 def test_fit_ends_with_time_speed_best_test_folder_and_next_command(cli):
-    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT)
+    done = cli("fit", "--config", SMALL, *SHORT)
     fit, best, test, run, following = done.out.splitlines()[-5:]
     assert re.fullmatch(r"fit   [\d.]+ s, 2 epochs, 10 steps, [\d,]+ samples/s", fit)
     assert re.fullmatch(r"best  val/loss 0\.\d{4}", best)
@@ -19,7 +19,7 @@ def test_fit_ends_with_time_speed_best_test_folder_and_next_command(cli):
 
 
 def test_the_next_command_is_one_that_runs(cli):
-    done = cli("fit", "--config", CONFIGS / "xor.yaml", *SHORT, "--test_after_fit=false")
+    done = cli("fit", "--config", SMALL, *SHORT, "--test_after_fit=false")
     words = shlex.split(done.out.splitlines()[-1])
     assert words[:4] == ["next", "python", "-m", "src"]
     assert cli(*words[4:]).code == 0

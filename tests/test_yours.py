@@ -1,12 +1,10 @@
 """An own net on own data without an edit of our files: from an outside package, from YAML alone, from `make new`."""
 
 import csv
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ import yaml
 from src.new import write
 from tests import stopping
 from tests.conftest import PROJECT, run_process, write_synthetic
+from tests.copies import copy_of_project, python
 
 NETS = """
 from torch import nn
@@ -164,24 +163,6 @@ def test_the_command_itself_exits_with_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: NAME='class' must be a Python name")
     assert len(done.stderr.splitlines()) == 1
-
-
-def copy_of_project(folder: Path) -> Path:
-    """The tracked files, in a folder that tests may change."""
-    names = ["git", "ls-files", "-z", "--cached"]
-    listed = subprocess.run(names, cwd=PROJECT, capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, folder / name)
-    return folder
-
-
-def python(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1_500, check=False)
 
 
 @pytest.mark.slow

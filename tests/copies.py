@@ -1,0 +1,31 @@
+"""A copy of this project that a test may change, and Python in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+
+def copy_of_project(folder: Path) -> Path:
+    """The tracked files, in a folder that tests may change."""
+    names = ["git", "ls-files", "-z", "--cached"]
+    listed = subprocess.run(names, cwd=PROJECT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
+    return folder
+
+
+def python(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a copy; `src` and `tests` are those of the copy wherever the tests change to."""
+    command = [sys.executable, *map(str, args)]
+    environment = os.environ | {"PYTHONPATH": str(cwd)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1_500, check=False)
