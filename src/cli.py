@@ -67,6 +67,7 @@ class CLI(LightningCLI):
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("verb", nargs="?")
         early.add_argument("--ckpt_path")
+        early.add_argument("-c", "--config", action="append")
         given, _ = early.parse_known_args(arguments)
         arguments = refer_to(given.verb or "fit", arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path else None
@@ -91,8 +92,7 @@ class CLI(LightningCLI):
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
         if config.experiment is None:
-            files = [Path(str(file)) for file in config.config or []]
-            config.experiment = next((file.stem for file in files if file != LOCAL), "run")
+            config.experiment = Path(given.config[0]).stem if given.config else "run"
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":

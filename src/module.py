@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from src.checkpoint import build, check_fit, read_checkpoint
+from src.checkpoint import check_fit, load_module
 
 
 class LitModule(LightningModule):
@@ -70,8 +70,7 @@ class LitModule(LightningModule):
         x, target = batch
         logits = self.net(x)
         loss: Tensor = self.loss(logits, target)
-        # Not in place: a sum of nothing, loaded, may have another dtype.
-        self._loss_sum[stage] = self._loss_sum[stage] + loss.detach() * len(target)
+        self._loss_sum[stage] = loss.detach() * len(target) + self._loss_sum[stage]  # not +=, which keeps a dtype
         self._num_samples[stage] += len(target)
         if stage != "train":
             # torchmetrics' classification wants whole-number targets, binary cross-entropy floating-point ones.
@@ -115,8 +114,7 @@ class LitModule(LightningModule):
     def _total(self, stage: str) -> list[Tensor]:
         """Sum of the loss and number of samples of the running epoch, over all processes."""
         sums = (self._loss_sum[stage], self._num_samples[stage])
-        reduce = self.trainer.strategy.reduce
-        # Of copies: several processes reduce in place.
+        reduce = self.trainer.strategy.reduce  # in place
         return [reduce(torch.as_tensor(value, device=self.device).clone(), reduce_op="sum") for value in sums]
 
     def _log_means(self, stage: str) -> None:
@@ -183,9 +181,4 @@ class LitModule(LightningModule):
         Returns:
             The module in evaluation mode.
         """
-        checkpoint = read_checkpoint(path, map_location)
-        config = checkpoint["config"]["model"]
-        module = build(cls, {**config, "init_args": {**config["init_args"], **overrides}})
-        check_fit(checkpoint["state_dict"], module)
-        module.load_state_dict(checkpoint["state_dict"])
-        return module.eval()
+        return load_module(cls, path, map_location, overrides).eval()

@@ -2,16 +2,22 @@
 
 import os
 import socket
+import sys
 from datetime import timedelta
 
 from torch.distributed import TCPStore, is_initialized  # type: ignore[attr-defined]
 
 
-def is_told_elsewhere(error: BaseException) -> bool:
-    """Whether another process of this run was first to tell the very same error.
+def leave_if_told(error: BaseException) -> None:
+    """End this process without a word if another one of the run was first with the very same error.
 
     The processes agree on it in the store where they met. With torchrun the error goes into its closing report, too.
     """
+    if _is_told(error):
+        sys.exit(1)
+
+
+def _is_told(error: BaseException) -> bool:
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

@@ -1,5 +1,6 @@
 """A run's folder: claimed by one process, and found again by a job that was stopped and started anew."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,12 @@ def is_rank_zero() -> bool:
         return int(os.environ["RANK"]) == 0
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
     return node == 0 and getattr(rank_zero_only, "rank", 0) == 0
+
+
+def keep_quiet() -> None:
+    """Let rank zero alone tell that the seed is set."""
+    if not is_rank_zero():
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 
 def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
