@@ -17,7 +17,7 @@ def test_the_bench_measures_a_pair_prints_a_table_and_writes_every_figure(tmp_pa
     done = bench("--only", "c", "--pairs", "1", "--json", file)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
-    assert set(report) == {"date", "machine", "versions", "rows", "runs"}
+    assert set(report) == {"date", "machine", "versions", "load_at_end", "rows", "runs"}
     assert {"cpu", "cores", "load", "platform"} <= report["machine"].keys()
     assert {"python", "torch", "lightning"} <= report["versions"].keys()
     (row,) = report["rows"]

@@ -87,6 +87,9 @@ def main() -> None:
         parser.error(f"no MNIST under {args.root}: run `python -m src fit --config configs/mnist.yaml` once to get it")
     now = datetime.datetime.now(datetime.UTC)
     report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}
+    if report["machine"]["load"][0] > report["machine"]["cores"] / 4:
+        # Two threads that wait for each other at each operation suffer most: a step can take ten times as long.
+        sys.stderr.write("warning: this machine does other work, the figures will not be those of the code\n")
     suite = Suite(args.pairs, args.root, args.full)
     rows = []
     for row in suite.measure(only):
@@ -97,6 +100,7 @@ def main() -> None:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     print("ours and other are medians; ratio is the median over the pairs\n")
     print_table(rows)
+    report |= {"load_at_end": [round(value, 2) for value in os.getloadavg()]}
     report |= {"rows": [row.record() for row in rows], "runs": suite.runs}
     path = args.json or Path("runs/bench", f"{now:%Y-%m-%dT%H-%M-%S}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
