@@ -21,7 +21,7 @@ def main() -> None:
     print(f"y = 2x + 1 = {line(x).tolist()}")
     a = torch.tensor(3.0, requires_grad=True)
     b = parabola(a)
-    b.backward()
+    b.backward()  # type: ignore[no-untyped-call]
     assert a.grad is not None, "backward fills the gradient of a leaf"
     print(f"b = a**2 + 2a + 1 = {b.item():.0f} at a = {a.item():.0f}")
     print(f"db/da = {a.grad.item():.0f}")
