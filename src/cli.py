@@ -15,6 +15,7 @@ from src.mistakes import explain, is_a_users_mistake, tell
 from src.module import LitModule
 from src.parser import LOCAL, Parser, read_env_file, refer_to, verb_options
 from src.processes import leave_if_told
+from src.profiler import NoProfiler
 from src.runs import begin, end, find_interrupted, keep_quiet
 
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
@@ -22,11 +23,7 @@ VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predic
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data.
-
-    Args:
-        args: The command line after the program's name; that of the process by default.
-    """
+    """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data."""
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = {"checkpoint": RunCheckpoint} | callbacks.always_on()
@@ -80,12 +77,11 @@ class CLI(LightningCLI):
         try:
             self.config = parser.parse_args(arguments)
         except SystemExit as complaint:
-            if not isinstance(complaint.code, str):
-                raise  # the help was shown
-            options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
-            leave_if_told(complaint)
-            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
-            sys.exit(2)
+            if isinstance(complaint.code, str):
+                leave_if_told(complaint)
+                options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
+                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
         config = self.config[self.config.subcommand]
         # Lightning would let what the file says overwrite the command line: it gets the path later.
         config.ckpt_path, config.weights_only = None, True
@@ -112,6 +108,8 @@ class CLI(LightningCLI):
         for callback in every:
             if isinstance(callback, RunCheckpoint):
                 callback.config, callback.source = plain, self.ckpt_path
+        if config.trainer.profiler is None and not config.trainer.barebones:
+            kwargs["profiler"] = NoProfiler()
         if self.ckpt_path and self.ckpt_path.is_dir():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]

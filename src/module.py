@@ -54,6 +54,13 @@ class LitModule(LightningModule):
         self._num_samples: dict[str, int] = defaultdict(int)
         self._total_steps: int | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook runs, 44 times a step; nn.Module would look each time if it is a parameter.
+        if isinstance(value, str) or (value is None and name in self.__dict__):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def setup(self, stage: str) -> None:
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
@@ -142,9 +149,8 @@ class LitModule(LightningModule):
         scheduler = self.scheduler
         if scheduler is None:
             return optimizer
-        # What YAML gives arrives as the arguments of a functools.partial.
         if isinstance(scheduler, functools.partial) and scheduler.keywords.get("total_steps", 0) is None:
-            # Asked for the number, Lightning sets up the data; on a resume that is before it knows the position there.
+            # What YAML leaves null. Asked for it, Lightning sets up the data: on a resume too early.
             steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
             scheduler = functools.partial(scheduler, total_steps=steps)
         built = scheduler(optimizer)
@@ -158,7 +164,7 @@ class LitModule(LightningModule):
         checkpoint["train_means"] = self._total("train")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of another net; take up the running means, on one process: they are summed over all."""
+        """Refuse weights of another net; take up the running means, on one process: they are sums over all."""
         if "state_dict" in checkpoint:  # sharded, FSDP has read it already
             check_fit(checkpoint["state_dict"], self)
         if self.trainer.precision == "64-true":
@@ -171,14 +177,11 @@ class LitModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, map_location: Any = "cpu", **overrides: Any) -> Self:  # type: ignore[override]
-        """Build the module from the config inside a checkpoint and load its weights.
+        """Build the module from the config inside a checkpoint, load its weights, and set it to evaluate.
 
         Args:
             path: A checkpoint that a run of the command line wrote.
             map_location: Where the weights go, as for `torch.load`.
             overrides: Arguments of the module that replace the config's.
-
-        Returns:
-            The module in evaluation mode.
         """
         return load_module(cls, path, map_location, overrides).eval()

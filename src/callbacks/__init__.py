@@ -12,6 +12,16 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
+# At every step Lightning goes through each of these of every callback, also where there is nothing to do.
+EACH_STEP = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+
 
 def always_on() -> dict[str, type[Callback]]:
     """Those that need no argument, by the file's name."""
@@ -38,4 +48,8 @@ def join(trainer: Any, ours: list[Callback]) -> list[Callback]:
     for kind, on in ((Checkpoint, trainer.enable_checkpointing), (ProgressBar, trainer.enable_progress_bar)):
         if on is False or trainer.barebones or any(isinstance(callback, kind) for callback in given):
             ours = [callback for callback in ours if not isinstance(callback, kind)]
+    for callback in ours:
+        for hook in EACH_STEP:
+            if getattr(type(callback), hook) is getattr(Callback, hook):
+                setattr(callback, hook, None)  # what cannot be called is passed over
     return [*given, *ours]

@@ -27,6 +27,7 @@ class Resume(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         loaded, self._loaded = self._loaded, {}
+        self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
         gradients = loaded.get("gradients", {})
         for name, parameter in module.named_parameters():
@@ -36,6 +37,19 @@ class Resume(Callback):
         same = loaded.get("config") == getattr(trainer.checkpoint_callback, "config", None)
         if loaded.get("stopped") and same:
             trainer.should_stop = True
+
+    @staticmethod
+    def _refuse_to_prolong(trainer: Trainer) -> None:
+        """A schedule over a number of steps has no values beyond them."""
+        steps = trainer.estimated_stepping_batches
+        for config in trainer.lr_scheduler_configs:
+            total = getattr(config.scheduler, "total_steps", None)
+            if total and config.interval == "step" and total < steps:
+                raise ValueError(
+                    f"The learning-rate schedule of this run ends at step {total}, with these options the run would "
+                    f"go to {steps:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or begin a "
+                    "new run from its weights."
+                )
 
 
 def accumulating(trainer: Trainer) -> bool:
