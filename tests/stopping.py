@@ -29,7 +29,8 @@ class Stop(Callback):
     """Does something at the n-th call of a hook; part of every run here, so that all have the same config.
 
     In a process of its own the environment says what: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal
-    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name for the second time.
+    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name for the second time; TELL=1 prints
+    each 250th step.
     """
 
     at: ClassVar[tuple[str, int] | None] = None
@@ -59,6 +60,8 @@ class Stop(Callback):
         self._call("on_train_batch_start", trainer)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        if "TELL" in os.environ and trainer.global_step % 250 == 0:
+            print(f"at {trainer.global_step}", flush=True)
         self._call("on_train_batch_end", trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:

@@ -236,11 +236,11 @@ def test_mnist_killed_again_and_again_with_kill_9(tmp_path, mnist):
 def test_xor_killed_from_outside_at_some_moment_after_a_line(tmp_path):
     """The kill comes whenever the system delivers it: amid a step, a checkpoint or a row."""
     args = ["fit", *map(str, XOR), "--checkpoint.every_n_steps=2"]
-    for line in ("step   250", "step   750", "step  1000", "step  1500"):
+    for line in ("at 250", "at 750", "at 1000", "at 1500"):
         process = subprocess.Popen(
             [sys.executable, "-m", "src", *args],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONPATH": str(PROJECT), "TELL": "1"},
             stdout=subprocess.PIPE,
             text=True,
         )
