@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 
 from tests.conftest import CONFIGS, PROJECT, SMALL
 
@@ -53,10 +52,6 @@ def fail(rank: int, step: int, **more: object) -> list[str]:
     values = {"rank": rank, "step": step} | more
     options = [f"--trainer.callbacks.{name}={value}" for name, value in values.items()]
     return ["--trainer.callbacks=tests.processes.Fail", *options]
-
-
-class FSDPOnCPU(FSDPStrategy):
-    """Lightning allows FSDPStrategy itself on GPUs alone."""
 
 
 def processes(number: int) -> list[str]:

@@ -12,7 +12,6 @@ from tests.processes import (
     MNIST,
     XOR,
     assert_equal_runs,
-    fail,
     finish,
     launch,
     processes,
@@ -124,30 +123,6 @@ def test_more_processes_than_samples_is_one_clear_error(tmp_path):
     done = finish(start("fit", *XOR, *processes(5), cwd=tmp_path))
     assert done.returncode != 0
     assert done.stderr.count("4 samples cannot be shared by 5 processes") == 1
-
-
-@pytest.mark.slow
-def test_a_process_that_breaks_down_has_the_last_word(tmp_path):
-    done = finish(start("fit", *XOR, *processes(3), *fail(rank=1, step=100), cwd=tmp_path), timeout_s=100)
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].endswith("RuntimeError: rank 1 broke down")
-    assert done.stderr.count("Traceback") == 1
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_is_told_of_by_the_others(tmp_path):
-    done = finish(start("fit", *XOR, *processes(2), *fail(rank=1, step=100, kill="true"), cwd=tmp_path), timeout_s=100)
-    assert done.returncode != 0
-    assert "was ended by SIGKILL" in done.stderr.strip().splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_a_failed_download_ends_all_processes_with_the_one_error(tmp_path):
-    mirror = ("--data.root=nowhere", "--data.mirror=http://127.0.0.1:9/")
-    done = finish(start("fit", *MNIST, *mirror, *processes(2), cwd=tmp_path), timeout_s=100)
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].startswith("error: Cannot get MNIST.")
-    assert done.stderr.count("error:") == 1
 
 
 @pytest.mark.slow

@@ -56,15 +56,6 @@ def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
     assert done[1].stdout == done[1].stderr == ""
 
 
-def test_the_report_of_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
-    options = (*SHARED, *processes(2), *fail(rank=1, step=100))
-    done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
-    assert done.returncode != 0
-    report = done.stderr[done.stderr.index("Root Cause") :]
-    assert "RuntimeError: rank 1 broke down" in report
-    assert "gloo/transport" not in done.stderr
-
-
 def test_a_mistake_of_all_workers_is_told_once(tmp_path):
     for wrong in ("--trainer.max_epoch=3", "--data.batch_size=0"):
         options = (*XOR, *processes(2), wrong)
