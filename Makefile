@@ -27,7 +27,7 @@ EXAMPLES := src/callbacks/xor_table.py $(addprefix configs/, xor.yaml mnist.yaml
 	$(addprefix src/, models/xor.py models/mnist.py) \
 	$(addprefix src/data/, xor.py mnist.py mnist_augmented.py images.py download.py) \
 	$(addprefix tests/test_, xor.py mnist.py mnist_augmented.py images.py nets.py download.py readme.py speed.py) \
-	tests/test_benchmarks.py tests/benchmarks
+	tests/test_benchmarks.py tests/test_scaling.py tests/benchmarks
 
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
 	rm -rf $(EXAMPLES)
