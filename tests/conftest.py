@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from src.cli import main
+from tests import stopping
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "configs"
@@ -123,3 +125,17 @@ def pytest_report_header() -> str:
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def fit_sums(cli: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
+    """Run the small experiment with options and fragments; its first run lies in runs/sums/version_0."""
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
+
+    def run(*more: str) -> Done:
+        fragments = [word for name in more if name.endswith(".yaml") for word in ("--config", CONFIGS / name)]
+        done = cli("fit", "--config", "sums.yaml", *fragments, *(word for word in more if not word.endswith(".yaml")))
+        assert done.code == 0, done.err
+        return done
+
+    return run

@@ -35,7 +35,8 @@ def test_the_examples_come_off_and_what_is_left_passes_tests_and_lint(tmp_path):
 
 def remove(extra, copy):
     (copy / f"src/callbacks/{extra}.py").unlink()
-    (copy / f"tests/test_{extra}.py").unlink(missing_ok=True)
+    for path in (copy / f"tests/test_{extra}.py", *copy.glob(f"configs/*/{extra}.yaml")):
+        path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
