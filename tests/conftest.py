@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -16,6 +17,10 @@ import yaml
 
 from src.cli import main
 from tests import stopping
+
+# Small nets gain nothing from a second thread, and two that wait for each other on a busy machine cost a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "configs"
