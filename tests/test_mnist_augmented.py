@@ -7,6 +7,9 @@ from src.data.mnist_augmented import Augmented, AugmentedMNISTDataModule, EpochL
 from tests.conftest import CONFIGS
 from tests.stopping import run_differences, run_main
 
+# Workers of a run that was stopped amid an epoch are joined, for minutes, wherever the garbage collector finds them.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torchdata")
 
 
