@@ -12,6 +12,7 @@ def bench(*args):
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_bench_measures_a_pair_prints_a_table_and_writes_every_figure(tmp_path):
     file = tmp_path / "bench.json"
     done = bench("--only", "c", "--pairs", "1", "--json", file)

@@ -56,6 +56,7 @@ def test_a_whole_xor_run_on_two_processes_equals_that_of_one(alone, together):
     assert_equal_runs(one, two, 1e-9)
 
 
+@pytest.mark.slow
 def test_three_processes_evaluate_like_one(cli, mnist, tmp_path):
     """The 10,000 test images do not divide by three."""
     one = cli("test", *MNIST, *mnist.options, "--trainer.accelerator=cpu").metrics

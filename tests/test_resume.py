@@ -214,6 +214,7 @@ def whole(command: list[Any], folder: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_xor_killed_with_kill_9_goes_on_to_the_same_bits(tmp_path):
     assert chain(XOR, ["on_train_batch_end:777"], tmp_path) == 1
     assert run_differences(whole(XOR, tmp_path / "whole"), tmp_path / "runs/xor/version_0") == []

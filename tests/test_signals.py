@@ -35,6 +35,7 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_p
     assert run_differences(whole, run) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_the_exit_code_tells_the_signal(name, code, tmp_path):
     command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL), "--trainer.max_epochs=100000"]

@@ -162,6 +162,7 @@ def packages(modules):
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
 
 
+@pytest.mark.slow
 def test_help_imports_what_lightnings_command_line_does_and_no_more():
     lightnings = modules_after("import lightning.pytorch.cli; raise SystemExit")
     ours = modules_after("from src.cli import main; main(['fit', '--help'])")

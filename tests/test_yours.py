@@ -68,6 +68,7 @@ def outside(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_package_in_the_current_folder_fits_resumes_tests_and_predicts(outside, monkeypatch, cli):
     # As a process: nothing but the current folder tells where the package lies.
     done = run_process("fit", "--config", "sine.yaml", "--trainer.max_epochs=20", cwd=outside)
