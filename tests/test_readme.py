@@ -49,7 +49,9 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
     for block in BLOCKS:
         lines = [line for line in block.splitlines() if not line.startswith(LEFT_OUT)]
         script = "\n".join(["set -e", *lines])
-        env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        # The second block activates .venv for the rest of a user's shell.
+        path = f"{project / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PATH": path}
         done = subprocess.run(["bash", "-c", script], cwd=project, capture_output=True, text=True, env=env)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
