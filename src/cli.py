@@ -10,13 +10,14 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src import callbacks
-from src.checkpoint import RunCheckpoint, ShardsIO, carried_config, find_checkpoint
+from src.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.mistakes import explain, is_a_users_mistake, tell
 from src.module import LitModule
 from src.parser import LOCAL, Parser, read_env_file, refer_to, verb_options
 from src.processes import leave_if_told
 from src.profiler import NoProfiler
 from src.runs import begin, end, find_interrupted, keep_quiet
+from src.saving import RunCheckpoint
 
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
 VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
@@ -87,8 +88,7 @@ class CLI(LightningCLI):
         config.ckpt_path, config.weights_only = None, True
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
-        if config.experiment is None:
-            config.experiment = Path(given.config[0]).stem if given.config else "run"
+        config.experiment = config.experiment or (Path(given.config[0]).stem if given.config else "run")
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":

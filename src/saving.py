@@ -1,0 +1,198 @@
+"""Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from src.checkpoint import read_checkpoint
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
+
+    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
+    best one so far. Only at points from which a resume is exact, where one loses no batch and no validation.
+
+    Args:
+        monitor: The validation metric that decides which one is best.
+        mode: Whether a smaller or a larger value is better.
+        every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
+    """
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_steps: int = 1_000
+    ) -> None:
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_steps = every_n_steps
+        self.config: dict[str, Any] = {}
+        self.source: Path | None = None  # that the run begins with; the trainer tells it too late for `setup`
+        self.folder = Path()
+        self.best_score: float | None = None
+        self._saved_at: tuple[int, int] | None = None
+        self._due = self._best_due = False
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint, or the last where nothing was validated; empty before the first."""
+        paths = (
+            self.folder / "best.ckpt" if self.best_score is not None else None,
+            self.folder / "last.ckpt",
+        )
+        return next((str(path) for path in paths if path is not None and path.exists()), "")
+
+    def request(self, then: Callable[[], None]) -> None:
+        """Write `last` at the next point from which a resume is exact, and call `then` at that point."""
+        self._due, self._then = True, then
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        # Rank zero claimed the folder.
+        self.folder = Path(trainer.strategy.broadcast(trainer.default_root_dir)) / "checkpoints"
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        source = Path(str(trainer.ckpt_path))
+        if source == self.folder / "last.ckpt":
+            self._saved_at = (trainer.global_step, trainer.current_epoch)
+        elif trainer.ckpt_path and self.best_score is not None:
+            self._bring_best(trainer, source.with_name("best.ckpt"))
+
+    def _bring_best(self, trainer: Trainer, source: Path) -> None:
+        """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
+        target = self.folder / "best.ckpt"
+        known = trainer.is_global_zero and source.exists() and not target.exists()
+        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.best_score:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / ".best.ckpt.part"
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+            part.replace(target)
+        trainer.strategy.barrier("bring_best")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
+        # A run resumed from here would leave out a validation that follows: let that one save.
+        if not self._validation_follows(trainer, batch_idx):
+            self._save_due(trainer)
+
+    @staticmethod
+    def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+        if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
+            return False
+        seen = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+        return (seen + 1) % trainer.val_check_batch == 0
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise ValueError(
+                f"checkpoint.monitor={self.monitor!r} is not logged; there are "
+                f"{', '.join(sorted(trainer.callback_metrics))}. Set --checkpoint.monitor."
+            )
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        if better and score == score:
+            self.best_score = score
+            if self._stopping(trainer):
+                self._best_due = True
+            else:
+                self._save(trainer, "best.ckpt")
+        self._save_due(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Only now is everything done that ends the epoch before.
+        if trainer.global_step > 0:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._best_due:
+            self._save(trainer, "best.ckpt")
+        self._save_last(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+        settle(checkpoint["loops"]["fit_loop"], trainer.max_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_score = state["best_score"]
+
+    @staticmethod
+    def _stopping(trainer: Trainer) -> bool:
+        """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
+        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        return trainer.should_stop and enough
+
+    def _save_due(self, trainer: Trainer) -> None:
+        # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating):
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        at = (trainer.global_step, trainer.current_epoch)
+        if self._saved_at != at:
+            self._save(trainer, "last.ckpt")
+        self._saved_at = at
+        self._due = False
+        then, self._then = self._then, None
+        if then:
+            then()
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        target, part = self.folder / name, self.folder / f".{name}.part"
+        try:
+            trainer.save_checkpoint(part)
+        except OSError as error:
+            if part.is_file():
+                part.unlink()
+            kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
+            raise OSError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
+        if trainer.is_global_zero:
+            if target.is_dir():  # sharded, as FSDP writes it
+                shutil.rmtree(target)
+            part.replace(target)
+        trainer.strategy.barrier("checkpoint")
+
+
+def settle(loops: dict[str, Any], max_steps: int) -> None:
+    """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
+
+    Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it.
+
+    Args:
+        loops: Of a checkpoint, as Lightning's fit loop puts them in.
+        max_steps: The trainer's.
+    """
+    epochs = loops["epoch_progress"]
+    if epochs["total"]["completed"] < epochs["total"]["started"]:
+        return
+    for counts in epochs.values():
+        counts["ready"] = counts["started"]
+
+    def reset(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if key == "current":
+                node[key] = dict.fromkeys(value, 0)
+            elif isinstance(value, dict) and value is not epochs:
+                reset(value)
+
+    reset(loops)
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = validation["is_last_batch"] = False
+    validation["total"] = dict.fromkeys(validation["total"], 0)
+    loops["state_dict"].pop("combined_loader", None)  # a position in the finished epoch
+    # With max_steps Lightning restarts each epoch and counts one batch too many.
+    if max_steps != -1:
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
