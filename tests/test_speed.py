@@ -82,8 +82,8 @@ def test_a_batch_costs_one_index_operation_per_tensor():
     for _ in range(len(loader) - 1):
         with Operations() as operations:
             next(batches)
-        assert operations.count["index"] == 2
-        assert operations.count.keys() <= {"index", "slice"}
+        assert operations.count["index_select"] == 2
+        assert operations.count.keys() <= {"index_select", "slice"}
 
 
 def test_the_transform_gets_whole_batches():

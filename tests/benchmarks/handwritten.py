@@ -1,7 +1,8 @@
 """The loops that somebody who knows PyTorch writes by hand, without Lightning: what the template is measured against.
 
 They hold what makes a loop fast: the data in memory on the device as stored, one index operation a batch, the
-whole batch normalised at once, a fused optimizer, no wait for the device within an epoch.
+whole batch normalised at once, a fused optimizer, no wait for the device within an epoch. They are written as one
+writes: `images[batch]`, where `images.index_select(0, batch)` would take a tenth off the CPU's time.
 """
 
 import time
@@ -35,7 +36,7 @@ def mnist(root: str, seed: int, device: str = "cpu", batch_size: int = 512) -> d
     config = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
     num_epochs = config["trainer"]["max_epochs"]
     adam = config["model"]["optimizer"]["init_args"]
-    one_cycle = config["model"]["scheduler"]["init_args"]
+    one_cycle = {**config["model"]["scheduler"]["init_args"], "max_lr": adam["lr"]}
     result: dict[str, Any] = {"epoch_seconds": []}
     with stopwatch(result):
         torch.manual_seed(seed)
@@ -104,7 +105,7 @@ def mnist_in_cuda_graphs(root: str, seed: int, batch_size: int = 512) -> dict[st
     config = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
     num_epochs = config["trainer"]["max_epochs"]
     adam = {**config["model"]["optimizer"]["init_args"], "capturable": True}
-    one_cycle = {**config["model"]["scheduler"]["init_args"], "cycle_momentum": False}
+    one_cycle = {**config["model"]["scheduler"]["init_args"], "max_lr": adam["lr"], "cycle_momentum": False}
     torch.manual_seed(seed)
     data = MNIST(root, train=True)
     images, digits = data.data.cuda(), data.targets.cuda()
