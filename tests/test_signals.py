@@ -88,3 +88,14 @@ def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch):
     assert run_main(command) == 0
     assert run_differences(whole, run) == []
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+
+
+def test_a_requeued_job_that_began_with_a_checkpoint_goes_on_with_its_own(tmp_path, monkeypatch):
+    first = fit(tmp_path, config())
+    for name, value in {"JOB_ID": "4712", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    command = ["fit", "--ckpt_path", str(first / "checkpoints/best.ckpt"), "--trainer.max_epochs=5"]
+    assert run_main(command, ("on_train_batch_end", 9)) == -1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_main(command) == 0
+    assert sorted(path.name for path in first.parent.iterdir()) == ["version_0", "version_1"]

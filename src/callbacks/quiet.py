@@ -10,6 +10,7 @@ IDLE_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch's pytree
     r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # the means are reduced before they are logged
     r"The number of training batches .* is smaller than the logging interval",  # the default of a Lightning option
+    r"'set_vital' is deprecated",  # torchdata on torch
     r"Lightning couldn't infer the indices fetched",  # the callback Predictions orders by rank
 )
 

@@ -35,7 +35,7 @@ class Signals(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now: Lightning sets its handlers just before. It puts back at the end what was there before both.
-        self._trainer, self._got, self._asked = trainer, None, False
+        self._trainer, self._got, self._asked, self._pid = trainer, None, False, os.getpid()
         self._before = {}
         for name in ("SIGTERM", "SIGINT", *REQUEUE):
             number = getattr(signal, name, None)
@@ -45,6 +45,8 @@ class Signals(Callback):
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a worker of a DataLoader, which inherits this handler
+            return
         if number == self._got == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             sys.exit(128 + number)
@@ -59,6 +61,9 @@ class Signals(Callback):
     ) -> None:
         if self._asked or (trainer.world_size > 1 and trainer.fit_loop.total_batch_idx % self.every_n_batches):
             return
+        self._ask_if_any_got_one(trainer, module)
+
+    def _ask_if_any_got_one(self, trainer: Trainer, module: LightningModule) -> None:
         got = self._got or 0
         if trainer.world_size > 1:
             got = int(trainer.strategy.reduce(torch.tensor(got, device=module.device), reduce_op="max"))
@@ -92,5 +97,5 @@ class Signals(Callback):
         sys.exit(128 + number)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._got and not self._asked:
-            self._ask(trainer, self._got)
+        if not self._asked:
+            self._ask_if_any_got_one(trainer, module)

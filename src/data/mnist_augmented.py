@@ -12,6 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[imp
 from torchvision.transforms import v2
 
 from src.data.mnist import MNISTDataModule, normalize
+from src.data.workers import leave_signals_to_the_run
 
 
 class AugmentedMNISTDataModule(MNISTDataModule):
@@ -49,13 +50,14 @@ class AugmentedMNISTDataModule(MNISTDataModule):
 
     def train_dataloader(self) -> Any:
         assert self.trainer is not None, "Lightning sets the trainer before it asks for a loader"
+        if getattr(self.trainer, "overfit_batches", 0):
+            return super().train_dataloader()  # the same few batches in each epoch, as they are
         images, digits = (values[self.train_rows].cpu() for values in self.images)
         dataset = Augmented(images, digits, self.transform, torch.initial_seed())
         sampler = EpochSampler(
             dataset,
             num_replicas=self.trainer.world_size,
             rank=self.trainer.global_rank,
-            shuffle=not getattr(self.trainer, "overfit_batches", 0),
             seed=dataset.seed % 2**32,
         )
         return EpochLoader(
@@ -63,6 +65,7 @@ class AugmentedMNISTDataModule(MNISTDataModule):
             self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_run,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             # Without one it would draw from the generator that dropout draws from.
             generator=torch.Generator(),
