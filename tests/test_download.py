@@ -148,6 +148,7 @@ def test_damaged_unpacked_files_are_one_clear_error(cli, mnist, tmp_path):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_the_download_shows_its_progress(server, mnist, tmp_path):
     if not mnist.real:
         pytest.skip("a process of its own knows only the real files' checksums")

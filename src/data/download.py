@@ -1,5 +1,6 @@
 """Brings MNIST's files to the disk: whole and verified, or not at all."""
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -41,3 +42,12 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
             ) from error
         for file in work.iterdir():
             file.replace(raw / file.name)
+
+
+def checksums(raw: Path) -> dict[str, str]:
+    """SHA-256 of each unpacked file in the folder, by its name."""
+    sums = {}
+    for path in sorted(raw.glob("*-ubyte")):
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums

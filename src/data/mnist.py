@@ -1,6 +1,5 @@
 """MNIST and its drop-in relatives, kept in memory as stored."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision import datasets
 
-from src.data.download import download
+from src.data.download import checksums, download
 from src.data.images import find_images, read_image
 from src.data.loader import TensorLoader
 
@@ -59,8 +58,7 @@ class MNISTDataModule(LightningDataModule):
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file, for the run's record."""
-        files = sorted(self.raw.glob("*-ubyte"))
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        return checksums(self.raw)
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs.
