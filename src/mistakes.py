@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -10,15 +11,28 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+# Where the classes stand that an option takes by their name alone.
+CLASSES = {
+    "net": ("torch.nn",),
+    "loss": ("torch.nn",),
+    "optimizer": ("torch.optim",),
+    "scheduler": ("torch.optim.lr_scheduler",),
+    "metrics": ("torchmetrics", "torchmetrics.classification"),
+    "data": (),
+}
 
 
 def is_a_users_mistake(error: BaseException) -> bool:
     """Whether the message says it all: our own or Lightning's word on the input, or the system's on a file."""
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    lightnings = any(part.startswith("lightning") for part in raised_in.parts)
-    own = Path(__file__).parent in raised_in.parents
-    spoken = isinstance(error, ValueError) and (own or lightnings)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    folders = Path(last.filename).parents
+    lightnings = Path(lightning.__file__).parent in folders
+    # What float("n/a") raises in somebody's data module is a bug: no line of ours says what to do.
+    own = Path(__file__).parent in folders and str(last.line).startswith("raise ")
+    spoken = (isinstance(error, ValueError) and (own or lightnings)) or (isinstance(error, RuntimeError) and lightnings)
     package_missing = isinstance(error, ModuleNotFoundError) and lightnings
     return spoken or package_missing or isinstance(error, OSError | MisconfigurationException)
 
@@ -52,12 +66,20 @@ def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:
     """
     message = re.sub(r"^(?:argument|Parser key) \"?([\w.]+)\"?:\s*", r"\1: ", message)
     if union := re.search(r"Subtypes: \[(.*)\]\n.*Given value: (.*)", message, re.DOTALL):
-        return f"{message.split(':')[0]}: expected {_types(union[1])}; got {union[2].strip()!r}"
+        message = f"{message.split(':')[0]}: expected {_types(union[1])}; got {union[2].strip()!r}"
+        return _no_such_class(message) or message
     message = re.sub(
         r"Expected an? (.*)\. Got value: (.*)", lambda m: f"expected {_types(m[1])}; got {m[2]!r}", message
     )
     message = " ".join(message.split())
+    if told := _no_such_class(message):
+        return told
     near = ""
+    if required := re.fullmatch(r"the following arguments are required: (.*)", message):
+        names = re.sub(r"\b(fit|validate|test|predict)\.", "", required[1])
+        return f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml"
+    if re.fullmatch(r"unrecognized arguments: [^-]\S*\.ya?ml", message):
+        return f"{message}. Did you mean --config?"
     if unknown := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
         near = _nearest(unknown[1] or unknown[2], options)
     elif unknown := re.search(r"Option '(\w+)' is not accepted", message):
@@ -80,10 +102,37 @@ def _types(text: str) -> str:
     return " or ".join(words + [a or b for a, b in others]) or text
 
 
+def _no_such_class(message: str) -> str:
+    """What to say of a class that is not there; of another complaint nothing."""
+    found = re.match(r"([\w.]+): - Expected a path but ([A-Za-z_][\w.]*) either not accessible", message) or re.match(
+        r"([\w.]+): expected .*; got ['\"](?:NestedArg\(key='\w+', val=')?([A-Za-z_][\w.]*)['\"]", message
+    )
+    option = found[1].split(".")[-1] if found else ""
+    if not found or option not in CLASSES:
+        return ""
+    module, _, name = found[2].rpartition(".")
+    while module and not _exists(module):  # the part that is wrong
+        module, _, name = module.rpartition(".")
+    places = (module,) if module else CLASSES[option]
+    if any(isinstance(getattr(importlib.import_module(place), name, None), type) for place in places):
+        return ""  # it is there, and not what the option takes
+    known = [member for place in places for member in _members(place)]
+    where = f" in {module}" if module else ""
+    return f"{found[1]}: there is no {name!r}{where}{_nearest(name, known)}"
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _nearest(word: str, known: Iterable[str]) -> str:
     """The end of the message, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f". Did you mean {found[0]}?" if found else ""
+    by_lower = {each.lower(): each for each in known if each != word}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f". Did you mean {by_lower[found[0]]}?" if found else ""
 
 
 def _members(module: str) -> list[str]:

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from yaml import MarkedYAMLError
 
 # What this machine wants of every run, read before all other files.
 LOCAL = Path("local.yaml")
@@ -41,6 +43,8 @@ class Parser(LightningArgumentParser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         try:
             return super().parse_args(*args, **kwargs)
+        except MarkedYAMLError as error:
+            self.error(where_yaml_breaks(args[0], error))
         except ValueError as error:
             if not type(error).__module__.startswith("omegaconf."):
                 raise
@@ -58,6 +62,22 @@ class Parser(LightningArgumentParser):
     def format_help(self, *args: Any) -> str:
         """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
         return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
+
+
+def where_yaml_breaks(arguments: list[str], error: MarkedYAMLError) -> str:
+    """The file and the line of an error that was met in a text without a name.
+
+    Args:
+        arguments: The command line.
+        error: What the reader of YAML said.
+    """
+    for path in (Path(each.removeprefix("--config=")) for each in arguments if each.endswith((".yaml", ".yml"))):
+        try:
+            yaml.safe_load(path.read_text() if path.is_file() else "")
+        except MarkedYAMLError as found:
+            line = found.problem_mark.line + 1 if found.problem_mark else 1
+            return f"{path}, line {line}: this is no YAML: {found.problem}"
+    return " ".join(str(error).split())
 
 
 def verb_options(verb: str) -> dict[str, Any]:

@@ -120,3 +120,12 @@ def test_the_help_is_short_and_names_each_verb(cli):
     assert "known subclasses" not in out
     assert "--model.net.help" in out
     assert len(out.splitlines()) < 60
+
+
+@pytest.mark.parametrize("name", ["bad.yaml", "local.yaml"])
+def test_a_file_that_is_no_yaml_is_named_with_the_line(cli, tmp_path, name):
+    (tmp_path / name).write_text("trainer:\n\tmax_epochs: 3\n")
+    done = cli("fit", "--config", SMALL, *(["--config", name] if name == "bad.yaml" else []))
+    assert done.code == 2
+    assert done.err.startswith(f"error: {name}, line 2: this is no YAML: ")
+    assert "Traceback" not in done.err

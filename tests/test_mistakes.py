@@ -1,9 +1,13 @@
 """A user's mistake: one clear message, an exit code that is not 0, no traceback, nothing lost."""
 
+import traceback
+from pathlib import Path
+
+import lightning
 import pytest
 
-from src.mistakes import explain
-from tests.conftest import CONFIGS, SMALL, run_process
+from src.mistakes import explain, is_a_users_mistake
+from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
 
 FIT = ("fit", "--config", SMALL)
 MISTAKES = {
@@ -14,6 +18,13 @@ MISTAKES = {
     "wrong choice": ([*FIT, "--trainer.precision=17"], "expected one of 64, 32, 16"),
     "mistyped class": ([*FIT, "--model.net.class_path=tests.xor.XorMPL"], "Did you mean XorMLP?"),
     "mistyped module": ([*FIT, "--model.net=tests.xr.XorMLP"], "Did you mean xor?"),
+    "class in small letters": ([*FIT, "--model.optimizer=adam"], "optimizer: there is no 'adam'. Did you mean Adam?"),
+    "class by a wrong name": ([*FIT, "--model.loss=BCEWithLogitLoss"], "Did you mean BCEWithLogitsLoss?"),
+    "scheduler by a wrong name": ([*FIT, "--model.scheduler=StepLRR"], "Did you mean StepLR?"),
+    "metric by a wrong name": ([*FIT, "--model.metrics.acc=BinaryAcuracy"], "Did you mean BinaryAccuracy?"),
+    "data by a wrong name": ([*FIT, "--data=tests.xor.XorData"], "there is no 'XorData' in tests.xor"),
+    "file without its option": (["fit", str(SMALL)], "Did you mean --config?"),
+    "fragment alone": (["fit", "--config", CONFIGS / "trainer/ddp.yaml"], "name the YAML of an experiment first"),
     "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
     "no verb": ([], "fit,validate,test,predict"),
     "missing config": (["fit", "--config", "nope.yaml"], "nope.yaml"),
@@ -59,6 +70,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(cli, mnist):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_bug_keeps_its_traceback(tmp_path):
     (tmp_path / "buggy.py").write_text(
         "import torch\n"
@@ -80,3 +92,29 @@ def test_a_union_of_types_is_told_in_one_line():
         "  Given value type: <class 'str'>\n  Given value: z"
     )
     assert explain(complaint, [], []) == "a.b: expected one of x, y or int or null; got 'z'"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "mistake"),
+    [
+        (PROJECT / "src/data/mine.py", "raise ValueError('size=3 must be 4')", True),
+        (PROJECT / "src/data/mine.py", "float('n/a')", False),
+        (Path("/home/me/lightning-template/.venv/torch/nn.py"), "raise ValueError('no')", False),
+        (Path(lightning.__file__).parent / "pytorch/loops.py", "raise ValueError('no')", True),
+    ],
+)
+def test_a_mistake_is_what_somebody_has_words_for(file, line, mistake, monkeypatch):
+    monkeypatch.setattr(traceback.linecache, "getline", lambda *_: line)
+    with pytest.raises(ValueError, match=r"size|float|no") as raised:
+        exec(compile(line, file, "exec"))
+    assert is_a_users_mistake(raised.value) is mistake
+
+
+def test_clipping_that_lightning_refuses_is_one_clear_error(cli, mnist):
+    mixed = ("--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1", "--trainer.fast_dev_run=true")
+    done = cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *mixed)
+    assert done.code == 1
+    assert "fused" in done.err
+    assert "Traceback" not in done.err
+    more = ("--model.optimizer.fused=false",)
+    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *mixed, *more).code == 0
