@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -72,7 +73,7 @@ class CLI(LightningCLI):
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() else []
             if self.ckpt_path:
-                first += ["--config", json.dumps(carried_config(self.ckpt_path, given.verb, self.always_on))]
+                first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, self.always_on))]
             at = arguments.index(given.verb) + 1
             arguments = [*arguments[:at], *first, *arguments[at:]]
         try:
@@ -91,23 +92,21 @@ class CLI(LightningCLI):
         config.experiment = config.experiment or (Path(given.config[0]).stem if given.config else "run")
 
     def before_instantiate_classes(self) -> None:
+        # As plain values: what YAML and a checkpoint can hold.
+        config = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))[str(self.subcommand)]
+        self.plain = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
         if self.subcommand == "fit":
-            self.ckpt_path = self.ckpt_path or find_interrupted(self._root(), self.plain_config())
+            self.ckpt_path = find_interrupted(self._root(), self.plain) or self.ckpt_path
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
-
-    def plain_config(self) -> dict[str, Any]:
-        """The experiment's config as plain values: what YAML and a checkpoint can hold."""
-        config: dict[str, Any] = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
-        return {key: value for key, value in config[str(self.subcommand)].items() if key not in VERB_OPTIONS}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
-        config, plain = self.config_init[str(self.subcommand)], self.plain_config()
-        self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, plain)
+        config = self.config_init[str(self.subcommand)]
+        self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, self.plain)
         every = callbacks.join(config.trainer, [config[name] for name in self.always_on])
         for callback in every:
             if isinstance(callback, RunCheckpoint):
-                callback.config, callback.source = plain, self.ckpt_path
+                callback.config, callback.source = self.plain, self.ckpt_path
         if config.trainer.profiler is None and not config.trainer.barebones:
             kwargs["profiler"] = NoProfiler()
         if self.ckpt_path and self.ckpt_path.is_dir():

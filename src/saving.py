@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from src.checkpoint import read_checkpoint
 
@@ -19,12 +20,12 @@ class RunCheckpoint(Checkpoint):
 
     Args:
         monitor: The validation metric that decides which one is best.
-        mode: Whether a smaller or a larger value is better.
+        mode: Whether a smaller or a larger value is better; by default as torchmetrics has it, of a loss a smaller one.
         every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
     """
 
     def __init__(
-        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_steps: int = 1_000
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] | None = None, every_n_steps: int = 1_000
     ) -> None:
         self.monitor = monitor
         self.mode = mode
@@ -78,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
         # A run resumed from here would leave out a validation that follows: let that one save.
-        if not self._validation_follows(trainer, batch_idx):
+        if self._due and not self._validation_follows(trainer, batch_idx):
             self._save_due(trainer)
 
     @staticmethod
@@ -96,8 +97,10 @@ class RunCheckpoint(Checkpoint):
                 f"checkpoint.monitor={self.monitor!r} is not logged; there are "
                 f"{', '.join(sorted(trainer.callback_metrics))}. Set --checkpoint.monitor."
             )
-        score = float(trainer.callback_metrics[self.monitor])
-        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        # Rank zero's, for all: they save together or not at all.
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
+        larger = self.mode == "max" if self.mode else self._larger_is_better(module)
+        better = self.best_score is None or (score > self.best_score if larger else score < self.best_score)
         if better and score == score:
             self.best_score = score
             if self._stopping(trainer):
@@ -105,6 +108,11 @@ class RunCheckpoint(Checkpoint):
             else:
                 self._save(trainer, "best.ckpt")
         self._save_due(trainer)
+
+    def _larger_is_better(self, module: LightningModule) -> bool:
+        metrics: Any = getattr(module, "metrics", {})
+        name = self.monitor.removeprefix("val/")
+        return name in metrics and bool(metrics[name].higher_is_better)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now is everything done that ends the epoch before.
@@ -160,10 +168,25 @@ class RunCheckpoint(Checkpoint):
             kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
             raise OSError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
         if trainer.is_global_zero:
-            if target.is_dir():  # sharded, as FSDP writes it
-                shutil.rmtree(target)
+            self._refuse_objects(part)
+            old = target.with_name(f".{name}.old")
+            if target.is_dir() or (part.is_dir() and target.exists()):  # a sharded one, which no rename replaces
+                target.rename(old)
             part.replace(target)
+            if old.exists():
+                (shutil.rmtree if old.is_dir() else Path.unlink)(old)
         trainer.strategy.barrier("checkpoint")
+
+    @staticmethod
+    def _refuse_objects(part: Path) -> None:
+        """Notice now, not when it is needed, that a checkpoint holds what loading would refuse."""
+        file = part / "meta.pt" if part.is_dir() else part
+        if objects := get_unsafe_globals_in_checkpoint(file):
+            (shutil.rmtree if part.is_dir() else Path.unlink)(part)
+            raise ValueError(
+                f"The checkpoint would hold more than tensors and plain values: {', '.join(objects)}. Not saved. See "
+                "what your modules, schedulers and callbacks put into it by state_dict() and on_save_checkpoint()."
+            )
 
 
 def settle(loops: dict[str, Any], max_steps: int) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from src.module import LitModule
 from tests.conftest import SMALL, run_process
+from tests.stopping import rows
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 
@@ -50,6 +51,12 @@ def test_options_beside_the_checkpoint_win(fitted, cli, tmp_path):
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
 
 
+def test_a_number_that_json_does_not_know_is_carried_too(cli):
+    assert cli("fit", "--config", SMALL, *SHORT, "--trainer.gradient_clip_val=.inf").code == 0
+    done = cli("test", "--ckpt_path", "runs/xor/version_0")
+    assert done.code == 0, done.err
+
+
 def test_a_config_beside_the_checkpoint_wins_too(fitted, cli, tmp_path):
     (tmp_path / "more.yaml").write_text("data: {init_args: {batch_size: 1}}\n")
     assert cli("test", "--config", "more.yaml", "--ckpt_path", fitted).code == 0
@@ -87,3 +94,14 @@ def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path)
     assert done.code == 0, done.err
     assert "test/acc" in done.metrics
     assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()
+
+
+def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, tmp_path):
+    for number, (metric, best) in enumerate((("val/acc", max), ("val/loss", min))):
+        monitor = (f"--checkpoint.monitor={metric}", "--data.passes=50", "--trainer.callbacks=null")
+        assert cli("fit", "--config", SMALL, *monitor).code == 0
+        run = tmp_path / f"runs/xor/version_{number}"
+        values = [float(row[metric]) for row in rows(run) if row[metric]]
+        assert min(values) < max(values)
+        checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+        assert checkpoint["callbacks"]["RunCheckpoint"]["best_score"] == best(values)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from src.module import LitModule
 from tests.stopping import config, fit, resume, run_differences, run_main
@@ -20,6 +21,19 @@ def run(tmp_path, capfd) -> Path:
     folder = fit(tmp_path, config(max_epochs=1))
     capfd.readouterr()
     return folder
+
+
+class Careless(Callback):
+    """Keeps an object where plain values belong, from the third epoch on."""
+
+    def __init__(self) -> None:
+        self.kept: object = None
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.kept = Path("data") if trainer.current_epoch == 2 else None
+
+    def state_dict(self) -> dict[str, object]:
+        return {"kept": self.kept}
 
 
 class Evil:
@@ -151,6 +165,16 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(disk, tmp_path,
     filler.unlink()
     assert resume(run) == 0
     assert run_differences(fit(tmp_path / "whole", config()), run) == []
+
+
+def test_a_checkpoint_that_could_not_be_loaded_again_is_not_written(tmp_path, capfd):
+    careless = {"class_path": "tests.test_checkpoint_errors.Careless"}
+    run = fit(tmp_path, config(callbacks=(careless,), every_n_steps=100))
+    err = capfd.readouterr().err
+    assert "error: The checkpoint would hold more than tensors and plain values: pathlib." in err
+    assert "Traceback" not in err
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
 @needs_root

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.optim.swa_utils import SWALR
 
 
 def load(name="last", number=0):
@@ -33,10 +34,10 @@ def test_early_stopping_ends_the_run(fit_sums):
 
 
 def test_a_fragment_adds_its_callback_to_those_of_the_experiment(fit_sums):
-    fit_sums("callbacks/early_stopping.yaml", "callbacks/swa.yaml")
+    fit_sums("callbacks/early_stopping.yaml", "callbacks/ema.yaml")
     config = yaml.safe_load(Path("runs/sums/version_0/config.yaml").read_text())
     names = [entry["class_path"].rpartition(".")[2] for entry in config["trainer"]["callbacks"]]
-    assert names == ["Stop", "EarlyStopping", "StochasticWeightAveraging"]
+    assert names == ["Stop", "EarlyStopping", "Ema"]
 
 
 def test_clipped_gradients_bound_the_step(fit_sums):
@@ -53,6 +54,12 @@ def test_accumulated_gradients_make_fewer_steps(fit_sums):
     assert load()["global_step"] == 3 * 12 / 4
 
 
+def keeps_a_method(swalr: type[SWALR]) -> bool:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    return any(callable(value) for value in swalr(optimizer, swa_lr=0.1).state_dict().values())
+
+
+@pytest.mark.skipif(keeps_a_method(SWALR), reason="the state of this torch's SWALR is more than plain values")
 def test_swa_saves_the_mean_and_tests_from_the_file(fit_sums, cli):
     fit_sums(
         "callbacks/swa.yaml", "--trainer.max_epochs=4", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"
@@ -61,3 +68,12 @@ def test_swa_saves_the_mean_and_tests_from_the_file(fit_sums, cli):
     plain, mean = load(number=1)["state_dict"], load(number=0)["state_dict"]
     assert not torch.equal(plain["net.0.weight"], mean["net.0.weight"])
     assert cli("test", "--ckpt_path", "runs/sums/version_0").code == 0
+
+
+def test_a_checkpoint_callback_of_ones_own_writes_beside_ours(fit_sums, cli):
+    more = ("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.filename=mine")
+    fit_sums(*more, "--trainer.max_epochs=1")
+    folder = Path("runs/sums/version_0/checkpoints")
+    assert {file.name for file in folder.iterdir()} == {"best.ckpt", "last.ckpt", "mine.ckpt"}
+    for file in folder.iterdir():
+        assert cli("test", "--ckpt_path", file).code == 0

@@ -39,6 +39,8 @@ def always_on() -> dict[str, type[Callback]]:
 def join(trainer: Any, ours: list[Callback]) -> list[Callback]:
     """The callbacks of the config and ours: one progress bar, and none of a kind that an option turns off.
 
+    Our checkpoint comes first: Lightning and the other callbacks ask the first one where the run is saved.
+
     Args:
         trainer: The trainer's part of the config.
         ours: One of each that is always on.
@@ -46,10 +48,12 @@ def join(trainer: Any, ours: list[Callback]) -> list[Callback]:
     given = trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     for kind, on in ((Checkpoint, trainer.enable_checkpointing), (ProgressBar, trainer.enable_progress_bar)):
-        if on is False or trainer.barebones or any(isinstance(callback, kind) for callback in given):
+        replaced = kind is ProgressBar and any(isinstance(callback, kind) for callback in given)
+        if on is False or trainer.barebones or replaced:
             ours = [callback for callback in ours if not isinstance(callback, kind)]
     for callback in ours:
         for hook in EACH_STEP:
             if getattr(type(callback), hook) is getattr(Callback, hook):
                 setattr(callback, hook, None)  # what cannot be called is passed over
-    return [*given, *ours]
+    first = [callback for callback in ours if isinstance(callback, Checkpoint)]
+    return [*first, *given, *(callback for callback in ours if callback not in first)]

@@ -33,13 +33,12 @@ class Finite(Callback):
         self._steps = []
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
-        if not self.enabled:
+        if not self.enabled or (self._at_once and math.isfinite(loss.item())):
             return
         at = (trainer.global_step + 1, trainer.current_epoch, float(trainer.optimizers[0].param_groups[0]["lr"]))
         if self._at_once:
-            if not math.isfinite(value := loss.item()):
-                raise self._error(trainer, value, *at)
-        elif len(self._steps) < self.every_n_batches:
+            raise self._error(trainer, loss.item(), *at)
+        if len(self._steps) < self.every_n_batches:
             self._losses[len(self._steps)] = loss.detach()
             self._steps.append(at)
 
