@@ -16,18 +16,19 @@ class Metrics(Callback):
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._validated = False  # since the last row: Lightning keeps the numbers of an earlier validation
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stage = stage
         self._path = Path(trainer.default_root_dir, "metrics.csv")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self._rows}
+        return {"rows": self._rows, "validated": self._validated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # The test after a fit loads the best checkpoint and its rows, too.
         if self._stage == "fit":
-            self._rows = state["rows"]
+            self._rows, self._validated = state["rows"], state["validated"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         # A run that goes on in another folder may have no further row.
@@ -36,20 +37,26 @@ class Metrics(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
-        self._add(trainer, "train/", "val/")
+        self._add_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last epoch."""
-        self._add(trainer, "train/", "val/")
+        self._add_epoch(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write a validation that stands by itself or amid an epoch."""
+        """Write a validation that stands by itself or amid an epoch; one at its end is a part of its row."""
         if trainer.state.fn == "validate" or not (trainer.sanity_checking or trainer.is_last_batch):
             self._add(trainer, "val/")
+        else:
+            self._validated = not trainer.sanity_checking
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the test."""
         self._add(trainer, "test/")
+
+    def _add_epoch(self, trainer: Trainer) -> None:
+        self._add(trainer, "train/", *(["val/"] if self._validated else []))
+        self._validated = False
 
     def _add(self, trainer: Trainer, *prefixes: str) -> None:
         metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(prefixes)}
