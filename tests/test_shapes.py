@@ -1,0 +1,31 @@
+"""An error from within a step says at its end what went in."""
+
+import traceback
+
+import pytest
+
+from src.callbacks.shapes import describe
+from src.cli import main
+from tests.conftest import SMALL
+from tests.processes import fail
+
+
+def test_a_net_that_does_not_fit_the_data_is_told_below_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError) as raised:
+        main(["fit", "--config", str(SMALL), '--model.net={"class_path": "torch.nn.Linear", "init_args": '
+              '{"in_features": 3, "out_features": 1}}'])  # fmt: skip
+    last = traceback.format_exception(raised.value)[-1].splitlines()[-1]
+    assert last == "net Linear, loss BCEWithLogitsLoss; a batch was x (4, 2) float32, target (4, 1) float32"
+
+
+def test_an_error_of_another_kind_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError) as raised:
+        main(["fit", "--config", str(SMALL), *fail(rank=0, step=2)])
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_other_batches_are_described_too():
+    assert describe({"a": 1}) == "dict"
+    assert describe((1,)) == "int"
