@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
+from tests.conftest import CONFIGS, PROJECT, SMALL, digest, run_process
 from tests.stopping import config, fit, resume, rows, run_differences, run_main
 
 EARLY = {
@@ -274,3 +274,16 @@ def test_eight_fits_started_at_once_get_eight_folders(tmp_path):
     for run in runs:
         assert len(rows(run)) == 2
         assert (run / "checkpoints/last.ckpt").is_file()
+
+
+def test_a_schedule_over_a_number_of_steps_is_not_prolonged(tmp_path, capfd):
+    one_cycle = ("torch.optim.lr_scheduler.OneCycleLR", {"max_lr": 0.01, "total_steps": None})
+    run = fit(tmp_path, config(scheduler=one_cycle, interval="step"))
+    before = digest(run / "checkpoints/last.ckpt")
+    capfd.readouterr()
+    assert resume(run, "--trainer.max_epochs=6") == 1
+    err = capfd.readouterr().err
+    assert "ends at step 36, with these options the run would go to 72" in err
+    assert err.count("error:") == 1
+    assert "Traceback" not in err
+    assert digest(run / "checkpoints/last.ckpt") == before

@@ -8,6 +8,7 @@ import yaml
 
 from tests import stopping
 from tests.conftest import run_process
+from tests.processes import XOR, launch, processes
 
 
 def test_tensorboard_writes_into_the_runs_folder(fit_sums):
@@ -37,6 +38,17 @@ def test_a_tracker_writes_beside_the_csv(tmp_path, package, option, left):
     (written,) = tmp_path.glob(left)
     assert b"val/loss" in written.read_bytes()
     assert (tmp_path / "runs/sums/version_0/metrics.csv").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_set_a_tracker_up_once(tmp_path):
+    """MLflow makes its tables when it is first asked; two at once stumble over each other."""
+    if importlib.util.find_spec("mlflow") is None:
+        pytest.skip("mlflow is not installed")
+    short = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=1", "--track.mlflow=sqlite:///mlflow.db")
+    done = launch("fit", *XOR, *processes(2), *short, cwd=tmp_path)
+    assert done.stderr.count("Creating initial MLflow database tables") == 1
+    assert b"val/loss" in (tmp_path / "mlflow.db").read_bytes()
 
 
 def test_a_tracker_that_is_not_installed_is_one_clear_error(cli, tmp_path, monkeypatch):

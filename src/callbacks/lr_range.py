@@ -36,7 +36,9 @@ class LrRange(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._mean = 0.95 * self._mean + 0.05 * float(outputs["loss"])
+        # Of all processes, so that they stop at the same step.
+        loss = trainer.strategy.reduce(outputs["loss"].clone(), reduce_op="mean")
+        self._mean = 0.95 * self._mean + 0.05 * float(loss)
         smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
         self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))
         if len(self._rows) == self.num_steps or smooth > 4 * min(loss for _, loss in self._rows):

@@ -20,7 +20,8 @@ class Record(Callback):
     """Adds an entry to `record.yaml` in the run's folder, one for each command that worked on the run.
 
     An entry holds the command, the time, the git commit and whether files were changed (the changes lie beside it as a
-    patch), versions, device, and the checksums of the data where the data module has a method `checksums()`.
+    patch, with the new files of src and configs), versions, device, and the checksums of the data where the data
+    module has a method `checksums()`.
     """
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -43,7 +44,8 @@ class Record(Callback):
         checksums = getattr(getattr(trainer, "datamodule", None), "checksums", None)
         if checksums:
             entry["data"] = checksums()
-        if changed := changed_options(folder / "config.yaml", getattr(trainer.checkpoint_callback, "config", {})):
+        config = getattr(trainer.checkpoint_callback, "config", {})
+        if entries and (changed := changed_options(folder / "config.yaml", config)):
             entry["changed"] = changed
         part = path.with_suffix(".part")
         part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000))
@@ -54,6 +56,9 @@ class Record(Callback):
         commit, diff = _run_git("rev-parse", "HEAD"), _run_git("diff", "HEAD", "--binary")
         if commit is None:
             return None
+        new = _run_git("ls-files", "--others", "--exclude-standard", "src", "configs")
+        for name in (new or "").splitlines():
+            diff = (diff or "") + (_run_git("diff", "--binary", "--no-index", "/dev/null", name) or "")
         if diff:
             patch.write_text(diff)
         return {"commit": commit.strip(), "changes": patch.name if diff else None}
@@ -76,10 +81,10 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _run_git(*args: str) -> str | None:
     try:
-        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found something
 
 
 def _version(package: str) -> str | None:

@@ -48,7 +48,7 @@ class Resume(Callback):
                 raise ValueError(
                     f"The learning-rate schedule of this run ends at step {total}, with these options the run would "
                     f"go to {steps:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or begin a "
-                    "new run from its weights."
+                    "new run from its weights (--transfer.weights)."
                 )
 
 

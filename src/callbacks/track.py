@@ -29,8 +29,19 @@ class Track(Callback):
         if self._made or getattr(trainer, "fast_dev_run", False):
             return
         self._made = True
-        # Rank zero claimed the folder.
+        # Rank zero claimed the folder, and is the first to set up what a tracker keeps on a disk.
         folder = Path(trainer.strategy.broadcast(trainer.default_root_dir))
+        if not trainer.is_global_zero:
+            trainer.strategy.barrier("track")
+        made = self._make(folder)
+        config = getattr(trainer.checkpoint_callback, "config", {})
+        for logger in made:
+            logger.log_hyperparams(config)
+        if trainer.is_global_zero:
+            trainer.strategy.barrier("track")
+        trainer.loggers = [*trainer.loggers, *made]
+
+    def _make(self, folder: Path) -> list[Logger]:
         made: list[Logger] = []
         if self.tensorboard:
             made.append(TensorBoardLogger(folder, name="", version=""))
@@ -41,7 +52,4 @@ class Track(Callback):
             made.append(WandbLogger(run, folder, id=run, project=project, offline=offline, resume="allow"))
         if self.mlflow:
             made.append(MLFlowLogger(folder.parent.name, folder.name, self.mlflow, tags={"folder": str(folder)}))
-        config = getattr(trainer.checkpoint_callback, "config", {})
-        for logger in made:
-            logger.log_hyperparams(config)
-        trainer.loggers = [*trainer.loggers, *made]
+        return made
