@@ -64,7 +64,7 @@ class LitModule(LightningModule):
     def setup(self, stage: str) -> None:
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
-            graphs = self.trainer.strategy.root_device.type == "cuda"
+            graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
             self.net.compile(mode="reduce-overhead" if graphs else None)
             self._compile = False
 
@@ -77,7 +77,8 @@ class LitModule(LightningModule):
         x, target = batch
         logits = self.net(x)
         loss: Tensor = self.loss(logits, target)
-        self._loss_sum[stage] = loss.detach() * len(target) + self._loss_sum[stage]  # not +=, which keeps a dtype
+        value = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))  # a sum in half precision is none
+        self._loss_sum[stage] = value * len(target) + self._loss_sum[stage]
         self._num_samples[stage] += len(target)
         if stage != "train":
             # torchmetrics' classification wants whole-number targets, binary cross-entropy floating-point ones.
@@ -161,7 +162,7 @@ class LitModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the running means: a run resumed amid an epoch reports the mean of the whole epoch."""
-        checkpoint["train_means"] = self._total("train")
+        checkpoint["train_means"] = [total.cpu() for total in self._total("train")]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another net; take up the running means, on one process: they are sums over all."""

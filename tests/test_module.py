@@ -92,3 +92,10 @@ def test_a_scheduler_with_its_own_total_steps_keeps_them():
     fit = trainer(max_epochs=1)
     fit.fit(module, TensorLoader((torch.zeros(5, 1), torch.zeros(5, 1)), 2))
     assert fit.lr_scheduler_configs[0].scheduler.total_steps == 99
+
+
+def test_a_mean_over_many_batches_of_half_precision_is_exact():
+    x = torch.full((1_000, 1), 2.0, dtype=torch.bfloat16)
+    module = LitModule(Same().bfloat16(), nn.MSELoss(), sgd)
+    (result,) = trainer().test(module, TensorLoader((x, x + 3), 1), verbose=False)
+    assert result["test/loss"] == 9.0
