@@ -1,13 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
+CONFIG ?= configs/xor.yaml
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 setup: .venv/ready ## Install the locked versions and the project into .venv
 
-train: .venv/ready ## Train XOR, print how it learns
-	$(BIN)/python -m src fit --config configs/xor.yaml
+train: .venv/ready ## Train XOR, print how it learns; another: make train CONFIG=configs/mnist.yaml
+	$(BIN)/python -m src fit --config $(CONFIG)
 
 test: .venv/ready ## Run the tests
 	$(BIN)/python -m pytest

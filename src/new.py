@@ -117,6 +117,7 @@ class ${Class}DataModule(LightningDataModule):
     # What `predict` reads; new rows need no target.
     predict_dataloader = test_dataloader
 
+    # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
         """What `predict` prints and writes: each row's likeliest class and its probability.
 

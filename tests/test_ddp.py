@@ -48,6 +48,15 @@ def together(tmp_path):
     return run
 
 
+def test_two_processes_train_like_one(cli, together, tmp_path):
+    short = (*XOR, *IN_DOUBLE, "--data.passes=50", "--trainer.max_epochs=2")
+    assert cli("fit", *short, "--trainer.accelerator=cpu", "--trainer.default_root_dir=alone").code == 0
+    one, two = tmp_path / "alone/xor/version_0", together(2, *short, "--data.batch_size=2")
+    assert rows(one)[-1]["step"] == 100
+    assert_equal_runs(one, two, 1e-9)
+
+
+@pytest.mark.slow
 def test_a_whole_xor_run_on_two_processes_equals_that_of_one(alone, together):
     one = alone(*XOR, *IN_DOUBLE)
     two = together(2, *XOR, *IN_DOUBLE, "--data.batch_size=2")

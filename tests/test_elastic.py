@@ -1,8 +1,11 @@
 """torchrun: on two machines, with a worker killed, and what it says at the end."""
 
+import os
+import subprocess
+
 import pytest
 
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, PROJECT
 from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, free_port, launch, processes, rows, start
 
 pytestmark = pytest.mark.slow
@@ -62,3 +65,27 @@ def test_a_mistake_of_all_workers_is_told_once(tmp_path):
         done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
         assert done.returncode != 0
         assert sum(line.startswith("error:") for line in done.stderr.splitlines()) == 1
+
+
+def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path, mnist):
+    """With an srun that starts one process: what the script hands to it has to be right."""
+    if not (PROJECT / ".venv/bin/python").exists():
+        pytest.skip("needs the .venv that `make setup` makes")
+    for name in ("configs", "src", ".venv"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    here = ("--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.strategy=auto")
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", *mnist.options)
+    path = f"{srun.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "configs/trainer/slurm.sh", *here, *short],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 epochs, 2 steps" in done.stdout

@@ -12,9 +12,12 @@ from PIL import Image
 from torchvision.datasets import MNIST
 
 from tests.conftest import PROJECT, Mnist
+from tests.copies import python
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# A reader's own files: the first line says where.
+FILES = dict(re.findall(r"^```(?:python|yaml)\n# ([\w./]+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
 # The tests themselves, and what takes minutes.
 LEFT_OUT = ("make test", "python -m pytest", "make bench")
 
@@ -35,6 +38,12 @@ def copy_project(target: Path) -> Path:
     return target
 
 
+def write_files(project: Path) -> None:
+    for name, text in FILES.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
     project = copy_project(tmp_path / "project")
@@ -45,7 +54,10 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
     shutil.copytree(mnist.root, project / "data")
     data = MNIST(mnist.root, train=False)
     Image.fromarray(255 - data.data[0].numpy()).resize((280, 280)).save(project / "digit.png")
-    assert len(BLOCKS) >= 4
+    write_files(project)
+    for name in ("requirements.lock", "pyproject.toml"):
+        os.utime(project / name, (0, 0))  # older than the .venv, whenever they were checked out
+    assert len(BLOCKS) >= 6
     for block in BLOCKS:
         lines = [line for line in block.splitlines() if not line.startswith(LEFT_OUT)]
         script = "\n".join(["set -e", *lines])
@@ -63,5 +75,21 @@ def test_the_readme_is_under_250_lines():
 def test_files_that_the_readme_names_are_there():
     named = set(re.findall(r"`((?:src|configs|tests|\.github)/[\w./-]+\.\w+)`", README))
     assert named
-    made = {name for name in named if "iris" in name}  # by `make new`
+    made = {name for name in named if "iris" in name} | FILES.keys()  # by `make new`, by the reader
     assert not [name for name in named - made if not (PROJECT / name).exists()]
+
+
+def test_a_net_of_ones_own_is_the_two_files_that_the_readme_shows(tmp_path: Path, mnist: Mnist) -> None:
+    assert FILES.keys() == {"src/models/mnist_conv.py", "configs/model/mnist_conv.yaml"}
+    project = copy_project(tmp_path / "project")
+    write_files(project)
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"]):
+        done = python("-m", *tool, "src/models/mnist_conv.py", cwd=project)
+        assert done.returncode == 0, done.stdout
+    configs = ("--config", "configs/mnist.yaml", "--config", "configs/model/mnist_conv.yaml")
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", *mnist.options)
+    done = python("-m", "src", "fit", *configs, *short, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "MnistConvNet, 21,098 parameters" in done.stdout
+    run = "runs/mnist_conv/version_0"
+    assert python("-m", "src", "test", "--ckpt_path", run, cwd=project).returncode == 0

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.benchmarks.scaling import Net, efficiency, exchange_s
+from tests.benchmarks.scaling import NETS, Net, efficiency, exchange_s, predict
 from tests.conftest import PROJECT
 
 
@@ -19,3 +19,7 @@ def test_the_prediction_follows_the_model_of_the_ring():
     command = [sys.executable, "-m", "tests.benchmarks.scaling", "--parameters", "7e9", "--step-ms", "1000"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
     assert "| 14,000.0 MB | 89% to 100% |" in done.stdout
+
+
+def test_the_readme_shows_what_the_script_computes():
+    assert predict(NETS) in (PROJECT / "README.md").read_text()
