@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= configs/xor.yaml
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -11,10 +12,10 @@ train: .venv/ready ## Train XOR, print how it learns; another: make train CONFIG
 	$(BIN)/python -m src fit --config $(CONFIG)
 
 test: .venv/ready ## Run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: .venv/ready ## Run the long tests: kills, removals, a release's worth of care
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/ready ## Check style, format and types
 	$(BIN)/ruff check
