@@ -3,14 +3,15 @@
 import pickletools
 import shutil
 import zipfile
+from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from src.module import LitModule
 from tests.conftest import SMALL, run_process
-from tests.stopping import rows
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 
@@ -96,12 +97,22 @@ def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path)
     assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()
 
 
-def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, tmp_path):
-    for number, (metric, best) in enumerate((("val/acc", max), ("val/loss", min))):
-        monitor = (f"--checkpoint.monitor={metric}", "--data.passes=50", "--trainer.callbacks=null")
-        assert cli("fit", "--config", SMALL, *monitor).code == 0
-        run = tmp_path / f"runs/xor/version_{number}"
-        values = [float(row[metric]) for row in rows(run) if row[metric]]
-        assert min(values) < max(values)
-        checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-        assert checkpoint["callbacks"]["RunCheckpoint"]["best_score"] == best(values)
+class Scores(Callback):
+    """Keeps the metrics of each validation."""
+
+    seen: ClassVar[list[dict[str, float]]] = []
+
+    def on_validation_end(self, trainer, module) -> None:
+        if not trainer.sanity_checking:
+            self.seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val/acc", max), ("val/loss", min)])
+def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, metric, best):
+    Scores.seen.clear()
+    short = ("--data.passes=50", "--trainer.callbacks=tests.test_checkpoint.Scores", "--test_after_fit=false")
+    assert cli("fit", "--config", SMALL, f"--checkpoint.monitor={metric}", *short).code == 0
+    values = [scores[metric] for scores in Scores.seen]
+    assert min(values) < max(values)
+    checkpoint = torch.load("runs/xor/version_0/checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["callbacks"]["RunCheckpoint"]["best_score"] == best(values)
