@@ -12,9 +12,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from src import callbacks
 from src.checkpoint import ShardsIO, carried_config, find_checkpoint
-from src.mistakes import explain, is_a_users_mistake, tell
+from src.mistakes import is_a_users_mistake, tell
 from src.module import LitModule
-from src.parser import LOCAL, Parser, read_env_file, refer_to, verb_options
+from src.parser import LOCAL, Parser, parse, read_env_file, refer_to, verb_options
 from src.processes import leave_if_told
 from src.profiler import NoProfiler
 from src.runs import begin, end, find_interrupted, keep_quiet
@@ -76,15 +76,13 @@ class CLI(LightningCLI):
                 first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, self.always_on))]
             at = arguments.index(given.verb) + 1
             arguments = [*arguments[:at], *first, *arguments[at:]]
-        try:
-            self.config = parser.parse_args(arguments)
-        except SystemExit as complaint:
-            if isinstance(complaint.code, str):
-                leave_if_told(complaint)
-                options = [option for each in self.parsers for option in each.get_defaults().keys()]  # noqa: SIM118
-                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
-            sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
+        self.config = parse(parser, arguments, self.parsers)
         config = self.config[self.config.subcommand]
+        if config.ckpt_path and not given.ckpt_path:
+            raise ValueError(
+                f"ckpt_path={config.ckpt_path} stands in a config file, where it comes too late: the checkpoint's own "
+                f"config is read first. Give it on the command line: --ckpt_path {config.ckpt_path}."
+            )
         # Lightning would let what the file says overwrite the command line: it gets the path later.
         config.ckpt_path, config.weights_only = None, True
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):

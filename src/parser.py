@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,6 +10,9 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from yaml import MarkedYAMLError
+
+from src.mistakes import explain
+from src.processes import leave_if_told
 
 # What this machine wants of every run, read before all other files.
 LOCAL = Path("local.yaml")
@@ -62,6 +66,24 @@ class Parser(LightningArgumentParser):
     def format_help(self, *args: Any) -> str:
         """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
         return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
+
+
+def parse(parser: LightningArgumentParser, arguments: list[str], parsers: list[LightningArgumentParser]) -> Namespace:
+    """Parse a command line; a mistake ends the process with one line that names the nearest right word.
+
+    Args:
+        parser: The one that knows the verbs.
+        arguments: The command line.
+        parsers: All, those of the verbs too: they know which options there are.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit as complaint:
+        if isinstance(complaint.code, str):
+            leave_if_told(complaint)
+            options = [option for each in parsers for option in each.get_defaults().keys()]  # noqa: SIM118
+            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+        sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
 
 
 def where_yaml_breaks(arguments: list[str], error: MarkedYAMLError) -> str:

@@ -129,3 +129,11 @@ def test_a_file_that_is_no_yaml_is_named_with_the_line(cli, tmp_path, name):
     assert done.code == 2
     assert done.err.startswith(f"error: {name}, line 2: this is no YAML: ")
     assert "Traceback" not in done.err
+
+
+def test_a_checkpoint_named_in_a_file_is_not_silently_left_out(cli, tmp_path):
+    (tmp_path / "more.yaml").write_text("ckpt_path: runs/xor/version_0\n")
+    done = cli("test", "--config", SMALL, "--config", "more.yaml")
+    assert done.code == 1
+    assert "Give it on the command line: --ckpt_path runs/xor/version_0" in done.err
+    assert "Traceback" not in done.err

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -39,7 +40,8 @@ class Record(Callback):
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "git": self._git(folder / f"changes-{len(entries)}.patch"),
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-            "device": {"type": device.type, "processes": trainer.world_size, "machine": platform.platform()},
+            "device": {"type": device.type, "name": _name(device), "processes": trainer.world_size}
+            | {"machine": platform.platform()},
         }
         checksums = getattr(getattr(trainer, "datamodule", None), "checksums", None)
         if checksums:
@@ -85,6 +87,10 @@ def _run_git(*args: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found something
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
