@@ -15,19 +15,27 @@ T = TypeVar("T")
 M = TypeVar("M", bound=LightningModule)
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that `path` names: itself, or the last one of a run's folder.
+def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
+    """The checkpoint that `path` names: itself, or the last one of a run's folder or of its `checkpoints`.
+
+    Args:
+        path: What the user gave.
+        option: By which option, for the message.
 
     Raises:
         ValueError: If there is none.
     """
+    if not str(path):
+        raise ValueError(f"{option} is empty. Name a checkpoint file or a run's folder.")
     path = Path(path)
     if (path / "checkpoints").is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+        path = path / "checkpoints"
+    if (path / "last.ckpt").exists() or path.name == "checkpoints":
+        path = path / "last.ckpt"
     if not path.exists():
-        raise ValueError(f"ckpt_path={path} does not exist. Name a checkpoint file or a run's folder.")
+        raise ValueError(f"{option}={path} does not exist. Name a checkpoint file or a run's folder.")
     if path.is_dir() and not (path / "meta.pt").is_file():
-        raise ValueError(f"ckpt_path={path} is a folder without checkpoints. Name a checkpoint file or a run's folder.")
+        raise ValueError(f"{option}={path} is a folder without checkpoints. Name a checkpoint file or a run's folder.")
     return path
 
 

@@ -1,24 +1,25 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import yaml
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src import callbacks
 from src.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.mistakes import is_a_users_mistake, tell
 from src.module import LitModule
-from src.parser import LOCAL, Parser, parse, read_env_file, refer_to, verb_options
+from src.parser import LOCAL, Parser, look_ahead, read_env_file, refer_to, verb_options
 from src.processes import leave_if_told
 from src.profiler import NoProfiler
 from src.runs import begin, end, find_interrupted, keep_quiet
 from src.saving import RunCheckpoint
+from src.trainer import Trainer
 
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
 VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
@@ -29,11 +30,11 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.always_on = {"checkpoint": RunCheckpoint} | callbacks.always_on()
-        self.parsers: list[LightningArgumentParser] = []
         keep_quiet()
         super().__init__(
             LitModule,
             LightningDataModule,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=42,
@@ -45,12 +46,6 @@ class CLI(LightningCLI):
             args=args,
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        # A mistyped option is a mistake, not the beginning of another.
-        parser = super().init_parser(allow_abbrev=False, **kwargs)
-        self.parsers.append(parser)
-        return parser
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--experiment", type=str | None, help="Names the run's folder; by default after the first config file."
@@ -59,24 +54,20 @@ class CLI(LightningCLI):
         for name, callback in self.always_on.items():
             parser.add_class_arguments(callback, name)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+    def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
         """Parse; of a run that starts from a checkpoint its config first, so that options beside it win."""
         arguments = list(args) if isinstance(args, list) else sys.argv[1:]
         read_env_file(Path(".env"))
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        early.add_argument("verb", nargs="?")
-        early.add_argument("--ckpt_path")
-        early.add_argument("-c", "--config", action="append")
-        given, _ = early.parse_known_args(arguments)
+        given = look_ahead(arguments)
         arguments = refer_to(given.verb or "fit", arguments)
-        self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path else None
+        self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() else []
             if self.ckpt_path:
                 first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, self.always_on))]
             at = arguments.index(given.verb) + 1
             arguments = [*arguments[:at], *first, *arguments[at:]]
-        self.config = parse(parser, arguments, self.parsers)
+        self.config = parser.parse_or_explain(arguments)
         config = self.config[self.config.subcommand]
         if config.ckpt_path and not given.ckpt_path:
             raise ValueError(
@@ -97,7 +88,7 @@ class CLI(LightningCLI):
             self.ckpt_path = find_interrupted(self._root(), self.plain) or self.ckpt_path
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
         config = self.config_init[str(self.subcommand)]
         self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, self.plain)

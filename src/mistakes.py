@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 # Where the classes stand that an option takes by their name alone.
@@ -32,7 +33,11 @@ def is_a_users_mistake(error: BaseException) -> bool:
     lightnings = Path(lightning.__file__).parent in folders
     # What float("n/a") raises in somebody's data module is a bug: no line of ours says what to do.
     own = Path(__file__).parent in folders and str(last.line).startswith("raise ")
-    spoken = (isinstance(error, ValueError) and (own or lightnings)) or (isinstance(error, RuntimeError) and lightnings)
+    # "Invalid learning rate: -1.0", "Expected positive integer total_steps, but got inf".
+    optimizers = Path(torch.optim.__file__).parent in folders
+    spoken = (isinstance(error, ValueError) and (own or lightnings or optimizers)) or (
+        isinstance(error, RuntimeError) and lightnings
+    )
     package_missing = isinstance(error, ModuleNotFoundError) and lightnings
     return spoken or package_missing or isinstance(error, OSError | MisconfigurationException)
 
@@ -48,8 +53,6 @@ def tell(error: BaseException) -> str:
 
 def devices_here() -> str:
     """In words: "2 CUDA devices (NVIDIA H200), no MPS device, 16 CPU cores"."""
-    import torch
-
     number = torch.cuda.device_count()
     cuda = f"{number} CUDA device{'s' * (number > 1)} ({torch.cuda.get_device_name(0)})" if number else "no CUDA device"
     mps = "an MPS device" if torch.mps.is_available() else "no MPS device"

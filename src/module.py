@@ -42,6 +42,8 @@ class LitModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if "loss" in (metrics or {}):
+            raise ValueError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
         self.net = net
         self.loss = loss
         self.metrics = MetricCollection(dict(metrics or {}))
@@ -77,13 +79,13 @@ class LitModule(LightningModule):
         x, target = batch
         logits = self.net(x)
         loss: Tensor = self.loss(logits, target)
-        value = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))  # a sum in half precision is none
+        value = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))  # a sum in half precision loses digits
         self._loss_sum[stage] = value * len(target) + self._loss_sum[stage]
         self._num_samples[stage] += len(target)
         if stage != "train":
             # torchmetrics' classification wants whole-number targets, binary cross-entropy floating-point ones.
             whole = isinstance(self.loss, nn.BCEWithLogitsLoss)
-            self.metrics.update(self.scores(logits), target.int() if whole else target)
+            self.metrics.update(self.scores(logits), target.round().int() if whole else target)
         return loss
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ class LitModule(LightningModule):
             return optimizer
         if isinstance(scheduler, functools.partial) and scheduler.keywords.get("total_steps", 0) is None:
             # What YAML leaves null. Asked for it, Lightning sets up the data: on a resume too early.
-            steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
+            steps = self._total_steps or self.trainer.estimated_stepping_batches
             scheduler = functools.partial(scheduler, total_steps=steps)
         built = scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": built, "interval": self.scheduler_interval}

@@ -1,5 +1,6 @@
 """The parser: `${...}` between values, the file `.env`, and a help that can be read."""
 
+import argparse
 import os
 import re
 import sys
@@ -39,7 +40,10 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"prog": PROGRAM, "description": DESCRIPTION, "parser_mode": "omegaconf+"} | kwargs)
+        own = {"prog": PROGRAM, "description": DESCRIPTION, "parser_mode": "omegaconf+"}
+        # A mistyped option is a mistake, not the beginning of another.
+        super().__init__(*args, **own | {"allow_abbrev": False} | kwargs)
+        self.verbs: list[LightningArgumentParser] = []
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise SystemExit(message)
@@ -56,11 +60,27 @@ class Parser(LightningArgumentParser):
             what = re.sub(r"key '\w+\.", "key '", str(error).splitlines()[0])
             self.error(f"{where[1] if where else 'config'}: {what}")
 
+    def parse_or_explain(self, arguments: list[str]) -> Namespace:
+        """Parse a command line; a mistake ends the process with one line that names the nearest right word."""
+        try:
+            return self.parse_args(arguments)
+        except SystemExit as complaint:
+            if isinstance(complaint.code, str):
+                leave_if_told(complaint)
+                options = [option for each in (self, *self.verbs) for option in each.get_defaults().keys()]  # noqa: SIM118
+                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
+
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         verbs: Any = super().add_subcommands(*args, **kwargs)
         add = verbs.add_subcommand
-        # Lightning would take the help from the docstrings of its trainer.
-        verbs.add_subcommand = lambda name, parser, **rest: add(name, parser, **rest | {"help": VERBS[name]})
+
+        def add_subcommand(name: str, parser: LightningArgumentParser, **rest: Any) -> Any:
+            self.verbs.append(parser)
+            # Lightning would take the help from the docstrings of its trainer.
+            return add(name, parser, **rest | {"help": VERBS[name]})
+
+        verbs.add_subcommand = add_subcommand
         return verbs
 
     def format_help(self, *args: Any) -> str:
@@ -68,22 +88,13 @@ class Parser(LightningArgumentParser):
         return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
 
 
-def parse(parser: LightningArgumentParser, arguments: list[str], parsers: list[LightningArgumentParser]) -> Namespace:
-    """Parse a command line; a mistake ends the process with one line that names the nearest right word.
-
-    Args:
-        parser: The one that knows the verbs.
-        arguments: The command line.
-        parsers: All, those of the verbs too: they know which options there are.
-    """
-    try:
-        return parser.parse_args(arguments)
-    except SystemExit as complaint:
-        if isinstance(complaint.code, str):
-            leave_if_told(complaint)
-            options = [option for each in parsers for option in each.get_defaults().keys()]  # noqa: SIM118
-            sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
-        sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
+def look_ahead(arguments: list[str]) -> argparse.Namespace:
+    """What has to be known before the command line is parsed: `verb`, `ckpt_path` and the list `config`, or None."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("verb", nargs="?")
+    early.add_argument("--ckpt_path")
+    early.add_argument("-c", "--config", action="append")
+    return early.parse_known_args(arguments)[0]
 
 
 def where_yaml_breaks(arguments: list[str], error: MarkedYAMLError) -> str:

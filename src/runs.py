@@ -37,8 +37,8 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
     Returns:
         The folder; on processes other than rank zero, which write nothing, that may be `root`.
     """
-    if last and last.parts[-2:] == ("checkpoints", "last.ckpt"):
-        folder = last.parent.parent
+    if last and last.absolute().parts[-2:] == ("checkpoints", "last.ckpt"):
+        folder = last.absolute().parent.parent if len(last.parts) < 3 else last.parent.parent
         if not os.access(folder, os.W_OK):
             raise ValueError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
     elif is_rank_zero():

@@ -27,6 +27,8 @@ class RunCheckpoint(Checkpoint):
     def __init__(
         self, monitor: str = "val/loss", mode: Literal["min", "max"] | None = None, every_n_steps: int = 1_000
     ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} must be at least 1. Set --checkpoint.every_n_steps.")
         self.monitor = monitor
         self.mode = mode
         self.every_n_steps = every_n_steps
@@ -90,13 +92,15 @@ class RunCheckpoint(Checkpoint):
         return (seen + 1) % trainer.val_check_batch == 0
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
             return
         if self.monitor not in trainer.callback_metrics:
             raise ValueError(
                 f"checkpoint.monitor={self.monitor!r} is not logged; there are "
                 f"{', '.join(sorted(trainer.callback_metrics))}. Set --checkpoint.monitor."
             )
+        if trainer.sanity_checking:
+            return
         # Rank zero's, for all: they save together or not at all.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         larger = self.mode == "max" if self.mode else self._larger_is_better(module)

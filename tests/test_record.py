@@ -16,7 +16,7 @@ SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null"
 
 def test_the_record_has_command_git_versions_device_and_time(cli, tmp_path, monkeypatch):
     arguments = ["fit", "--config", str(SMALL), *SHORT]
-    monkeypatch.setattr(sys, "argv", ["src", *arguments])
+    monkeypatch.setattr(sys, "argv", ["somewhere/src/__main__.py", *arguments])
     assert cli(*arguments).code == 0
     folder = tmp_path / "runs/xor/version_0"
     (entry,) = yaml.safe_load((folder / "record.yaml").read_text())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Finite(Callback):
-    """Stops on a loss that is NaN or infinite, and never lets a checkpoint hold such weights.
+    """Stops on a loss that is NaN or infinite, and never lets a checkpoint hold NaN or infinite weights.
 
     On one CPU each loss is looked at before its gradients are computed. Elsewhere that would make the host wait for the
     device at every step: the losses are kept there and looked at every N batches and before each checkpoint.

@@ -45,7 +45,10 @@ class LrRange(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not trainer.is_global_zero or len(self._rows) <= 3 * AROUND:
+        if not trainer.is_global_zero:
+            return
+        if len(self._rows) <= 3 * AROUND:
+            print(f"lr    {len(self._rows)} steps are too few to find a rate, {3 * AROUND + 1} are needed", flush=True)
             return
         path = Path(trainer.default_root_dir, "lr_range.csv")
         with path.open("w", newline="") as file:

@@ -44,7 +44,7 @@ class Progress(TQDMProgressBar):
         """Report the epoch before: only now are its numbers complete."""
         self._report(trainer, trainer.current_epoch)
         super().on_train_epoch_start(trainer, *rest)
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{self._of(trainer)}")
 
     def on_train_end(self, trainer: Trainer, *rest: Any) -> None:
         """Report the last epoch."""
@@ -56,4 +56,8 @@ class Progress(TQDMProgressBar):
         if self._bar or not trainer.is_global_zero or "train/loss" not in metrics:
             return
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(metrics.items()))
-        print(f"epoch {epochs}/{trainer.max_epochs}  step {trainer.global_step}  {values}", flush=True)
+        print(f"epoch {epochs}{self._of(trainer)}  step {trainer.global_step}  {values}", flush=True)
+
+    @staticmethod
+    def _of(trainer: Trainer) -> str:
+        return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""

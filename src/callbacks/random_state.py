@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class RandomState(Callback):
-    """Keeps the states of torch (CPU and each CUDA device), Python and NumPy in the checkpoints, for each process.
+    """Keeps the states of torch (CPU, each CUDA device, MPS), Python and NumPy in the checkpoints, for each process.
 
     A DataLoader draws from torch's generator whenever it is iterated over, which a resume repeats: give it a generator
     of its own.
@@ -46,6 +46,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
         "python": [version, torch.tensor(numbers), gauss],
         "numpy": legacy
         | {"state": {"key": torch.from_numpy(legacy["state"]["key"].astype(np.int64))}}
@@ -62,6 +63,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(value.cpu(), device)
+    if state.get("mps") is not None and torch.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     numpy = state["numpy"]

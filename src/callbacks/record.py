@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
@@ -35,7 +36,7 @@ class Record(Callback):
         entries = yaml.safe_load(path.read_text()) if path.exists() else []
         device = trainer.strategy.root_device
         entry: dict[str, Any] = {
-            "command": shlex.join(["python", "-m", "src", *sys.argv[1:]]),
+            "command": _command(trainer),
             "folder": str(Path.cwd()),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "git": self._git(folder / f"changes-{len(entries)}.patch"),
@@ -55,15 +56,24 @@ class Record(Callback):
 
     @staticmethod
     def _git(patch: Path) -> dict[str, Any] | None:
-        commit, diff = _run_git("rev-parse", "HEAD"), _run_git("diff", "HEAD", "--binary")
-        if commit is None:
+        commit = _run_git("rev-parse", "HEAD")
+        if not commit:
             return None
-        new = _run_git("ls-files", "--others", "--exclude-standard", "src", "configs")
-        for name in (new or "").splitlines():
-            diff = (diff or "") + (_run_git("diff", "--binary", "--no-index", "/dev/null", name) or "")
+        diff = _run_git("diff", "HEAD", "--binary")
+        for name in _run_git("ls-files", "-z", "--others", "--exclude-standard", "src", "configs").split(b"\0"):
+            diff += _run_git("diff", "--binary", "--no-index", "/dev/null", os.fsdecode(name)) if name else b""
         if diff:
-            patch.write_text(diff)
-        return {"commit": commit.strip(), "changes": patch.name if diff else None}
+            patch.write_bytes(diff)  # as git gives it: files may have any encoding and line ends
+        return {"commit": commit.decode().strip(), "changes": patch.name if diff else None}
+
+
+def _command(trainer: Trainer) -> str:
+    if Path(sys.argv[0]).parts[-2:] == ("src", "__main__.py"):
+        return shlex.join(["python", "-m", "src", *sys.argv[1:]])
+    # A notebook or a script called `main`; what it was given stands in the config.
+    return (
+        f"python -m src {trainer.state.fn} --config {shlex.quote(str(Path(trainer.default_root_dir, 'config.yaml')))}"
+    )
 
 
 def changed_options(file: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +91,13 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _run_git(*args: str) -> str | None:
+def _run_git(*args: str) -> bytes:
+    """What git says; nothing where it is not there or fails."""
     try:
-        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found something
+        return b""
+    return done.stdout if done.returncode in (0, 1) else b""  # 1: `diff --no-index` found something
 
 
 def _name(device: torch.device) -> str:

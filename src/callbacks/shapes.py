@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+STEP = Path(__file__).parents[1] / "module.py"
+
 
 class Shapes(Callback):
-    """Adds a note below the traceback of an error that torch raises while a batch is worked on."""
+    """Adds a note below the traceback of an error that torch, or our own step, raises over a batch."""
 
     def __init__(self) -> None:
         self._batch = ""
@@ -38,7 +40,8 @@ class Shapes(Callback):
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Add the note; Python prints it last."""
         frames = traceback.extract_tb(exception.__traceback__)
-        if self._batch and frames and Path(torch.__file__).parent in Path(frames[-1].filename).parents:
+        raised_in = Path(frames[-1].filename) if frames else Path()
+        if self._batch and (Path(torch.__file__).parent in raised_in.parents or raised_in == STEP):
             net, loss = type(getattr(module, "net", module)).__name__, type(getattr(module, "loss", None)).__name__
             exception.add_note(f"net {net}, loss {loss}; a batch was {self._batch}")
 

@@ -27,6 +27,8 @@ class Signals(Callback):
     """
 
     def __init__(self, every_n_batches: int = 10) -> None:
+        if every_n_batches < 1:
+            raise ValueError(f"every_n_batches={every_n_batches} must be at least 1. Set --signals.every_n_batches.")
         self.every_n_batches = every_n_batches
         self._trainer: Trainer | None = None
         self._got: int | None = None

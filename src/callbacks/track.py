@@ -1,5 +1,6 @@
 """Trackers beside metrics.csv, in the run's folder: `--track.tensorboard true`, `--track.wandb offline`."""
 
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -48,8 +49,19 @@ class Track(Callback):
         if self.wandb:
             offline, project = self.wandb == "offline", folder.parent.name
             # The same run goes on when it is resumed.
-            run = f"{project}-{folder.name}"
-            made.append(WandbLogger(run, folder, id=run, project=project, offline=offline, resume="allow"))
+            file = folder / "wandb_id"
+            if not file.exists():
+                file.write_text(uuid.uuid4().hex[:8])
+            made.append(
+                WandbLogger(
+                    f"{project}-{folder.name}",
+                    folder,
+                    id=file.read_text(),
+                    project=project,
+                    offline=offline,
+                    resume="allow",
+                )
+            )
         if self.mlflow:
             made.append(MLFlowLogger(folder.parent.name, folder.name, self.mlflow, tags={"folder": str(folder)}))
         return made

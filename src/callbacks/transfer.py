@@ -24,7 +24,7 @@ class Transfer(Callback):
         if self.weights is None or stage != "fit" or resumed:
             return
         net = module.get_submodule("net")
-        own, source = net.state_dict(), find_checkpoint(self.weights)
+        own, source = net.state_dict(), find_checkpoint(self.weights, "transfer.weights")
         saved = read_checkpoint(source)["state_dict"]
         saved = {name.removeprefix("net."): value for name, value in saved.items() if name.startswith("net.")}
         if unknown := [start for start in self.skip if not any(name.startswith(start) for name in own)]:

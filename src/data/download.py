@@ -1,4 +1,4 @@
-"""Brings MNIST's files to the disk: whole and verified, or not at all."""
+"""MNIST's files: brought to the disk whole and verified, or not at all; and read."""
 
 import hashlib
 import shutil
@@ -42,6 +42,27 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
             ) from error
         for file in work.iterdir():
             file.replace(raw / file.name)
+
+
+def read(source: type[MNIST], root: Path, train: bool) -> MNIST:
+    """Read what is there.
+
+    Args:
+        source: As for `download`.
+        root: As for `download`.
+        train: Whether to read the training images, not those of the test.
+
+    Raises:
+        OSError: If the files are no images and labels of MNIST's form.
+    """
+    try:
+        return source(root, train=train)
+    except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+        raw = root / source.__name__ / "raw"
+        raise OSError(
+            f"The files in {raw} cannot be read ({error or type(error).__name__}). "
+            "Delete that folder and run the same command again to download them."
+        ) from error
 
 
 def checksums(raw: Path) -> dict[str, str]:

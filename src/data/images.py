@@ -39,8 +39,11 @@ def read_image(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            colour = ImageOps.exif_transpose(file).convert("RGBA")
-    except OSError as error:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+                image = image.convert("I").point(lambda value: value / 257).convert("L")
+            colour = image.convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}). Save it as PNG or JPEG.") from error
     paper = Image.new("RGBA", colour.size, "white")  # what lies under a transparent pixel
     grey = ImageOps.autocontrast(Image.alpha_composite(paper, colour).convert("L"))

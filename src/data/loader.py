@@ -52,6 +52,10 @@ class TensorLoader:
         self.transform = transform
         self.shuffle = shuffle
         self.seed = torch.initial_seed() if seed is None else seed
+        if seed is None and world_size > 1 and torch.distributed.is_initialized():
+            shared = [self.seed]  # `--seed_everything false` gives each process a seed of its own
+            torch.distributed.broadcast_object_list(shared)
+            self.seed = shared[0]
         self.passes = passes
         self.rank = rank
         self.world_size = world_size
@@ -62,7 +66,8 @@ class TensorLoader:
                 f"{len(self.rows)} samples cannot be shared by {world_size} processes: each needs at least one. "
                 f"Set --trainer.devices to {len(self.rows)} or fewer."
             )
-        self._bounds = self._cut(len(self.rows), batch_size * world_size, world_size)
+        self.global_batch_size = batch_size * world_size
+        self._bounds = self._cut(len(self.rows), self.global_batch_size, world_size)
         self.epoch = 0
         self.batch = 0
         self._resumed = False
@@ -116,10 +121,21 @@ class TensorLoader:
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """The position: the epoch, and how many of its batches were handed out."""
-        return {"epoch": self.epoch, "batch": self.batch}
+        """The position, the epoch and how many of its batches were handed out, and what gives the order."""
+        order = {"seed": self.seed, "global_batch_size": self.global_batch_size, "num_batches": len(self)}
+        return {"epoch": self.epoch, "batch": self.batch} | order
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at a saved position."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self._resumed = self.batch < len(self)
+        """Go on at a saved position, in the order it belongs to.
+
+        Raises:
+            ValueError: If the position is amid an epoch whose batches were others: rows would be lost or repeated.
+        """
+        self.epoch, self.batch, self.seed = state["epoch"], state["batch"], state["seed"]
+        self._resumed = self.batch < state["num_batches"]
+        was, now = (state["num_batches"], state["global_batch_size"]), (len(self), self.global_batch_size)
+        if self._resumed and was != now:
+            raise ValueError(
+                f"The checkpoint is amid an epoch of {was[0]} batches of {was[1]}; now there are {now[0]} of {now[1]}. "
+                "Keep --data.batch_size times the number of processes, or resume from a checkpoint between two epochs."
+            )

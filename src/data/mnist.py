@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision import datasets
 
-from src.data.download import checksums, download
+from src.data.download import checksums, download, read
 from src.data.images import find_images, read_image
 from src.data.loader import TensorLoader
 
@@ -71,13 +71,7 @@ class MNISTDataModule(LightningDataModule):
             self.files = find_images(self.predict_path)
             self.images: tuple[Tensor, ...] = (torch.stack([read_image(file) for file in self.files]),)
             return
-        try:
-            data = self.source(self.root, train=stage != "test")
-        except (RuntimeError, ValueError, AssertionError, EOFError) as error:
-            raise OSError(
-                f"The files in {self.raw} cannot be read ({error or type(error).__name__}). "
-                "Delete that folder and run the same command again to download them."
-            ) from error
+        data = read(self.source, self.root, train=stage != "test")
         assert self.trainer is not None, "Lightning sets the trainer before it calls setup"
         device = self.trainer.strategy.root_device
         self.images = (data.data.to(device), data.targets.to(device))
@@ -121,7 +115,7 @@ class MNISTDataModule(LightningDataModule):
             scores: (N, 10) float32 probabilities.
         """
         best = scores.max(dim=1)
-        rows = zip(self.files, best.indices.tolist(), best.values.tolist(), strict=True)
+        rows = zip(self.files[: len(scores)], best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"file": str(file), "digit": digit, "probability": round(value, 4)} for file, digit, value in rows]
 
 

@@ -48,5 +48,5 @@ class XorDataModule(LightningDataModule):
         """
         return [
             {"input": f"{x[0]:.0f} {x[1]:.0f}", "output": round(score.item(), 3), "truth": int(target.item())}
-            for x, score, target in zip(INPUTS, scores, TARGETS, strict=True)
+            for x, score, target in zip(INPUTS[: len(scores)], scores, TARGETS[: len(scores)], strict=True)
         ]
