@@ -147,7 +147,7 @@ def build(base: type[T], config: dict[str, Any]) -> T:
 
 def load_module(base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any]) -> M:
     """Build the module of a checkpoint's config, with other arguments where given, and load its weights."""
-    checkpoint = read_checkpoint(path, map_location)
+    checkpoint = read_checkpoint(find_checkpoint(path), map_location)
     config = checkpoint["config"]["model"]
     module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
     check_fit(checkpoint["state_dict"], module)

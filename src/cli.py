@@ -62,7 +62,7 @@ class CLI(LightningCLI):
         arguments = refer_to(given.verb or "fit", arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
         if given.verb in self.subcommands():
-            first = ["--config", str(LOCAL)] if LOCAL.is_file() else []
+            first = ["--config", str(LOCAL)] if LOCAL.is_file() and LOCAL.stat().st_size else []
             if self.ckpt_path:
                 first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, self.always_on))]
             at = arguments.index(given.verb) + 1

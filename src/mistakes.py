@@ -48,6 +48,8 @@ def tell(error: BaseException) -> str:
     if re.search(r"accelerator|requested gpu|GPUs? requested|gpu backend", message) and "--trainer" not in message:
         here = f"This machine has {devices_here()}."
         message = f"{message.rstrip('.')}. {here} Set --trainer.accelerator and --trainer.devices."
+    if "fused optimizer" in message:
+        message += " Set --model.optimizer.fused false."
     return message
 
 
@@ -81,6 +83,8 @@ def explain(message: str, options: Iterable[str], arguments: list[str]) -> str:
     if required := re.fullmatch(r"the following arguments are required: (.*)", message):
         names = re.sub(r"\b(fit|validate|test|predict)\.", "", required[1])
         return f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml"
+    if message == "Unexpected config:":
+        return "a --config file is empty"
     if re.fullmatch(r"unrecognized arguments: [^-]\S*\.ya?ml", message):
         return f"{message}. Did you mean --config?"
     if unknown := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
@@ -119,7 +123,7 @@ def _no_such_class(message: str) -> str:
     places = (module,) if module else CLASSES[option]
     if any(isinstance(getattr(importlib.import_module(place), name, None), type) for place in places):
         return ""  # it is there, and not what the option takes
-    known = [member for place in places for member in _members(place)]
+    known = [member for place in places for member in _members(place, classes=found[2].endswith(name))]
     where = f" in {module}" if module else ""
     return f"{found[1]}: there is no {name!r}{where}{_nearest(name, known)}"
 
@@ -138,9 +142,11 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f". Did you mean {by_lower[found[0]]}?" if found else ""
 
 
-def _members(module: str) -> list[str]:
-    """Names in a module, and the modules below it."""
+def _members(module: str, classes: bool = False) -> list[str]:
+    """Names in a module, and the modules below it; or its classes alone."""
     found = importlib.import_module(module)
+    if classes:
+        return [name for name, value in vars(found).items() if isinstance(value, type)]
     return [*dir(found), *(info.name for info in pkgutil.iter_modules(getattr(found, "__path__", [])))]
 
 

@@ -117,9 +117,9 @@ class LitModule(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, "test")
 
-    def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """Scores of a batch, see `scores`; a target in the batch is left aside."""
-        return self.scores(self.net(batch[0]))
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Scores of a batch, see `scores`; a batch is x alone, (x,) or (x, target)."""
+        return self.scores(self.net(batch if isinstance(batch, Tensor) else batch[0]))
 
     def _total(self, stage: str) -> list[Tensor]:
         """Sum of the loss and number of samples of the running epoch, over all processes."""
@@ -183,7 +183,7 @@ class LitModule(LightningModule):
         """Build the module from the config inside a checkpoint, load its weights, and set it to evaluate.
 
         Args:
-            path: A checkpoint that a run of the command line wrote.
+            path: A checkpoint that a run of the command line wrote, or the run's folder.
             map_location: Where the weights go, as for `torch.load`.
             overrides: Arguments of the module that replace the config's.
         """

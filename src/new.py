@@ -114,7 +114,7 @@ class ${Class}DataModule(LightningDataModule):
     def test_dataloader(self) -> TensorLoader:
         return self._loader(self.test_rows)
 
-    # What `predict` reads; new rows need no target.
+    # What `predict` reads: batches of (x, target), or of x alone for new rows.
     predict_dataloader = test_dataloader
 
     # For a regression delete it: the net's values are printed as they are.
@@ -217,7 +217,7 @@ def write(name: str, project: Path = PROJECT) -> list[Path]:
         project / Template(path).substitute(words): Template(text).substitute(words) for path, text in FILES.items()
     }
     if there := [str(path.relative_to(project)) for path in texts if path.exists()]:
-        raise ValueError(f"NAME={name}: {', '.join(there)} is there already. Choose another name; nothing was written.")
+        raise ValueError(f"NAME={name}: there already: {', '.join(there)}. Choose another name; nothing was written.")
     for path, text in texts.items():
         path.write_text(text)
     return list(texts)

@@ -133,7 +133,12 @@ def refer_to(verb: str, arguments: list[str]) -> list[str]:
         return REFERENCE.sub(lambda m: m[0] if m[1].startswith(f"{verb}.") else f"${{{verb}.{m[1]}}}", text)
 
     load = get_loader("yaml")
-    set_loader("omegaconf+", lambda text: load(rename(text)))
+
+    def read(text: str) -> Any:
+        value = load(rename(text))
+        return {} if value is None and re.search(r"[#\n]", text) else value  # a file of comments holds no options
+
+    set_loader("omegaconf+", read)
     return [rename(argument) for argument in arguments]
 
 

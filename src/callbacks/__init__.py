@@ -39,7 +39,8 @@ def always_on() -> dict[str, type[Callback]]:
 def join(trainer: Any, ours: list[Callback]) -> list[Callback]:
     """The callbacks of the config and ours: one progress bar, and none of a kind that an option turns off.
 
-    Our checkpoint comes first: Lightning and the other callbacks ask the first one where the run is saved.
+    Our checkpoint comes first: Lightning and the other callbacks ask the first one where the run is saved. The progress
+    bar is next: at each end it is gone before the others print.
 
     Args:
         trainer: The trainer's part of the config.
@@ -55,5 +56,5 @@ def join(trainer: Any, ours: list[Callback]) -> list[Callback]:
         for hook in EACH_STEP:
             if getattr(type(callback), hook) is getattr(Callback, hook):
                 setattr(callback, hook, None)  # what cannot be called is passed over
-    first = [callback for callback in ours if isinstance(callback, Checkpoint)]
+    first = [callback for kind in (Checkpoint, ProgressBar) for callback in ours if isinstance(callback, kind)]
     return [*first, *given, *(callback for callback in ours if callback not in first)]

@@ -35,5 +35,6 @@ def describe(trainer: Trainer) -> str:
     if device.type != "cpu":
         return f"{times}{device.type}"
     better = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.mps.is_available())) if there]
+    threads = torch.get_num_threads()
     why = f"chosen, though {better[0]} is here" if better else "no CUDA or MPS device is here"
-    return f"{times}cpu ({torch.get_num_threads()} threads; {why})"
+    return f"{times}cpu ({threads} thread{'s' * (threads > 1)}; {why})"

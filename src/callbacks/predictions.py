@@ -76,6 +76,9 @@ def plain_rows(scores: Tensor) -> list[dict[str, Any]]:
     """
     return [
         {"sample": number}
-        | {f"score_{k}" if row.numel() > 1 else "score": v for k, v in enumerate(row.flatten().tolist())}
+        | {
+            f"score_{k}" if row.numel() > 1 else "score": float(f"{v:.6g}")
+            for k, v in enumerate(row.flatten().tolist())
+        }
         for number, row in enumerate(scores)
     ]

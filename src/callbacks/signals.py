@@ -56,7 +56,7 @@ class Signals(Callback):
         if self._trainer and self._trainer.is_global_zero:
             again = "; again to stop at once" if number == signal.SIGINT else ""
             # print may be what the signal interrupted.
-            os.write(2, f"{signal.Signals(number).name}: saving at the next step{again}\n".encode())
+            os.write(2, f"{below_the_bar()}{signal.Signals(number).name}: saving at the next step{again}\n".encode())
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,9 +95,15 @@ class Signals(Callback):
                 if last.exists()
                 else "nothing was saved: this run writes no checkpoints"
             )
-            print(f"{signal.Signals(number).name} at step {trainer.global_step}; {how}", file=sys.stderr, flush=True)
+            said = f"{below_the_bar()}{signal.Signals(number).name} at step {trainer.global_step}; {how}"
+            print(said, file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not self._asked:
             self._ask_if_any_got_one(trainer, module)
+
+
+def below_the_bar() -> str:
+    """What a line on a terminal begins with, where the progress bar may stand."""
+    return "\n" if sys.stderr.isatty() else ""

@@ -42,8 +42,8 @@ class Summary(Callback):
         if stage == "fit":
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
             print(
-                f"fit   {time.perf_counter() - self._start_s:.1f} s, {trainer.current_epoch} epochs, "
-                f"{trainer.global_step:,} steps, {speed:,.0f} samples/s"
+                f"fit   {time.perf_counter() - self._start_s:.1f} s, {count(trainer.current_epoch, 'epoch')}, "
+                f"{count(trainer.global_step, 'step')}, {speed:,.0f} samples/s"
             )
             if getattr(checkpoint, "best_score", None) is not None:
                 print(f"best  {checkpoint.monitor} {checkpoint.best_score:.4f}")
@@ -60,6 +60,11 @@ class Summary(Callback):
             wants_images = verb == "predict" and hasattr(getattr(trainer, "datamodule", None), "predict_path")
             images = " --data.predict_path digit.png" if wants_images else ""
             print(f"next  python -m src {verb} --ckpt_path {shorten(best)}{images}")
+
+
+def count(number: int, what: str) -> str:
+    """In words: "1 epoch", "1,080 steps"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def shorten(path: str) -> Path:
