@@ -116,3 +116,18 @@ def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, metric, b
     assert min(values) < max(values)
     checkpoint = torch.load("runs/xor/version_0/checkpoints/best.ckpt", weights_only=True)
     assert checkpoint["callbacks"]["RunCheckpoint"]["best_score"] == best(values)
+
+
+def test_a_runs_folder_and_its_checkpoints_stand_for_the_last_one(cli, tmp_path, monkeypatch):
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    run = tmp_path / "runs/xor/version_0"
+    last = LitModule.load_from_checkpoint(run / "checkpoints/last.ckpt").state_dict()
+    assert all(
+        torch.equal(last[name], value) for name, value in LitModule.load_from_checkpoint(run).state_dict().items()
+    )
+    assert cli("test", "--ckpt_path", run / "checkpoints").code == 0
+    # A run goes on in its own folder also when it is named from within.
+    monkeypatch.chdir(run / "checkpoints")
+    assert cli("fit", "--ckpt_path", "last.ckpt", "--trainer.max_epochs=2").code == 0
+    assert {path.name for path in run.parent.iterdir()} == {"version_0", "version_1"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from src.module import LitModule
+from tests.conftest import SMALL
 from tests.stopping import config, fit, resume, run_differences, run_main
 
 
@@ -196,3 +197,10 @@ def test_the_config_of_a_run_is_never_overwritten(run):
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["config"]["trainer"]["max_epochs"] == 2
     assert yaml.safe_load(before)["trainer"]["max_epochs"] == 1
+
+
+def test_a_monitor_that_is_not_logged_is_told_before_the_first_step(cli):
+    done = cli("fit", "--config", SMALL, "--checkpoint.monitor=val/nope")
+    assert done.code == 1
+    assert "checkpoint.monitor='val/nope' is not logged; there are val/acc, val/loss" in done.err
+    assert "epoch 1/8" not in done.out

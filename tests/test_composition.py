@@ -137,3 +137,17 @@ def test_a_checkpoint_named_in_a_file_is_not_silently_left_out(cli, tmp_path):
     assert done.code == 1
     assert "Give it on the command line: --ckpt_path runs/xor/version_0" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("text", ["", "# trainer:\n#   max_epochs: 1\n"])
+def test_a_local_file_of_comments_or_nothing_does_no_harm(cli, tmp_path, text):
+    (tmp_path / "local.yaml").write_text(text)
+    done = cli("fit", "--config", SMALL, "--trainer.fast_dev_run=true")
+    assert done.code == 0, done.err
+
+
+def test_an_empty_config_is_told(cli, tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    done = cli("fit", "--config", "empty.yaml")
+    assert done.code == 2
+    assert done.err == "error: a --config file is empty\n"

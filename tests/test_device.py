@@ -37,7 +37,8 @@ def test_the_first_line_names_net_parameters_and_device(cli):
 def test_a_cpu_says_why_it_is_one(monkeypatch, cuda, mps, why):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.mps, "is_available", lambda: mps, raising=False)
-    assert describe(trainer("cpu")) == f"cpu ({torch.get_num_threads()} threads; {why})"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert describe(trainer("cpu")) == f"cpu (2 threads; {why})"
 
 
 def test_cuda_is_named_with_its_model_and_number(monkeypatch):

@@ -111,3 +111,29 @@ def test_predict_finds_the_digit_in_every_form(cli, mnist, seven, tmp_path):
     assert one.code == 0
     assert "tiny.png" in one.out
     assert "colour.png" not in one.out
+
+
+def test_sixteen_bits_a_pixel_are_the_same_image(seven, tmp_path):
+    seven.convert("L").save(tmp_path / "8.png")
+    pixels = torch.tensor(list(seven.convert("L").tobytes()), dtype=torch.int32) * 257
+    deep = Image.new("I;16", seven.size)
+    deep.putdata(pixels.tolist())
+    deep.save(tmp_path / "16.png")
+    with Image.open(tmp_path / "16.png") as file:
+        assert file.mode.startswith("I")
+    assert torch.equal(read_image(tmp_path / "16.png"), read_image(tmp_path / "8.png"))
+
+
+@pytest.mark.parametrize("harm", ["no image", "length of a chunk", "too large"])
+def test_a_damaged_image_is_named(seven, tmp_path, monkeypatch, harm):
+    path = tmp_path / "harmed.png"
+    seven.save(path)
+    whole = path.read_bytes()
+    if harm == "no image":
+        path.write_bytes(b"GIF89a, or is it")
+    elif harm == "length of a chunk":
+        path.write_bytes(whole[:8] + b"\x00\x00\x00\x05" + whole[12:])
+    else:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"harmed.png cannot be read as an image"):
+        read_image(path)

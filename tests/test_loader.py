@@ -119,3 +119,23 @@ def test_more_processes_than_samples_is_refused():
 def test_a_batch_size_below_one_is_refused():
     with pytest.raises(ValueError, match=r"batch_size=0 must be at least 1"):
         TensorLoader((ROWS,), 0)
+
+
+def test_a_position_brings_the_seed_of_its_order():
+    whole = epoch(loader(seed=1))
+    stopped = loader(seed=1)
+    next(iter(stopped))
+    resumed = loader(seed=2)
+    resumed.load_state_dict(stopped.state_dict())
+    assert [batch.tolist() for (batch,) in resumed] == whole[1:]
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 8}, {"world_size": 2}, {"rows": ROWS[:-4]}])
+def test_a_position_amid_an_epoch_of_other_batches_is_refused(other):
+    stopped = loader()
+    batches = iter(stopped)
+    next(batches)
+    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are"):
+        loader(**other).load_state_dict(stopped.state_dict())
+    list(batches)
+    loader(**other).load_state_dict(stopped.state_dict())  # at its end nothing can be lost

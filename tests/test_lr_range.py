@@ -19,3 +19,8 @@ def test_lr_range_names_a_rate_and_writes_all_of_them(fit_sums):
     # It is a range in which the net learns.
     losses = [row["smoothed_loss"] for row in rows]
     assert min(losses) < 0.8 * max(losses[:-10])
+
+
+def test_too_few_steps_are_told(fit_sums):
+    done = fit_sums("debug/lr_range.yaml", "--trainer.max_epochs=1")
+    assert "12 steps are too few to find a rate, 16 are needed" in done.out

@@ -10,6 +10,7 @@ from src.mistakes import explain, is_a_users_mistake
 from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
 
 FIT = ("fit", "--config", SMALL)
+ONE_CYCLE = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=1")
 MISTAKES = {
     "unknown option": ([*FIT, "--trainer.max_epoch=3"], "Did you mean trainer.max_epochs?"),
     "unknown argument of a class": ([*FIT, "--model.net.hiden=3"], "Did you mean hidden?"),
@@ -18,6 +19,16 @@ MISTAKES = {
     "wrong choice": ([*FIT, "--trainer.precision=17"], "expected one of 64, 32, 16"),
     "mistyped class": ([*FIT, "--model.net.class_path=tests.xor.XorMPL"], "Did you mean XorMLP?"),
     "mistyped module": ([*FIT, "--model.net=tests.xr.XorMLP"], "Did you mean xor?"),
+    "class by a wrong name in its module": ([*FIT, "--model.optimizer=Adm"], "there is no 'Adm'. Did you mean Adam?"),
+    "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "schedule without an end": (
+        [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
+        "total_steps, but got inf",
+    ),
+    "steps between checkpoints": ([*FIT, "--checkpoint.every_n_steps=0"], "every_n_steps=0 must be at least 1"),
+    "batches between signals": ([*FIT, "--signals.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
+    "empty checkpoint": (["test", "--ckpt_path", ""], "ckpt_path is empty"),
+    "missing weights": ([*FIT, "--transfer.weights=nope"], "transfer.weights=nope does not exist"),
     "class in small letters": ([*FIT, "--model.optimizer=adam"], "optimizer: there is no 'adam'. Did you mean Adam?"),
     "class by a wrong name": ([*FIT, "--model.loss=BCEWithLogitLoss"], "Did you mean BCEWithLogitsLoss?"),
     "scheduler by a wrong name": ([*FIT, "--model.scheduler=StepLRR"], "Did you mean StepLR?"),

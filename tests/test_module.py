@@ -99,3 +99,21 @@ def test_a_mean_over_many_batches_of_half_precision_is_exact():
     module = LitModule(Same().bfloat16(), nn.MSELoss(), sgd)
     (result,) = trainer().test(module, TensorLoader((x, x + 3), 1), verbose=False)
     assert result["test/loss"] == 9.0
+
+
+def test_a_metric_named_loss_is_refused():
+    with pytest.raises(ValueError, match=r"val/loss is the loss itself. Give the metric another name"):
+        LitModule(Same(), nn.MSELoss(), sgd, metrics={"loss": MeanAbsoluteError()})
+
+
+def test_smoothed_targets_count_as_the_class_that_they_are_near_to():
+    module = LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics={"acc": BinaryAccuracy()})
+    x, target = torch.tensor([[3.0], [-3.0]]), torch.tensor([[0.9], [0.1]])
+    (result,) = trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+    assert result["test/acc"] == 1.0
+
+
+def test_predict_takes_x_alone_with_its_target_or_in_a_tuple():
+    module, x = LitModule(Same(), nn.MSELoss(), sgd), torch.arange(6.0).reshape(3, 2)
+    for batch in (x, (x,), (x, torch.zeros(3))):
+        assert torch.equal(module.predict_step(batch, 0), x)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 from tests.conftest import SMALL, run_process
 
@@ -21,11 +22,12 @@ def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr)
 
 
-def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
+def on_a_terminal(*args: object, cwd: Path) -> str:
+    """What `python -m src ...` sends to a terminal."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 140))
-    command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL), *SHORT]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as process:
+    command = [sys.executable, "-m", "src", *map(str, args)]
+    with subprocess.Popen(command, cwd=cwd, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         try:
@@ -34,9 +36,30 @@ def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed(tmp_path):
         except OSError:
             pass  # the terminal's other end was closed: the process is done
     os.close(ours)
-    text = shown.decode()
-    assert process.returncode == 0, text
+    assert process.returncode == 0, shown.decode()
+    return shown.decode()
+
+
+def left_on(shown: str) -> list[str]:
+    """The lines that stay: of each, what was written last over the rest."""
+    return [line.rstrip().rsplit("\r", 1)[-1].strip() for line in shown.split("\n")]
+
+
+def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed_and_keeps_the_lines_of_the_epochs(tmp_path):
+    text = on_a_terminal("fit", "--config", SMALL, *SHORT, cwd=tmp_path)
     assert re.search(r"Epoch 2/2: 100%.*50/50.*it/s.*loss=0\.\d+.*val/acc=[01]\.\d+", text)
+    assert [line.split("  ")[0] for line in left_on(text) if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert "Epoch 2/2" not in text[text.index("epoch 2/2") :]  # the bar is gone
+
+
+def test_an_epoch_shorter_than_the_refresh_rate_shows_its_loss_and_the_prediction_stands_alone(tmp_path):
+    short = ("--data.passes=3", "--trainer.accumulate_grad_batches=3", *SHORT[::2], SHORT[3])
+    text = on_a_terminal("fit", "--config", SMALL, *short, cwd=tmp_path)
+    assert "loss=nan" not in text
+    # The loss of the four rows with the first weights, not a third of it.
+    assert re.search(r"Epoch 1/2: 100%.*loss=0\.8065", text)
+    predicted = on_a_terminal("predict", "--ckpt_path", "runs/xor/version_0", cwd=tmp_path)
+    assert "input  output  truth" in left_on(predicted)
 
 
 def test_the_bar_can_be_turned_off_or_replaced(cli):

@@ -41,3 +41,15 @@ def test_every_generator_is_put_back(tmp_path):
     expected = draw()
     set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == expected
+
+
+def test_the_state_of_mps_is_kept_and_put_back(monkeypatch):
+    """With a device that is not here: its generator is a tensor."""
+    generator = [torch.tensor([1, 2, 3], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: generator[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: generator.__setitem__(0, state))
+    state = random_state()
+    generator[0] = torch.zeros(3, dtype=torch.uint8)
+    set_random_state(state)
+    assert generator[0].tolist() == [1, 2, 3]

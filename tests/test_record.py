@@ -83,3 +83,30 @@ def test_the_patch_has_changed_and_new_files(cli, tmp_path, monkeypatch):
     subprocess.run([*git, "stash", "-q", "--include-untracked"], check=True)
     subprocess.run([*git, "apply", str(patch)], check=True)
     assert [(project / f"src/{name}.py").read_text() for name in ("old", "new")] == ["x = 2\n", "y = 3\n"]
+
+
+def test_bytes_of_any_encoding_do_no_harm(cli, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=false"]
+    (project / "src").mkdir(parents=True)
+    (project / "src/old.py").write_bytes(b"x = 1\r\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    changed, new = b"x = 2  # \xe9\r\n", "src/n\u00e9.py"
+    (project / "src/old.py").write_bytes(changed)
+    (project / new).write_text("y = 3\n")
+    monkeypatch.setattr(record, "PROJECT", project)
+    done = cli("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5")
+    assert done.code == 0, done.err
+    patch = (tmp_path / "runs/xor/version_0/changes-0.patch").absolute()
+    subprocess.run([*git, "stash", "-q", "--include-untracked"], check=True)
+    subprocess.run([*git, "apply", str(patch)], check=True)
+    assert (project / "src/old.py").read_bytes() == changed
+    assert (project / new).read_text() == "y = 3\n"
+
+
+def test_a_run_that_a_notebook_started_is_run_again_from_its_config(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    (entry,) = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
+    assert entry["command"] == "python -m src fit --config runs/xor/version_0/config.yaml"

@@ -3,9 +3,11 @@
 import traceback
 
 import pytest
+import torch
 
 from src.callbacks.shapes import describe
 from src.cli import main
+from src.data.loader import TensorLoader
 from tests.conftest import SMALL
 from tests.processes import fail
 
@@ -29,3 +31,12 @@ def test_an_error_of_another_kind_is_left_as_it_is(tmp_path, monkeypatch):
 def test_other_batches_are_described_too():
     assert describe({"a": 1}) == "dict"
     assert describe((1,)) == "int"
+
+
+def test_a_batch_without_a_target_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unlabelled = TensorLoader((torch.zeros(4, 2),), 4)
+    monkeypatch.setattr("tests.xor.XorDataModule.train_dataloader", lambda module: unlabelled)
+    with pytest.raises(ValueError, match="unpack") as raised:
+        main(["fit", "--config", str(SMALL), "--trainer.num_sanity_val_steps=0"])
+    assert raised.value.__notes__ == ["net XorMLP, loss BCEWithLogitsLoss; a batch was (4, 2) float32"]

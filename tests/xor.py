@@ -42,5 +42,5 @@ class XorDataModule(LightningDataModule):
     def prediction_rows(self, scores):
         return [
             {"input": f"{x[0]:.0f} {x[1]:.0f}", "output": round(score.item(), 3), "truth": int(target.item())}
-            for x, score, target in zip(INPUTS, scores, TARGETS, strict=True)
+            for x, score, target in zip(INPUTS[: len(scores)], scores, TARGETS[: len(scores)], strict=True)
         ]

@@ -71,9 +71,8 @@ def _command(trainer: Trainer) -> str:
     if Path(sys.argv[0]).parts[-2:] == ("src", "__main__.py"):
         return shlex.join(["python", "-m", "src", *sys.argv[1:]])
     # A notebook or a script called `main`; what it was given stands in the config.
-    return (
-        f"python -m src {trainer.state.fn} --config {shlex.quote(str(Path(trainer.default_root_dir, 'config.yaml')))}"
-    )
+    verb = trainer.state.fn.value if trainer.state.fn else "fit"
+    return shlex.join(["python", "-m", "src", verb, "--config", str(Path(trainer.default_root_dir, "config.yaml"))])
 
 
 def changed_options(file: Path, config: dict[str, Any]) -> dict[str, Any]:
