@@ -35,6 +35,17 @@ def test_the_bench_measures_a_pair_prints_a_table_and_writes_every_figure(tmp_pa
     assert other["outputs"] == pytest.approx([0, 1, 1, 0], abs=0.02)
 
 
+@pytest.mark.slow
+def test_each_run_of_mnist_that_a_row_compares_follows_the_config(mnist, tmp_path):
+    if not mnist.real:
+        pytest.skip("needs the real MNIST under data/")
+    done = bench("--only", "a,b", "--pairs", "1", "--root", mnist.root, "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "bench.json").read_text())["runs"]
+    assert [run["run"] for run in runs] == ["ours.mnist", "handwritten.mnist", "ours.mnist", "usual.mnist"]
+    assert all(run["test_acc"] > 0.9 for run in runs)
+
+
 def test_a_row_that_does_not_exist_is_refused():
     done = bench("--only", "z")
     assert done.returncode == 2

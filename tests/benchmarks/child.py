@@ -8,7 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PROJECT = Path(__file__).parents[2]
+
+
+def experiment() -> dict[str, Any]:
+    """What configs/mnist.yaml says, with its references followed."""
+    config: dict[str, Any] = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
+    model = config["model"]
+    model["scheduler"]["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
+    return config
 
 
 def run(name: str, **options: Any) -> dict[str, Any]:

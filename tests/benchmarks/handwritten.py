@@ -9,14 +9,13 @@ import time
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.datasets import MNIST
 
 from src.models.mnist import MnistMLP
 from src.models.xor import XorMLP
-from tests.benchmarks.child import PROJECT
+from tests.benchmarks.child import experiment
 from tests.benchmarks.stopwatch import stopwatch
 
 
@@ -33,10 +32,10 @@ def mnist(root: str, seed: int, device: str = "cpu", batch_size: int = 512) -> d
         `seconds` from loading the data to the last validation, `peak_mib`, `epoch_seconds` of the training part of each
         epoch, `steps` and `test_acc`.
     """
-    config = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
+    config = experiment()
     num_epochs = config["trainer"]["max_epochs"]
-    adam = config["model"]["optimizer"]["init_args"]
-    one_cycle = {**config["model"]["scheduler"]["init_args"], "max_lr": adam["lr"]}
+    adamw = config["model"]["optimizer"]["init_args"]
+    one_cycle = config["model"]["scheduler"]["init_args"]
     result: dict[str, Any] = {"epoch_seconds": []}
     with stopwatch(result):
         torch.manual_seed(seed)
@@ -47,7 +46,7 @@ def mnist(root: str, seed: int, device: str = "cpu", batch_size: int = 512) -> d
         num_batches = -(-len(train_rows) // batch_size)
         net = MnistMLP().to(device)
         loss_fn = nn.CrossEntropyLoss(**config["model"]["loss"].get("init_args", {}))
-        optimizer = torch.optim.Adam(net.parameters(), **adam)
+        optimizer = torch.optim.AdamW(net.parameters(), **adamw)
         scheduler = OneCycleLR(optimizer, **{**one_cycle, "total_steps": num_epochs * num_batches})
         for epoch in range(num_epochs):
             start_s = time.perf_counter()
@@ -102,10 +101,10 @@ def mnist_in_cuda_graphs(root: str, seed: int, batch_size: int = 512) -> dict[st
     Returns:
         `epoch_seconds`, `images` of an epoch, and `test_acc`.
     """
-    config = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
+    config = experiment()
     num_epochs = config["trainer"]["max_epochs"]
-    adam = {**config["model"]["optimizer"]["init_args"], "capturable": True}
-    one_cycle = {**config["model"]["scheduler"]["init_args"], "max_lr": adam["lr"], "cycle_momentum": False}
+    adamw = {**config["model"]["optimizer"]["init_args"], "capturable": True}
+    one_cycle = {**config["model"]["scheduler"]["init_args"], "cycle_momentum": False}
     torch.manual_seed(seed)
     data = MNIST(root, train=True)
     images, digits = data.data.cuda(), data.targets.cuda()
@@ -113,8 +112,8 @@ def mnist_in_cuda_graphs(root: str, seed: int, batch_size: int = 512) -> dict[st
     num_batches = len(rows) // batch_size
     net = MnistMLP().cuda()
     loss_fn = nn.CrossEntropyLoss(**config["model"]["loss"].get("init_args", {}))
-    lr = torch.tensor(adam.pop("lr"), device="cuda")  # a tensor, so that the graph reads what the scheduler writes
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, **adam)
+    lr = torch.tensor(adamw.pop("lr"), device="cuda")  # a tensor, so that the graph reads what the scheduler writes
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, **adamw)
     batch = rows[:batch_size].clone()  # the graph's input
 
     def step() -> None:

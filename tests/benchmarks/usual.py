@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -22,11 +21,11 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from src.models.mnist import MnistMLP
-from tests.benchmarks.child import PROJECT
+from tests.benchmarks.child import experiment
 from tests.benchmarks.stopwatch import stopwatch
 
 BATCH_SIZE = 128
-CONFIG = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
+CONFIG = experiment()
 
 
 class UsualModule(LightningModule):
@@ -71,7 +70,7 @@ class UsualModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Those of the config."""
         model = CONFIG["model"]
-        optimizer = torch.optim.Adam(self.parameters(), **model["optimizer"]["init_args"])
+        optimizer = torch.optim.AdamW(self.parameters(), **model["optimizer"]["init_args"])
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = OneCycleLR(optimizer, **{**model["scheduler"]["init_args"], "total_steps": steps})
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
