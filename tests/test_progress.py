@@ -50,6 +50,8 @@ def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed_and_keeps_the_lines_
     assert re.search(r"Epoch 2/2: 100%.*50/50.*it/s.*loss=0\.\d+.*val/acc=[01]\.\d+", text)
     assert [line.split("  ")[0] for line in left_on(text) if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert "Epoch 2/2" not in text[text.index("epoch 2/2") :]  # the bar is gone
+    assert "Testing" in text
+    assert not re.search(r"Testing[^\r\n]*100%[^\r\n]*\r*\n", text)  # and that of the test is overwritten
 
 
 def test_an_epoch_shorter_than_the_refresh_rate_shows_its_loss_and_the_prediction_stands_alone(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, run_process
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=6", "--test_after_fit=false")
 
@@ -16,6 +16,12 @@ def test_a_limit_counts_batches_or_is_a_part(cli, tmp_path, limit, steps, place)
     given = ("--config", "limit.yaml") if place == "file" else (f"--trainer.limit_train_batches={limit}",)
     done = cli("fit", "--config", SMALL, *SHORT, *given)
     assert f"1 epoch, {steps}" in done.out
+
+
+def test_one_batch_is_one_batch_in_a_process_of_its_own(tmp_path):
+    """There Python has met the types of numbers in another order."""
+    done = run_process("fit", "--config", SMALL, *SHORT, "--trainer.limit_train_batches=1", cwd=tmp_path)
+    assert "1 epoch, 1 step," in done.stdout
 
 
 def test_a_limit_survives_in_the_checkpoint(cli):
