@@ -88,4 +88,4 @@ def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path, 
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 epochs, 2 steps" in done.stdout
+    assert "1 epoch, 2 steps" in done.stdout
