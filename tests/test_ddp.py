@@ -154,7 +154,7 @@ def test_a_run_resumed_by_several_processes_goes_on_where_it_was(tmp_path, toget
 
 ORDERS = """
 import torch
-from torch.distributed import init_process_group
+from torch.distributed import destroy_process_group, init_process_group
 from src.data.loader import TensorLoader
 
 init_process_group("gloo")
@@ -164,6 +164,8 @@ loader = TensorLoader((torch.arange(40),), 5, shuffle=True, rank=rank, world_siz
 shares = [None, None]
 torch.distributed.all_gather_object(shares, torch.cat([batch for (batch,) in loader]))
 assert torch.cat(shares).sort().values.tolist() == list(range(40))
+torch.distributed.barrier()
+destroy_process_group()  # gloo's threads may abort a process that ends without it
 """
 
 
