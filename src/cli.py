@@ -10,17 +10,20 @@ import yaml
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from src import callbacks
-from src.checkpoint import ShardsIO, carried_config, find_checkpoint
-from src.mistakes import is_a_users_mistake, tell
+from src.engine.always_on import ALWAYS_ON, callbacks
+from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
+from src.engine.errors import READ_WELL, UserError, construct, one_line
+from src.engine.lightning_fixes import Quiet, Trainer, spare_the_question_for_a_gpu
+from src.engine.loaders import adopt
+from src.engine.parser import LOCAL, Parser, look_ahead, read_env_file, refer_to, verb_options
+from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
+from src.engine.run import Run
+from src.engine.run_folder import begin, end, find_interrupted
+from src.engine.transfer import Transfer
 from src.module import LitModule
-from src.parser import LOCAL, Parser, look_ahead, read_env_file, refer_to, verb_options
-from src.processes import leave_if_told
-from src.profiler import NoProfiler
-from src.runs import begin, end, find_interrupted, keep_quiet
-from src.saving import RunCheckpoint
-from src.trainer import Trainer
 
+# What has options in every run, by their name.
+GROUPS = {**dict(ALWAYS_ON), "quiet": Quiet, "transfer": Transfer}
 # Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
 VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
 
@@ -29,8 +32,8 @@ class CLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data."""
 
     def __init__(self, args: list[str] | None = None) -> None:
-        self.always_on = {"checkpoint": RunCheckpoint} | callbacks.always_on()
-        keep_quiet()
+        leave_the_seed_to_rank_zero()
+        spare_the_question_for_a_gpu()
         super().__init__(
             LitModule,
             LightningDataModule,
@@ -43,6 +46,7 @@ class CLI(LightningCLI):
             parser_kwargs={verb: verb_options(verb) for verb in self.subcommands()},
             save_config_callback=None,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # the checkpoint carries the config
             args=args,
         )
 
@@ -51,8 +55,8 @@ class CLI(LightningCLI):
             "--experiment", type=str | None, help="Names the run's folder; by default after the first config file."
         )
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after a fit.")
-        for name, callback in self.always_on.items():
-            parser.add_class_arguments(callback, name)
+        for name, kind in GROUPS.items():
+            parser.add_class_arguments(kind, name)
 
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
         """Parse; of a run that starts from a checkpoint its config first, so that options beside it win."""
@@ -64,13 +68,13 @@ class CLI(LightningCLI):
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() and LOCAL.stat().st_size else []
             if self.ckpt_path:
-                first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, self.always_on))]
+                first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, GROUPS))]
             at = arguments.index(given.verb) + 1
             arguments = [*arguments[:at], *first, *arguments[at:]]
         self.config = parser.parse_or_explain(arguments)
         config = self.config[self.config.subcommand]
         if config.ckpt_path and not given.ckpt_path:
-            raise ValueError(
+            raise UserError(
                 f"ckpt_path={config.ckpt_path} stands in a config file, where it comes too late: the checkpoint's own "
                 f"config is read first. Give it on the command line: --ckpt_path {config.ckpt_path}."
             )
@@ -82,36 +86,46 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         # As plain values: what YAML and a checkpoint can hold.
-        config = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))[str(self.subcommand)]
-        self.plain = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
+        config = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))[str(self.subcommand)]
+        self.run = Run(str(self.subcommand), {key: value for key, value in config.items() if key not in VERB_OPTIONS})
         if self.subcommand == "fit":
-            self.ckpt_path = find_interrupted(self._root(), self.plain) or self.ckpt_path
+            self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
+        self.run.source = self.ckpt_path
+
+    def instantiate_classes(self) -> None:
+        self.config_init = self.parser.instantiate(self.config, instantiators=[(construct, object, True)])
+        config = self.config_init[str(self.subcommand)]
+        self.model, self.datamodule = config.model, config.data
+        self.trainer = self.instantiate_trainer()
+        adopt(self.trainer, self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
         config = self.config_init[str(self.subcommand)]
-        self.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, self.plain)
-        every = callbacks.join(config.trainer, [config[name] for name in self.always_on])
-        for callback in every:
-            if isinstance(callback, RunCheckpoint):
-                callback.config, callback.source = self.plain, self.ckpt_path
-        if config.trainer.profiler is None and not config.trainer.barebones:
-            kwargs["profiler"] = NoProfiler()
+        self.run.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, self.run.config)
+        every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run)
         if self.ckpt_path and self.ckpt_path.is_dir():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
-        return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.folder), **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
+        except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+            raise UserError(str(error)) from error  # Lightning's word on the options
 
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
         return Path(config.trainer.default_root_dir, config.experiment)
 
+    def before_fit(self) -> None:
+        if not self.run.source:
+            self.config_init.fit.transfer.into(self.model.get_submodule("net"))
+
     def after_fit(self) -> None:
-        if self.config[str(self.subcommand)].test_after_fit:
-            best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
+        if self.run.config["test_after_fit"]:
+            best = str(self.run.best) if self.run.best else None
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        end(self.folder)
+        end(self.run.folder)
 
 
 def main(args: list[str] | None = None) -> CLI:
@@ -127,6 +141,6 @@ def main(args: list[str] | None = None) -> CLI:
         return CLI(args)
     except Exception as error:
         leave_if_told(error)
-        if not is_a_users_mistake(error):
+        if not isinstance(error, READ_WELL):
             raise
-        sys.exit(f"error: {tell(error)}")
+        sys.exit(f"error: {one_line(error)}")

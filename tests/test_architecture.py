@@ -63,7 +63,7 @@ def test_data_knows_no_net_no_module_and_no_command_line(path):
 
 def test_the_module_knows_no_data_and_no_net():
     own = {name for name in imports(SRC / "module.py") if name.startswith("src.")}
-    assert all(name.startswith("src.checkpoint") for name in own)
+    assert all(name.startswith("src.engine.checkpoint") for name in own)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))

@@ -23,7 +23,7 @@ def test_the_examples_come_off_and_what_is_left_passes_tests_and_lint(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
     copy = copy_of_project(tmp_path)
-    succeeds(python("-m", "src.new", "iris", cwd=copy))
+    succeeds(python("-m", "src.tools.new", "iris", cwd=copy))
     subprocess.run(["make", "remove-examples"], cwd=copy, check=True, capture_output=True)
     left = [path for path in copy.rglob("*") if re.search("xor|mnist", path.name)]
     assert [path.relative_to(copy).parts for path in left] == [("tests", "xor.py"), ("tests", "xor.yaml")]

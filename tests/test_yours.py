@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from src.new import write
+from src.tools.new import write
 from tests import stopping
 from tests.conftest import PROJECT, run_process, write_synthetic
 from tests.copies import copy_of_project, python
@@ -158,7 +158,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_written(tmp_path, there)
 
 def test_the_command_itself_exits_with_one_line(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "src.new", "class"], cwd=PROJECT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "src.tools.new", "class"], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: NAME='class' must be a Python name")
@@ -168,7 +168,7 @@ def test_the_command_itself_exits_with_one_line(tmp_path):
 @pytest.mark.slow
 def test_what_make_new_writes_survives_a_kill_and_passes_lint_and_its_test(tmp_path):
     copy = copy_of_project(tmp_path)
-    made = python("-m", "src.new", "iris", cwd=copy)
+    made = python("-m", "src.tools.new", "iris", cwd=copy)
     assert made.returncode == 0, made.stderr
     last = copy / "runs/iris/version_0/checkpoints/last.ckpt"
     fit = [sys.executable, "-m", "src", "fit", "--config", "configs/iris.yaml", "--checkpoint.every_n_steps=5"]

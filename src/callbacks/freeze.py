@@ -2,6 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src.engine.errors import UserError
+
 
 class Freeze(Callback):
     """Keeps the weights of some modules as they are, and those modules as in evaluation, for the first epochs.
@@ -20,7 +22,7 @@ class Freeze(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         known = [name for name, _ in module.named_modules() if name]
         if unknown := [name for name in self.modules if name not in known]:
-            raise ValueError(f"Freeze: there is no module {', '.join(unknown)}; there are {', '.join(known)}.")
+            raise UserError(f"Freeze: there is no module {', '.join(unknown)}; there are {', '.join(known)}.")
         self._set(trainer, module)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:

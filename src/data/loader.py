@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from src.engine.errors import UserError
+
 
 class TensorLoader:
     """Iterates over tensors in batches, on the device where the tensors lie.
@@ -27,11 +29,11 @@ class TensorLoader:
         seed: Of the order. By default the one the process was seeded with (`--seed_everything`).
         passes: How often an epoch goes through the rows. Lightning has a fixed cost per epoch that a set of a few
             rows would feel.
-        rank: 0 to W-1.
+        rank: 0 to W-1. A run of the command line tells it, as it does W, and moves the tensors to its device.
         world_size: W.
 
     Raises:
-        ValueError: If a batch would hold no row for some rank.
+        UserError: If a batch would hold no row for some rank.
     """
 
     def __init__(
@@ -44,30 +46,20 @@ class TensorLoader:
         shuffle: bool = False,
         seed: int | None = None,
         passes: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         self.tensors = tensors
         self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()
         self.transform = transform
         self.shuffle = shuffle
         self.seed = torch.initial_seed() if seed is None else seed
-        if seed is None and world_size > 1 and torch.distributed.is_initialized():
-            shared = [self.seed]  # `--seed_everything false` gives each process a seed of its own
-            torch.distributed.broadcast_object_list(shared)
-            self.seed = shared[0]
         self.passes = passes
-        self.rank = rank
-        self.world_size = world_size
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1. Set --data.batch_size.")
-        if len(self.rows) < world_size:
-            raise ValueError(
-                f"{len(self.rows)} samples cannot be shared by {world_size} processes: each needs at least one. "
-                f"Set --trainer.devices to {len(self.rows)} or fewer."
-            )
-        self.global_batch_size = batch_size * world_size
-        self._bounds = self._cut(len(self.rows), self.global_batch_size, world_size)
+            raise UserError(f"batch_size={batch_size} must be at least 1. Set --data.batch_size.")
+        self.batch_size = batch_size
+        self._given = rank is not None
+        self._shared_seed = seed is not None
         self.epoch = 0
         self.batch = 0
         self._resumed = False
@@ -76,6 +68,36 @@ class TensorLoader:
         self.weight = 1.0
         # Where Lightning looks for `set_epoch`.
         self.batch_sampler = SimpleNamespace(sampler=self)
+        self._share(rank or 0, world_size or 1)
+
+    def _share(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        if not self._shared_seed and world_size > 1 and torch.distributed.is_initialized():
+            shared = [self.seed]  # `--seed_everything false` gives each process a seed of its own
+            torch.distributed.broadcast_object_list(shared)
+            self.seed = shared[0]
+        if len(self.rows) < world_size:
+            raise UserError(
+                f"{len(self.rows)} samples cannot be shared by {world_size} processes: each needs at least one. "
+                f"Set --trainer.devices to {len(self.rows)} or fewer."
+            )
+        self.global_batch_size = self.batch_size * world_size
+        self._bounds = self._cut(len(self.rows), self.global_batch_size, world_size)
+
+    def place(self, move: Callable[[Tensor], Tensor], rank: int, world_size: int, keep_order: bool) -> None:
+        """Take up what a run settles; a loader that was given its rank keeps it.
+
+        Args:
+            move: Brings a tensor to the device of the run.
+            rank: 0 to W-1.
+            world_size: W.
+            keep_order: Whether each epoch is to have the same batches: overfitting on purpose.
+        """
+        self.tensors = tuple(move(tensor) for tensor in self.tensors)
+        self.shuffle = self.shuffle and not keep_order
+        if not self._given:
+            self._share(rank, world_size)
 
     @staticmethod
     def _cut(num_rows: int, global_batch_size: int, world_size: int) -> list[tuple[int, int]]:
@@ -129,13 +151,13 @@ class TensorLoader:
         """Go on at a saved position, in the order it belongs to.
 
         Raises:
-            ValueError: If the position is amid an epoch whose batches were others: rows would be lost or repeated.
+            UserError: If the position is amid an epoch whose batches were others: rows would be lost or repeated.
         """
         self.epoch, self.batch, self.seed = state["epoch"], state["batch"], state["seed"]
         self._resumed = self.batch < state["num_batches"]
         was, now = (state["num_batches"], state["global_batch_size"]), (len(self), self.global_batch_size)
         if self._resumed and was != now:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint is amid an epoch of {was[0]} batches of {was[1]}; now there are {now[0]} of {now[1]}. "
                 "Keep --data.batch_size times the number of processes, or resume from a checkpoint between two epochs."
             )

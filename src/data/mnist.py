@@ -8,9 +8,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision import datasets
 
-from src.data.download import checksums, download, read
-from src.data.images import find_images, read_image
 from src.data.loader import TensorLoader
+from src.data.mnist_files import checksums, download, read
+from src.data.mnist_images import find_images, read_image
+from src.engine.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale
@@ -64,47 +65,31 @@ class MNISTDataModule(LightningDataModule):
         """Load what the stage needs.
 
         Raises:
-            ValueError: If `val_size` leaves no training image, or `predict_path` holds no image.
-            OSError: If a file cannot be read.
-        """
+            UserError: If `val_size` leaves no training image, `predict_path` holds no image, or a file cannot be read.
+            """
         if stage == "predict":
             self.files = find_images(self.predict_path)
             self.images: tuple[Tensor, ...] = (torch.stack([read_image(file) for file in self.files]),)
             return
         data = read(self.source, self.root, train=stage != "test")
-        assert self.trainer is not None, "Lightning sets the trainer before it calls setup"
-        device = self.trainer.strategy.root_device
-        self.images = (data.data.to(device), data.targets.to(device))
+        self.images = (data.data, data.targets)
         if stage != "test":
             if not 0 < self.val_size < len(data):
-                raise ValueError(
+                raise UserError(
                     f"val_size={self.val_size} must be in 1..{len(data) - 1} "
                     f"({self.raw} has {len(data)} training images). Set --data.val_size."
                 )
             order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.split_seed))
             self.val_rows, self.train_rows = order[: self.val_size], order[self.val_size :]
 
-    def _loader(self, rows: Tensor | None = None, shuffle: bool = False) -> TensorLoader:
-        assert self.trainer is not None, "Lightning sets the trainer before it asks for a loader"
-        # Overfitting on purpose means the same few batches in each epoch.
-        return TensorLoader(
-            self.images,
-            self.batch_size,
-            rows=rows,
-            transform=normalize,
-            shuffle=shuffle and not getattr(self.trainer, "overfit_batches", 0),
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-
-    def train_dataloader(self) -> TensorLoader:
-        return self._loader(self.train_rows, shuffle=True)
+    def train_dataloader(self) -> Any:
+        return TensorLoader(self.images, self.batch_size, rows=self.train_rows, transform=normalize, shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
-        return self._loader(self.val_rows)
+        return TensorLoader(self.images, self.batch_size, rows=self.val_rows, transform=normalize)
 
     def test_dataloader(self) -> TensorLoader:
-        return self._loader()
+        return TensorLoader(self.images, self.batch_size, transform=normalize)
 
     predict_dataloader = test_dataloader
 

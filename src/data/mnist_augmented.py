@@ -1,18 +1,16 @@
 """MNIST with a random shift, turn and scale for each image: a DataLoader with workers that resumes exactly."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
-from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[import-untyped]
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from src.data.mnist import MNISTDataModule, normalize
-from src.data.workers import leave_signals_to_the_run
+from src.data.streaming import EpochLoader, EpochSampler, leave_signals_to_the_run
 
 
 class AugmentedMNISTDataModule(MNISTDataModule):
@@ -97,36 +95,3 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
             torch.manual_seed(random.Random(f"{self.seed}/{epoch}/{index}").getrandbits(32))
             image: Tensor = self.transform(self.images[index].unsqueeze(0))
         return normalize(image)[0], self.digits[index]
-
-
-class EpochSampler(DistributedSampler[Any]):
-    """Places (epoch, index): workers have no other way to learn the epoch.
-
-    A DistributedSampler, which Lightning leaves as it is and tells the epoch.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
-
-
-class EpochLoader(StatefulDataLoader):  # type: ignore[misc]
-    """A StatefulDataLoader that starts its workers when the first batch is asked for, and not before.
-
-    Lightning makes the iterator of a resumed run before it tells the sampler the epoch, and workers prefetch.
-    """
-
-    _epoch = -1
-    _state: dict[str, Any] | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        state, self._state, self._epoch = self._state, None, self.sampler.epoch
-        # A position in another epoch says nothing about this one.
-        super().load_state_dict(state["position"] if state and state["epoch"] == self._epoch else {})
-        yield from super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        running = self._epoch >= 0
-        return {"epoch": self._epoch, "position": super().state_dict() if running else {}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._state = state

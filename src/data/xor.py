@@ -26,17 +26,11 @@ class XorDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.passes = passes
 
-    def _loader(self, passes: int) -> TensorLoader:
-        assert self.trainer is not None, "Lightning sets the trainer before it asks for a loader"
-        tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in (INPUTS, TARGETS))
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return TensorLoader(tensors, self.batch_size, passes=passes, rank=rank, world_size=world_size)
-
     def train_dataloader(self) -> TensorLoader:
-        return self._loader(self.passes)
+        return TensorLoader((INPUTS, TARGETS), self.batch_size, passes=self.passes)
 
     def val_dataloader(self) -> TensorLoader:
-        return self._loader(passes=1)
+        return TensorLoader((INPUTS, TARGETS), self.batch_size)
 
     test_dataloader = predict_dataloader = val_dataloader
 

@@ -1,0 +1,56 @@
+"""The callbacks that are on in every run, in their order, each with the name of its options."""
+
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+
+from src.engine.console import Console, Progress
+from src.engine.errors import Errors
+from src.engine.finite import Finite
+from src.engine.metrics_csv import MetricsCsv
+from src.engine.predictions_csv import PredictionsCsv
+from src.engine.resume import Resume
+from src.engine.run import Run, RunCallback
+from src.engine.run_checkpoint import RunCheckpoint
+from src.engine.run_folder import RunFolder
+from src.engine.signals import Signals
+from src.engine.trackers import Trackers
+
+# Those of a YAML come behind the first two: the bar is gone before others print. Lightning moves the checkpoint to the
+# end.
+ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
+    ("folder", RunFolder),
+    ("progress", Progress),
+    ("console", Console),
+    ("resume", Resume),
+    ("finite", Finite),
+    ("signals", Signals),
+    ("metrics", MetricsCsv),
+    ("predictions", PredictionsCsv),
+    ("track", Trackers),
+    ("errors", Errors),
+    ("checkpoint", RunCheckpoint),
+)
+
+
+def callbacks(trainer: Any, always_on: dict[str, RunCallback], run: Run) -> list[Callback]:
+    """All callbacks of a run: one progress bar, and none of a kind that an option turns off.
+
+    Args:
+        trainer: The trainer's part of the config.
+        always_on: One of each of `ALWAYS_ON`, by its name.
+        run: What they are to know.
+    """
+    given = trainer.callbacks or []
+    given = given if isinstance(given, list) else [given]
+    own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+    off: list[type[Callback]] = []
+    if trainer.barebones or trainer.enable_checkpointing is False:
+        off.append(Checkpoint)
+    if trainer.barebones or trainer.enable_progress_bar is False or own_bar:
+        off.append(ProgressBar)
+    ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
+    for callback in ours:
+        callback.run = run
+    return [*ours[:2], *given, *ours[2:]]

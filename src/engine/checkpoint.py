@@ -1,0 +1,166 @@
+"""Checkpoints as documents: plain values only, with the run's config inside; how they are read."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from src.engine.errors import UserError, construct
+from src.engine.sharded import load_shards
+
+T = TypeVar("T")
+M = TypeVar("M", bound=LightningModule)
+
+
+def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
+    """The checkpoint that `path` names: itself, or the last one of a run's folder or of its `checkpoints`.
+
+    Args:
+        path: What the user gave.
+        option: By which option, for the message.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not str(path):
+        raise UserError(f"{option} is empty. Name a checkpoint file or a run's folder.")
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+    if (path / "last.ckpt").exists() or path.name == "checkpoints":
+        path = path / "last.ckpt"
+    if not path.exists():
+        raise UserError(f"{option}={path} does not exist. Name a checkpoint file or a run's folder.")
+    if path.is_dir() and not (path / "meta.pt").is_file():
+        raise UserError(f"{option}={path} is a folder without checkpoints. Name a checkpoint file or a run's folder.")
+    return path
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool = True) -> dict[str, Any]:
+    """Read a checkpoint without running anything in it.
+
+    (The index of a sharded one is torch's own, and a pickle: read such weights from those you trust.)
+
+    Args:
+        path: A checkpoint file; of a sharded one, its folder.
+        map_location: Where its tensors go, as for `torch.load`.
+        weights: Whether to put together the weights of a sharded one.
+
+    Returns:
+        Tensors, numbers, strings, lists and dicts. Of a sharded one without the optimizer's states.
+
+    Raises:
+        UserError: If the file is not whole, is no checkpoint of this template, or carries any other object; names the
+            newest whole one beside it.
+    """
+    path = Path(path)
+    try:
+        checkpoint = _load(path, map_location)
+        return checkpoint | {"state_dict": load_shards(path)} if weights and path.is_dir() else checkpoint
+    except UserError as error:
+        beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for other in (file for file in beside if file != path):
+            try:
+                step = _load(other, "cpu")["global_step"]
+            except UserError:
+                continue
+            raise UserError(f"{error} The newest whole one beside it is {other} (step {step}).") from error
+        raise
+
+
+def _load(path: Path, map_location: Any) -> dict[str, Any]:
+    try:
+        file = path / "meta.pt" if path.is_dir() else path
+        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # torch.load may stumble over foreign bytes in any way
+        refused = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported class" in line]
+        if refused:
+            raise UserError(
+                f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
+                f"code. {refused[0]}"
+            ) from error
+        size = sum(part.stat().st_size for part in (path.rglob("*") if path.is_dir() else [path]))
+        raise UserError(f"{path} ({size:,} bytes) is no checkpoint, or only a part of one.") from error
+    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
+    return checkpoint
+
+
+class ShardsIO(TorchCheckpointIO):
+    """Reads a sharded checkpoint for a run that is not sharded: a test on one device."""
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
+
+
+def carried_config(path: Path, verb: str, extras: Iterable[str]) -> dict[str, Any]:
+    """The config inside a checkpoint, as far as it concerns a verb.
+
+    Args:
+        path: The checkpoint.
+        verb: Where a run was trained does not decide where it is evaluated.
+        extras: Names of the callbacks there are; one that was deleted since has no say.
+    """
+    known = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit", *extras}
+    config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
+    if verb != "fit":
+        place = {"accelerator", "devices", "num_nodes", "strategy"}
+        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in place}
+    return config
+
+
+def build(base: type[T], config: dict[str, Any]) -> T:
+    """Make the object that a config describes.
+
+    Args:
+        base: Its class, or one above it.
+        config: `class_path` and `init_args`, as in YAML.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "object", fail_untyped=False)
+    made: T = parser.instantiate(
+        parser.parse_object({"object": config}), instantiators=[(construct, object, True)]
+    ).object
+    return made
+
+
+def load_module(base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any]) -> M:
+    """Build the module of a checkpoint's config, with other arguments where given, and load its weights."""
+    checkpoint = read_checkpoint(find_checkpoint(path), map_location)
+    config = checkpoint["config"]["model"]
+    module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
+    check_fit(checkpoint["state_dict"], module)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
+
+
+def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:
+    """Compare a checkpoint's weights with a module's.
+
+    Raises:
+        UserError: If they differ in name or shape; lists how.
+    """
+    if problems := mismatches(weights, module.state_dict()):
+        raise UserError(
+            f"The checkpoint's weights do not fit the net of the config: {'; '.join(problems)}. "
+            "Leave --config and --model options away to use the checkpoint's own."
+        )
+
+
+def mismatches(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """In words, where a checkpoint's weights differ from a net's own in name or shape."""
+    problems = [f"missing {name}" for name in own if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in own]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, the config's net {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    return problems

@@ -1,0 +1,100 @@
+"""What a run says when it fails: a user's mistake in one line, anything else with its traceback and what went in."""
+
+import os
+import re
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from src.engine.ranks import leave_if_another_was_lost
+from src.engine.run import RunCallback
+
+
+class UserError(ValueError):
+    """What the template finds wrong with what it was given: the message says what came, what is allowed, what to do.
+
+    The command line prints it in one line. Raise it in your own code for the same; every other error of yours keeps its
+    traceback.
+    """
+
+
+# Errors of libraries whose message says it all.
+READ_WELL = (UserError, MisconfigurationException)
+# A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
+
+
+def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Make an object that the config names.
+
+    Raises:
+        UserError: If a library's class refuses its arguments. What a user's own class raises is left as it is.
+    """
+    try:
+        return cls(*args, **kwargs)
+    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        if cls.__module__.partition(".")[0] in LIBRARIES:
+            raise UserError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """A mistake in a line; one about devices says what there is."""
+    message = " ".join(str(error).split())
+    if re.search(r"accelerator|requested gpu|GPUs? requested|gpu backend", message) and "--trainer" not in message:
+        here = f"This machine has {devices_here()}."
+        message = f"{message.rstrip('.')}. {here} Set --trainer.accelerator and --trainer.devices."
+    return message
+
+
+def devices_here() -> str:
+    """In words: "2 CUDA devices (NVIDIA H200), no MPS device, 16 CPU cores"."""
+    number = torch.cuda.device_count()
+    cuda = f"{number} CUDA device{'s' * (number > 1)} ({torch.cuda.get_device_name(0)})" if number else "no CUDA device"
+    mps = "an MPS device" if torch.mps.is_available() else "no MPS device"
+    return f"{cuda}, {mps}, {os.cpu_count()} CPU cores"
+
+
+class Errors(RunCallback):
+    """Adds below the traceback of an error within a step what went in: net, loss, and the shapes of that batch.
+
+    Of several processes only the one that failed speaks.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        self._batch = None
+
+    def on_validation_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *rest: Any) -> None:
+        self._batch = batch
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        leave_if_another_was_lost(trainer, exception)
+        batch, self._batch = self._batch, None
+        if batch is None or not isinstance(exception, Exception) or isinstance(exception, READ_WELL):
+            return
+        parts = [f"{name} {type(part).__name__}" for name in ("net", "loss") if (part := getattr(module, name, None))]
+        exception.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
+
+
+def describe(batch: Any) -> str:
+    """In words: "x (512, 1, 28, 28) float32, target (512,) int64"."""
+    if isinstance(batch, Tensor):
+        return f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"
+    if isinstance(batch, dict):
+        return ", ".join(f"{name} {describe(value)}" for name, value in batch.items()) or "an empty dict"
+    if isinstance(batch, tuple | list):
+        names = ("x ", "target ") if len(batch) == 2 else ("",) * len(batch)
+        return ", ".join(f"{name}{describe(value)}" for name, value in zip(names, batch, strict=True))
+    return type(batch).__name__

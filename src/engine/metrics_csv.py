@@ -1,0 +1,93 @@
+"""metrics.csv: a row per epoch and per validation, whatever the logger, exact across a resume."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from src.engine.errors import UserError
+from src.engine.run import RunCallback
+
+
+class MetricsCsv(RunCallback):
+    """Writes `metrics.csv` into the run's folder.
+
+    A checkpoint holds the rows up to it. A resumed run begins with them and writes the later ones anew, so each row
+    stands there once, in the same folder or another.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._validated = False  # since the last row: Lightning keeps the numbers of an earlier validation
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the rows."""
+        return "Metrics"
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._stage = stage
+        self._path = self.run.folder / "metrics.csv"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._rows, "validated": self._validated}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # The test after a fit loads the best checkpoint and its rows, too.
+        if self._stage == "fit":
+            self._rows, self._validated = state["rows"], state["validated"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # A run that goes on in another folder may have no further row.
+        if self._rows and trainer.is_global_zero and not self._path.exists():
+            self._write()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the epoch before: only now are its numbers complete."""
+        self._add_epoch(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the last epoch."""
+        self._add_epoch(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write a validation that stands by itself or amid an epoch; one at its end is a part of its row."""
+        if trainer.state.fn == "validate" or not (trainer.sanity_checking or trainer.is_last_batch):
+            self._add(trainer, "val/")
+        else:
+            self._validated = not trainer.sanity_checking
+
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the test."""
+        self._add(trainer, "test/")
+
+    def _add_epoch(self, trainer: Trainer) -> None:
+        self._add(trainer, "train/", *(["val/"] if self._validated else []))
+        self._validated = False
+
+    def _add(self, trainer: Trainer, *prefixes: str) -> None:
+        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(prefixes)}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if trainer.state.fn == "fit" and trainer.optimizers:
+            row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
+            return
+        # A run resumed between two epochs comes by here a second time.
+        if prefixes[0] == "train/" and self._rows and row.items() <= self._rows[-1].items():
+            return
+        self._rows.append(row | metrics)
+        self._write()
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        # Whole and then moved: a kill amid the writing leaves the file of before.
+        part = self._path.with_suffix(".part")
+        try:
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            part.replace(self._path)
+        except OSError as error:
+            raise UserError(f"Cannot write {self._path}: {error.strerror}. What stood there before is whole.") from error

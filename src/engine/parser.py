@@ -1,0 +1,160 @@
+"""The parser: `${...}` between values, the file `.env`, and a help that can be read."""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+from lightning.pytorch.cli import LightningArgumentParser
+from yaml import MarkedYAMLError
+
+from src.engine.errors import UserError
+from src.engine.ranks import leave_if_told
+from src.engine.suggestions import explain
+
+# What this machine wants of every run, read before all other files.
+LOCAL = Path("local.yaml")
+PROGRAM = "python -m src"
+VERBS = {
+    "fit": "Train a net; go on with a run (--ckpt_path runs/<name>/version_0).",
+    "validate": "Compute the metrics on the validation data.",
+    "test": "Compute the metrics on the test data (--ckpt_path runs/<name>/version_0 is enough).",
+    "predict": "Score new data, print a table and write predictions.csv.",
+}
+DESCRIPTION = (
+    "Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer. "
+    "Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins; "
+    "local.yaml and .env of the current folder are read first."
+)
+# `${trainer.max_epochs}`, but neither a relative `${.x}` nor a resolver as in `${oc.env:NAME}`.
+REFERENCE = re.compile(r"\$\{([a-zA-Z_][\w.\[\]]*)\}")
+
+
+class Parser(LightningArgumentParser):
+    """Stops at the first and innermost complaint, before those that contain it.
+
+    Resolves `${...}` when all files and options are put together, so that a reference sees the value that won.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        own = {"prog": PROGRAM, "description": DESCRIPTION, "parser_mode": "omegaconf+"}
+        # A mistyped option is a mistake, not the beginning of another.
+        super().__init__(*args, **own | {"allow_abbrev": False} | kwargs)
+        self.verbs: list[LightningArgumentParser] = []
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise SystemExit(message)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        try:
+            return super().parse_args(*args, **kwargs)
+        except MarkedYAMLError as error:
+            self.error(where_yaml_breaks(args[0], error))
+        except ValueError as error:
+            if not type(error).__module__.startswith("omegaconf."):
+                raise
+            where = re.search(r"full_key: \w+\.(.*)", str(error))
+            what = re.sub(r"key '\w+\.", "key '", str(error).splitlines()[0])
+            self.error(f"{where[1] if where else 'config'}: {what}")
+
+    def parse_or_explain(self, arguments: list[str]) -> Namespace:
+        """Parse a command line; a mistake ends the process with one line that names the nearest right word."""
+        try:
+            return self.parse_args(arguments)
+        except SystemExit as complaint:
+            if isinstance(complaint.code, str):
+                leave_if_told(complaint)
+                options = [option for each in (self, *self.verbs) for option in each.get_defaults().keys()]  # noqa: SIM118
+                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
+            sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
+
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        verbs: Any = super().add_subcommands(*args, **kwargs)
+        add = verbs.add_subcommand
+
+        def add_subcommand(name: str, parser: LightningArgumentParser, **rest: Any) -> Any:
+            self.verbs.append(parser)
+            # Lightning would take the help from the docstrings of its trainer.
+            return add(name, parser, **rest | {"help": VERBS[name]})
+
+        verbs.add_subcommand = add_subcommand
+        return verbs
+
+    def format_help(self, *args: Any) -> str:
+        """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
+        return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
+
+
+def look_ahead(arguments: list[str]) -> argparse.Namespace:
+    """What has to be known before the command line is parsed: `verb`, `ckpt_path` and the list `config`, or None."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("verb", nargs="?")
+    early.add_argument("--ckpt_path")
+    early.add_argument("-c", "--config", action="append")
+    return early.parse_known_args(arguments)[0]
+
+
+def where_yaml_breaks(arguments: list[str], error: MarkedYAMLError) -> str:
+    """The file and the line of an error that was met in a text without a name.
+
+    Args:
+        arguments: The command line.
+        error: What the reader of YAML said.
+    """
+    for path in (Path(each.removeprefix("--config=")) for each in arguments if each.endswith((".yaml", ".yml"))):
+        try:
+            yaml.safe_load(path.read_text() if path.is_file() else "")
+        except MarkedYAMLError as found:
+            line = found.problem_mark.line + 1 if found.problem_mark else 1
+            return f"{path}, line {line}: this is no YAML: {found.problem}"
+    return " ".join(str(error).split())
+
+
+def verb_options(verb: str) -> dict[str, Any]:
+    """What the parser of a verb is made with."""
+    return {"description": VERBS[verb], "usage": f"{PROGRAM} {verb} [options]"}
+
+
+def refer_to(verb: str, arguments: list[str]) -> list[str]:
+    """Let `${trainer.max_epochs}` mean the option of this verb; the parser's own names begin with the verb.
+
+    Args:
+        verb: `fit`, for example.
+        arguments: The command line.
+
+    Returns:
+        The command line with such references; config files are read so from now on.
+    """
+
+    def rename(text: str) -> str:
+        return REFERENCE.sub(lambda m: m[0] if m[1].startswith(f"{verb}.") else f"${{{verb}.{m[1]}}}", text)
+
+    load = get_loader("yaml")
+
+    def read(text: str) -> Any:
+        value = load(rename(text))
+        return {} if value is None and re.search(r"[#\n]", text) else value  # a file of comments holds no options
+
+    set_loader("omegaconf+", read)
+    return [rename(argument) for argument in arguments]
+
+
+def read_env_file(path: Path) -> None:
+    """Put the lines NAME=value of a file into the environment, where NAME is not set yet.
+
+    Args:
+        path: May be missing. `export NAME=value`, quotes around the value and comment lines are fine.
+    """
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(?:'(.*)'|\"(.*)\"|(.*?))\s*", line)
+        if not found:
+            raise UserError(f"{path}, line {number}: expected NAME=value.")  # the line may hold a secret
+        os.environ.setdefault(found[1], next(value for value in found.groups()[1:] if value is not None))

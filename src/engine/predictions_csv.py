@@ -1,0 +1,85 @@
+"""What `predict` found: a table on the screen, predictions.csv in the run's folder."""
+
+import csv
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from src.engine.run import RunCallback
+
+
+class PredictionsCsv(RunCallback):
+    """Prints and writes each sample once, in the order of the data, whatever the number of processes.
+
+    A data module with a method `prediction_rows(scores)` says what a row holds; without it a row is the sample's number
+    and its scores.
+
+    Args:
+        max_printed: Rows on the screen; the file has them all.
+    """
+
+    def __init__(self, max_printed: int = 20) -> None:
+        self.max_printed = max_printed
+        self._scores: list[Tensor] = []
+
+    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin anew."""
+        self._scores = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch."""
+        self._scores.append(outputs.float().cpu())
+
+    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put the ranks' shares together, print and write."""
+        if not self._scores:
+            return
+        scores = torch.cat(self._scores)
+        if trainer.world_size > 1:
+            shares: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(shares, scores)
+            scores = torch.empty(sum(len(share) for share in shares), *scores.shape[1:])
+            for rank, share in enumerate(shares):
+                scores[rank :: trainer.world_size] = share  # rank r has each W-th sample
+        if not trainer.is_global_zero:
+            return
+        describe = getattr(getattr(trainer, "datamodule", None), "prediction_rows", plain_rows)
+        rows = describe(scores)
+        path = self.run.folder / "predictions.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        table = [list(rows[0]), *(list(map(str, row.values())) for row in rows[: self.max_printed])]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            print("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+        if len(rows) > self.max_printed:
+            print(f"... and {len(rows) - self.max_printed} more")
+        print(f"written to {path}")
+
+
+def plain_rows(scores: Tensor) -> list[dict[str, Any]]:
+    """The number of each sample, and its scores.
+
+    Args:
+        scores: (N, ...) float32.
+    """
+    return [
+        {"sample": number}
+        | {
+            f"score_{k}" if row.numel() > 1 else "score": float(f"{v:.6g}")
+            for k, v in enumerate(row.flatten().tolist())
+        }
+        for number, row in enumerate(scores)
+    ]

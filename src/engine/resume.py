@@ -1,0 +1,119 @@
+"""What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from src.engine.errors import UserError
+from src.engine.run import RunCallback
+
+
+class Resume(RunCallback):
+    """Keeps in each checkpoint the metrics, an early stop, half-accumulated gradients and the random generators' states.
+
+    The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module logs with `self.log(..., on_epoch=True)` amid an epoch is not covered: LitModule keeps its own means.
+    Gradients amid an accumulation are kept on one process only; with several, resume from `last.ckpt`.
+    """
+
+    def __init__(self) -> None:
+        self._world_size = 1
+        self._states: list[dict[str, Any]] = []
+        self._loaded: dict[str, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the states."""
+        return "RandomState"
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._world_size = trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        states: list[Any] = [random_state()]
+        if self._world_size > 1:
+            states *= self._world_size
+            torch.distributed.all_gather_object(states, random_state())
+        return {"states": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._states = state["states"]
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint["stopped"] = trainer.should_stop
+        if accumulating(trainer) and trainer.world_size == 1:
+            gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+            checkpoint["gradients"] = gradients
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        loaded, self._loaded = self._loaded, {}
+        self._refuse_to_prolong(trainer)
+        trainer.callback_metrics.update(loaded.get("metrics", {}))
+        gradients = loaded.get("gradients", {})
+        for name, parameter in module.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
+        # Whoever changes an option of a run that stopped early wants it to go on.
+        if loaded.get("stopped") and loaded.get("config") == self.run.config:
+            trainer.should_stop = True
+        # Not before: setting up draws numbers, too. A process that was not there keeps the state its seed gave it.
+        if trainer.global_rank < len(self._states):
+            set_random_state(self._states[trainer.global_rank])
+        self._states = []
+
+    @staticmethod
+    def _refuse_to_prolong(trainer: Trainer) -> None:
+        """A schedule over a number of steps has no values beyond them."""
+        steps = trainer.estimated_stepping_batches
+        for config in trainer.lr_scheduler_configs:
+            total = getattr(config.scheduler, "total_steps", None)
+            if total and config.interval == "step" and total < steps:
+                raise UserError(
+                    f"The learning-rate schedule of this run ends at step {total}, with these options the run would "
+                    f"go to {steps:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or begin a "
+                    "new run from its weights (--transfer.weights)."
+                )
+
+
+def accumulating(trainer: Trainer) -> bool:
+    """Whether the gradients hold a part of the batches of the next optimizer step."""
+    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+
+
+def random_state() -> dict[str, Any]:
+    """The states of this process's generators, as plain values."""
+    version, numbers, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": legacy
+        | {"state": {"key": torch.from_numpy(legacy["state"]["key"].astype(np.int64))}}
+        | {"pos": int(legacy["state"]["pos"]), "gauss": float(legacy["gauss"]), "has_gauss": int(legacy["has_gauss"])},
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back.
+
+    Args:
+        state: As `random_state` gives it. CUDA devices that are not here are left out.
+    """
+    torch.set_rng_state(state["torch"].cpu())
+    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value.cpu(), device)
+    if state.get("mps") is not None and torch.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    numpy = state["numpy"]
+    key = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["pos"]}})

@@ -1,0 +1,49 @@
+"""The run at hand: what its callbacks know of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+
+@dataclass
+class Run:
+    """One object for all callbacks of a run; the command line makes it.
+
+    Attributes:
+        verb: `fit`, `validate`, `test` or `predict`.
+        config: Every option as plain values, as a checkpoint carries it.
+        folder: The run's own. On processes other than rank zero it is known from `setup` on.
+        source: The checkpoint that the run begins with, if any.
+        monitor: The metric that decides which checkpoint is best.
+        best_score: Its value there, once something was validated.
+        save_then: Writes `last.ckpt` at the next point from which a resume is exact, and calls its argument at that
+            point. None where the run writes no checkpoints.
+    """
+
+    verb: str = "fit"
+    config: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    source: Path | None = None
+    monitor: str = "val/loss"
+    best_score: float | None = None
+    save_then: Callable[[Callable[[], None]], None] | None = None
+
+    @property
+    def last(self) -> Path:
+        """Where the last checkpoint lies, or will lie."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path | None:
+        """The best checkpoint, or the last where nothing was validated; None before the first."""
+        best = [self.last.with_name("best.ckpt")] if self.best_score is not None else []
+        return next((path for path in [*best, self.last] if path.exists()), None)
+
+
+class RunCallback(Callback):
+    """A callback that is on in every run and knows it."""
+
+    run = Run()  # the command line gives each its own

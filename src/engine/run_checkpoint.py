@@ -1,0 +1,187 @@
+"""Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from src.engine.checkpoint import read_checkpoint
+from src.engine.errors import UserError
+from src.engine.lightning_fixes import settle
+from src.engine.run import RunCallback
+
+
+class RunCheckpoint(Checkpoint, RunCallback):
+    """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
+
+    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
+    best one so far. Only at points from which a resume is exact, where one loses no batch and no validation.
+
+    Args:
+        monitor: The validation metric that decides which one is best.
+        mode: Whether a smaller or a larger value is better; by default as torchmetrics has it, of a loss a smaller one.
+        every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
+    """
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] | None = None, every_n_steps: int = 1_000
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"every_n_steps={every_n_steps} must be at least 1. Set --checkpoint.every_n_steps.")
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_steps = every_n_steps
+        self._saved_at: tuple[int, int] | None = None
+        self._due = self._best_due = False
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.run.folder / "checkpoints"
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.run.monitor, self.run.save_then = self.monitor, self._save_then
+
+    def _save_then(self, then: Callable[[], None]) -> None:
+        self._due, self._then = True, then
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        source = self.run.source
+        if source == self.run.last:
+            self._saved_at = (trainer.global_step, trainer.current_epoch)
+        elif source and self.run.best_score is not None:
+            self._bring_best(trainer, source.with_name("best.ckpt"))
+
+    def _bring_best(self, trainer: Trainer, source: Path) -> None:
+        """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
+        target = self.folder / "best.ckpt"
+        known = trainer.is_global_zero and source.exists() and not target.exists()
+        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / ".best.ckpt.part"
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+            part.replace(target)
+        trainer.strategy.barrier("bring_best")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
+        # A run resumed from here would leave out a validation that follows: let that one save.
+        if self._due and not self._validation_follows(trainer, batch_idx):
+            self._save_due(trainer)
+
+    @staticmethod
+    def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+        if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
+            return False
+        seen = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+        return (seen + 1) % trainer.val_check_batch == 0
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise UserError(
+                f"checkpoint.monitor={self.monitor!r} is not logged; there are "
+                f"{', '.join(sorted(trainer.callback_metrics))}. Set --checkpoint.monitor."
+            )
+        if trainer.sanity_checking:
+            return
+        # Rank zero's, for all: they save together or not at all.
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
+        larger = self.mode == "max" if self.mode else self._larger_is_better(module)
+        better = self.run.best_score is None or (score > self.run.best_score if larger else score < self.run.best_score)
+        if better and score == score:
+            self.run.best_score = score
+            if self._stopping(trainer):
+                self._best_due = True
+            else:
+                self._save(trainer, "best.ckpt")
+        self._save_due(trainer)
+
+    def _larger_is_better(self, module: LightningModule) -> bool:
+        metrics: Any = getattr(module, "metrics", {})
+        name = self.monitor.removeprefix("val/")
+        return name in metrics and bool(metrics[name].higher_is_better)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Only now is everything done that ends the epoch before.
+        if trainer.global_step > 0:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._best_due:
+            self._save(trainer, "best.ckpt")
+        self._save_last(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.run.config
+        settle(checkpoint["loops"]["fit_loop"], trainer.max_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.run.best_score}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run.best_score = state["best_score"]
+
+    @staticmethod
+    def _stopping(trainer: Trainer) -> bool:
+        """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
+        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        return trainer.should_stop and enough
+
+    def _save_due(self, trainer: Trainer) -> None:
+        # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating):
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        at = (trainer.global_step, trainer.current_epoch)
+        if self._saved_at != at:
+            self._save(trainer, "last.ckpt")
+        self._saved_at = at
+        self._due = False
+        then, self._then = self._then, None
+        if then:
+            then()
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        target, part = self.folder / name, self.folder / f".{name}.part"
+        try:
+            trainer.save_checkpoint(part)
+        except OSError as error:
+            if part.is_file():
+                part.unlink()
+            kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
+            raise UserError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
+        if trainer.is_global_zero:
+            self._refuse_objects(part)
+            old = target.with_name(f".{name}.old")
+            if target.is_dir() or (part.is_dir() and target.exists()):  # a sharded one, which no rename replaces
+                target.rename(old)
+            part.replace(target)
+            if old.exists():
+                (shutil.rmtree if old.is_dir() else Path.unlink)(old)
+        trainer.strategy.barrier("checkpoint")
+
+    @staticmethod
+    def _refuse_objects(part: Path) -> None:
+        """Notice now, not when it is needed, that a checkpoint holds what loading would refuse."""
+        file = part / "meta.pt" if part.is_dir() else part
+        if objects := get_unsafe_globals_in_checkpoint(file):
+            (shutil.rmtree if part.is_dir() else Path.unlink)(part)
+            raise UserError(
+                f"The checkpoint would hold more than tensors and plain values: {', '.join(objects)}. Not saved. See "
+                "what your modules, schedulers and callbacks put into it by state_dict() and on_save_checkpoint()."
+            )

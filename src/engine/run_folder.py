@@ -1,0 +1,110 @@
+"""A run's folder: claimed by one process, and found again by a job that was stopped and started anew."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+
+from src.engine.errors import UserError
+from src.engine.ranks import is_rank_zero
+from src.engine.record import add_entry
+from src.engine.run import RunCallback
+
+
+class RunFolder(RunCallback):
+    """Lets all processes know the folder that rank zero claimed, and adds the command to its record."""
+
+    def __init__(self) -> None:
+        self._recorded = False
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
+        if trainer.is_global_zero and not self._recorded:  # once for a fit and its test
+            add_entry(self.run, trainer)
+        self._recorded = True
+
+
+def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
+    """The folder of a run: `version_<n>`, new; of a run that goes on from its `last.ckpt`, the same.
+
+    Whoever starts from another checkpoint goes back in time: in a new folder, so that nothing is lost.
+
+    Args:
+        root: The experiment's folder, which holds those of its runs.
+        last: The checkpoint that a fit goes on from, if any.
+        config: Of the run, as plain values; written there once.
+
+    Returns:
+        The folder; on processes other than rank zero, which write nothing, that may be `root`.
+    """
+    if last and last.absolute().parts[-2:] == ("checkpoints", "last.ckpt"):
+        folder = last.absolute().parent.parent if len(last.parts) < 3 else last.parent.parent
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
+    elif is_rank_zero():
+        folder = _claim(root)
+    else:
+        return root
+    if is_rank_zero():
+        if not (folder / "config.yaml").exists():
+            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        for name in _jobs():
+            (folder / name).touch()
+    return folder
+
+
+def _claim(root: Path) -> Path:
+    number = 0
+    while True:
+        try:
+            # Whoever makes the folder owns it, however many start at the same instant.
+            (root / f"version_{number}").mkdir(parents=True)
+            return root / f"version_{number}"
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"Cannot make a folder for the run under {root}: {error.strerror}. Name a place where you may write with "
+                "--trainer.default_root_dir."
+            ) from error
+
+
+def end(folder: Path) -> None:
+    """Note in the folder that the run came to its end."""
+    if is_rank_zero():
+        for name in _jobs():
+            (folder / name).write_text("done\n")
+
+
+def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
+    """The last checkpoint of the run that this job had begun when it was requeued or its workers were restarted.
+
+    All processes look for themselves and find the same: `root` lies on a disk that the machines share.
+
+    Args:
+        root: The experiment's folder.
+        config: The run's, as plain values: one job may hold several runs.
+    """
+    for name, restarted in _jobs().items():
+        for mark in sorted(root.glob(f"*/{name}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
+            last = mark.parent / "checkpoints" / "last.ckpt"
+            # torchrun counts the restarts of each machine by itself: a new one counts none, and still has to join.
+            going = name.startswith("torchrun-") and not mark.read_text()
+            again = (restarted or going) and last.exists()
+            if again and yaml.safe_load((mark.parent / "config.yaml").read_text()) == config:
+                return last
+    return None
+
+
+def _jobs() -> dict[str, bool]:
+    """Names of the jobs that this process is a part of, and whether each was started again."""
+    jobs = {}
+    # "none" is every run's name that was given none.
+    if (run := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
+        jobs[f"torchrun-{run}"] = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if "SLURM_JOB_ID" in os.environ:
+        jobs[f"slurm-{os.environ['SLURM_JOB_ID']}"] = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    return {re.sub(r"[^\w.-]", "_", name): restarted for name, restarted in jobs.items()}

@@ -1,0 +1,131 @@
+"""A user's mistake: one clear message, an exit code that is not 0, no traceback, nothing lost."""
+
+import traceback
+from pathlib import Path
+
+import lightning
+import pytest
+
+from src.engine.suggestions import explain
+from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
+
+FIT = ("fit", "--config", SMALL)
+ONE_CYCLE = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=1")
+MISTAKES = {
+    "unknown option": ([*FIT, "--trainer.max_epoch=3"], "Did you mean trainer.max_epochs?"),
+    "unknown argument of a class": ([*FIT, "--model.net.hiden=3"], "Did you mean hidden?"),
+    "wrong type": ([*FIT, "--trainer.max_epochs=x"], "trainer.max_epochs: expected int or null; got 'x'"),
+    "wrong type in a class": ([*FIT, "--model.net.hidden=a"], "hidden: expected int; got 'a'"),
+    "wrong choice": ([*FIT, "--trainer.precision=17"], "expected one of 64, 32, 16"),
+    "mistyped class": ([*FIT, "--model.net.class_path=tests.xor.XorMPL"], "Did you mean XorMLP?"),
+    "mistyped module": ([*FIT, "--model.net=tests.xr.XorMLP"], "Did you mean xor?"),
+    "class by a wrong name in its module": ([*FIT, "--model.optimizer=Adm"], "there is no 'Adm'. Did you mean Adam?"),
+    "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "schedule without an end": (
+        [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
+        "total_steps, but got inf",
+    ),
+    "steps between checkpoints": ([*FIT, "--checkpoint.every_n_steps=0"], "every_n_steps=0 must be at least 1"),
+    "batches between signals": ([*FIT, "--signals.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
+    "empty checkpoint": (["test", "--ckpt_path", ""], "ckpt_path is empty"),
+    "missing weights": ([*FIT, "--transfer.weights=nope"], "transfer.weights=nope does not exist"),
+    "class in small letters": ([*FIT, "--model.optimizer=adam"], "optimizer: there is no 'adam'. Did you mean Adam?"),
+    "class by a wrong name": ([*FIT, "--model.loss=BCEWithLogitLoss"], "Did you mean BCEWithLogitsLoss?"),
+    "scheduler by a wrong name": ([*FIT, "--model.scheduler=StepLRR"], "Did you mean StepLR?"),
+    "metric by a wrong name": ([*FIT, "--model.metrics.acc=BinaryAcuracy"], "Did you mean BinaryAccuracy?"),
+    "data by a wrong name": ([*FIT, "--data=tests.xor.XorData"], "there is no 'XorData' in tests.xor"),
+    "file without its option": (["fit", str(SMALL)], "Did you mean --config?"),
+    "fragment alone": (["fit", "--config", CONFIGS / "trainer/ddp.yaml"], "name the YAML of an experiment first"),
+    "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
+    "no verb": ([], "fit,validate,test,predict"),
+    "missing config": (["fit", "--config", "nope.yaml"], "nope.yaml"),
+    "no config": (["fit"], "required"),
+    "missing checkpoint": (["test", "--ckpt_path", "nope.ckpt"], "ckpt_path=nope.ckpt does not exist"),
+    "folder without checkpoints": (["test", "--ckpt_path", "."], "folder without checkpoints"),
+    "device that is not here": ([*FIT, "--trainer.accelerator=tpu"], "not"),
+    "unknown accelerator": ([*FIT, "--trainer.accelerator=gpuu"], "Available names are"),
+    "batch size of 0": ([*FIT, "--data.batch_size=0"], "batch_size=0 must be at least 1"),
+    "unknown monitor": ([*FIT, "--checkpoint.monitor=val/lss"], "there are"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_in_two_lines_at_most(cli, name):
+    arguments, hint = MISTAKES[name]
+    done = cli(*arguments)
+    assert done.code != 0
+    assert hint in done.err
+    assert "Traceback" not in done.err
+    assert len([line for line in done.err.splitlines() if "Seed set" not in line]) <= 2
+
+
+def test_the_process_itself_exits_with_the_code_and_without_a_traceback(tmp_path):
+    done = run_process(*FIT, "--trainer.max_epoch=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: unrecognized arguments: --trainer.max_epoch=3. Did you mean trainer.max_epochs?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_val_size_that_leaves_nothing_is_refused(cli, mnist):
+    done = cli(
+        "fit", "--config", CONFIGS / "mnist.yaml", f"--data.root={mnist.root}", f"--data.val_size={mnist.num_train}"
+    )
+    assert done.code != 0
+    assert f"val_size={mnist.num_train} must be in 1..{mnist.num_train - 1}" in done.err
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(cli, mnist):
+    done = cli("fit", "--config", CONFIGS / "mnist.yaml", "--data.root=/proc/nope")
+    assert done.code != 0
+    assert "/proc/nope" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_a_bug_keeps_its_traceback(tmp_path):
+    (tmp_path / "buggy.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.reshape(3, -1))\n"
+    )
+    net = ("--model.net=buggy.Net", "--model.net.in_features=2", "--model.net.out_features=1")
+    done = run_process(*FIT, *net, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "buggy.py" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_union_of_types_is_told_in_one_line():
+    complaint = (
+        'Parser key "a.b":\n  Does not validate against any of the Union subtypes\n'
+        "  Subtypes: [<class 'int'>, typing.Literal['x', 'y'], <class 'NoneType'>]\n  Errors:\n    - ...\n"
+        "  Given value type: <class 'str'>\n  Given value: z"
+    )
+    assert explain(complaint, [], []) == "a.b: expected one of x, y or int or null; got 'z'"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "mistake"),
+    [
+        (PROJECT / "src/data/mine.py", "raise ValueError('size=3 must be 4')", True),
+        (PROJECT / "src/data/mine.py", "float('n/a')", False),
+        (Path("/home/me/lightning-template/.venv/torch/nn.py"), "raise ValueError('no')", False),
+        (Path(lightning.__file__).parent / "pytorch/loops.py", "raise ValueError('no')", True),
+    ],
+)
+def test_a_mistake_is_what_somebody_has_words_for(file, line, mistake, monkeypatch):
+    monkeypatch.setattr(traceback.linecache, "getline", lambda *_: line)
+    with pytest.raises(ValueError, match=r"size|float|no") as raised:
+        exec(compile(line, file, "exec"))
+    assert is_a_users_mistake(raised.value) is mistake
+
+
+def test_clipping_that_lightning_refuses_is_one_clear_error(cli, mnist):
+    mixed = ("--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1", "--trainer.fast_dev_run=true")
+    done = cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *mixed)
+    assert done.code == 1
+    assert "fused" in done.err
+    assert "Traceback" not in done.err
+    more = ("--model.optimizer.fused=false",)
+    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *mixed, *more).code == 0

@@ -1,0 +1,112 @@
+"""record.yaml tells how a run was made, enough to make it again."""
+
+import subprocess
+import sys
+
+import torch
+import yaml
+
+from src.engine import record
+from src.engine.record import PROJECT
+from tests.conftest import CONFIGS, SMALL, digest
+from tests.stopping import config, fit, resume
+
+SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
+
+
+def test_the_record_has_command_git_versions_device_and_time(cli, tmp_path, monkeypatch):
+    arguments = ["fit", "--config", str(SMALL), *SHORT]
+    monkeypatch.setattr(sys, "argv", ["somewhere/src/__main__.py", *arguments])
+    assert cli(*arguments).code == 0
+    folder = tmp_path / "runs/xor/version_0"
+    (entry,) = yaml.safe_load((folder / "record.yaml").read_text())
+    assert entry["command"] == " ".join(["python -m src", *arguments])
+    assert entry["folder"] == str(tmp_path)
+    assert entry["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert entry["device"]["processes"] == 1
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if head.returncode == 0:
+        assert entry["git"]["commit"] == head.stdout.strip()
+        diff = subprocess.run(
+            ["git", "diff", "HEAD", "--binary"], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        kept = folder / entry["git"]["changes"] if entry["git"]["changes"] else None
+        assert (kept.read_text() if kept else "").startswith(diff.stdout)  # then come new files
+    else:
+        assert entry["git"] is None
+
+
+def test_the_record_has_the_checksum_of_each_data_file(cli, mnist, tmp_path):
+    done = cli(
+        "fit",
+        "--config",
+        CONFIGS / "mnist.yaml",
+        *mnist.options,
+        "--trainer.limit_train_batches=1",
+        "--trainer.max_epochs=1",
+    )
+    assert done.code == 0, done.err
+    (entry,) = yaml.safe_load((tmp_path / "runs/mnist/version_0/record.yaml").read_text())
+    assert entry["data"] == {file.name: digest(file) for file in (mnist.root / "MNIST/raw").glob("*-ubyte")}
+
+
+def test_a_resume_adds_an_entry(cli, tmp_path):
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    assert cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=2").code == 0
+    entries = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
+    assert len(entries) == 2
+
+
+def test_each_resume_adds_an_entry_with_the_options_that_changed(tmp_path):
+    run = fit(tmp_path, config(max_epochs=1))
+    assert resume(run) == 0
+    assert resume(run, "--trainer.max_epochs=2", "--model.optimizer.lr=0.001") == 0
+    entries = yaml.safe_load((run / "record.yaml").read_text())
+    assert len(entries) == 3
+    assert "changed" not in entries[0]
+    assert "changed" not in entries[1]
+    assert entries[2]["changed"] == {"trainer.max_epochs": 2, "model.init_args.optimizer.init_args.lr": 0.001}
+
+
+def test_the_patch_has_changed_and_new_files(cli, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (project / "src").mkdir(parents=True)
+    (project / "src/old.py").write_text("x = 1\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    (project / "src/old.py").write_text("x = 2\n")
+    (project / "src/new.py").write_text("y = 3\n")
+    monkeypatch.setattr(record, "PROJECT", project)
+    assert cli("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5").code == 0
+    patch = (tmp_path / "runs/xor/version_0/changes-0.patch").absolute()
+    subprocess.run([*git, "stash", "-q", "--include-untracked"], check=True)
+    subprocess.run([*git, "apply", str(patch)], check=True)
+    assert [(project / f"src/{name}.py").read_text() for name in ("old", "new")] == ["x = 2\n", "y = 3\n"]
+
+
+def test_bytes_of_any_encoding_do_no_harm(cli, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=false"]
+    (project / "src").mkdir(parents=True)
+    (project / "src/old.py").write_bytes(b"x = 1\r\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    changed, new = b"x = 2  # \xe9\r\n", "src/n\u00e9.py"
+    (project / "src/old.py").write_bytes(changed)
+    (project / new).write_text("y = 3\n")
+    monkeypatch.setattr(record, "PROJECT", project)
+    done = cli("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5")
+    assert done.code == 0, done.err
+    patch = (tmp_path / "runs/xor/version_0/changes-0.patch").absolute()
+    subprocess.run([*git, "stash", "-q", "--include-untracked"], check=True)
+    subprocess.run([*git, "apply", str(patch)], check=True)
+    assert (project / "src/old.py").read_bytes() == changed
+    assert (project / new).read_text() == "y = 3\n"
+
+
+def test_a_run_that_a_notebook_started_is_run_again_from_its_config(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    (entry,) = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
+    assert entry["command"] == "python -m src fit --config runs/xor/version_0/config.yaml"

@@ -1,0 +1,251 @@
+"""What makes the template fast, as behaviour: none of these tests reads a clock."""
+
+import csv
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import Metric
+from torchvision.datasets import MNIST
+
+import src.data.mnist
+from src.data.loader import TensorLoader
+from src.module import LitModule
+from tests.conftest import CONFIGS, PROJECT
+
+FEW_STEPS = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.accelerator=cpu")
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that tensors go through, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def fit(cli, mnist):
+    """Train an example for a few steps."""
+
+    def run(example, *options):
+        data = mnist.options if example == "mnist" else []
+        done = cli("fit", "--config", CONFIGS / f"{example}.yaml", *data, *FEW_STEPS, *options)
+        assert done.code == 0, done.err
+        return done
+
+    return run
+
+
+def metrics_of(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+examples = pytest.mark.parametrize("example", ["xor", "mnist"])
+
+
+@examples
+def test_a_training_step_does_not_wait_for_the_device(fit, monkeypatch, example):
+    operations = Operations()
+    step = LitModule.training_step
+
+    def watched(module, batch, batch_idx):
+        with operations:
+            return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(LitModule, "training_step", watched)
+    fit(example)
+    assert operations.count["addmm"] == 2 * 3  # two layers, three steps: it was watched
+    # `.item()`, `float(...)`, `if tensor`; and the operations whose result's size depends on the values.
+    for waits in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"):
+        assert operations.count[waits] == 0, waits
+
+
+def test_a_batch_costs_one_index_operation_per_tensor():
+    x, target = torch.randint(256, (23, 28, 28), dtype=torch.uint8), torch.arange(23)
+    loader = TensorLoader((x, target), 4, shuffle=True, seed=0)
+    batches = iter(loader)
+    next(batches)  # draws the order, too
+    for _ in range(len(loader) - 1):
+        with Operations() as operations:
+            next(batches)
+        assert operations.count["index_select"] == 2
+        assert operations.count.keys() <= {"index_select", "slice"}
+
+
+def test_the_transform_gets_whole_batches():
+    shapes = []
+
+    def transform(batch):
+        shapes.append(tuple(batch.shape))
+        return batch.float()
+
+    loader = TensorLoader((torch.zeros(10, 5, dtype=torch.uint8),), 4, transform=transform)
+    assert all(batch.dtype == torch.float32 for (batch,) in loader)
+    assert shapes == [(4, 5), (4, 5), (2, 5)]
+
+
+def test_mnist_normalises_each_batch_once_and_never_reads_a_single_image(fit, mnist, monkeypatch):
+    sizes, normalize = [], src.data.mnist.normalize
+
+    def watched(images):
+        sizes.append(len(images))
+        return normalize(images)
+
+    def single_image(*_):
+        raise AssertionError("MNIST.__getitem__ was called")
+
+    monkeypatch.setattr(src.data.mnist, "normalize", watched)
+    monkeypatch.setattr(MNIST, "__getitem__", single_image)
+    fit("mnist", "--data.batch_size=100", "--trainer.num_sanity_val_steps=0", "--test_after_fit=false")
+    assert sizes == [100] * (3 + mnist.val_size // 100)
+
+
+class Watched(Metric):
+    """Notes at each update whether the module was training."""
+
+    updates: list[bool]
+
+    def __init__(self):
+        super().__init__()
+        self.updates = []
+
+    def update(self, scores, target):
+        self.updates.append(self.training)
+
+    def compute(self):
+        return torch.tensor(0.0)
+
+
+def test_training_steps_touch_no_metric_and_log_nothing(monkeypatch):
+    logged, log = [], LightningModule.log
+
+    def watched(module, name, *args, **kwargs):
+        logged.append(name)
+        log(module, name, *args, **kwargs)
+
+    monkeypatch.setattr(LightningModule, "log", watched)
+    metric = Watched()
+    module = LitModule(
+        nn.Linear(2, 1), nn.MSELoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), {"m": metric}
+    )
+    loader = TensorLoader((torch.ones(8, 2), torch.ones(8, 1)), 2)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    options = {"max_epochs": 2, "num_sanity_val_steps": 0, "enable_model_summary": False}
+    Trainer(accelerator="cpu", devices=1, **quiet, **options).fit(module, loader, loader)
+    assert metric.updates == [False] * 4 * 2  # one for each validation batch
+    assert logged.count("train/loss") == 2  # one for each epoch
+
+
+def modules_after(code):
+    """What a process has imported when it ends."""
+    code = f"try:\n    {code}\nexcept SystemExit:\n    import sys; print('\\nmodules', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("\nmodules ")[2].split())
+
+
+def packages(modules):
+    return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+
+
+@pytest.mark.slow
+def test_help_imports_what_lightnings_command_line_does_and_no_more():
+    lightnings = modules_after("import lightning.pytorch.cli; raise SystemExit")
+    ours = modules_after("from src.cli import main; main(['fit', '--help'])")
+    assert "lightning.pytorch.cli" in lightnings & ours
+    # jsonargparse looks at attrs where it is installed.
+    assert packages(ours) - packages(lightnings) <= {"src", "attr", "attrs"}
+    assert "src.module" in ours
+    assert not ours & {"src.data.mnist", "src.data.mnist_images", "src.models.mnist"}
+
+
+def test_the_optimizer_has_one_place(cli):
+    shown = cli("fit", "--help").out
+    assert "--model" in shown
+    assert "--optimizer" not in shown
+    assert "--lr_scheduler" not in shown
+    assert cli("fit", "--config", CONFIGS / "xor.yaml", "--optimizer=Adam").code == 2
+
+
+@examples
+def test_bf16_mixed_trains(fit, tmp_path, monkeypatch, example):
+    dtypes = []
+    loss = {"xor": nn.BCEWithLogitsLoss, "mnist": nn.CrossEntropyLoss}[example]
+    forward = loss.forward
+
+    def watched(self, logits, target):
+        dtypes.append(logits.dtype)
+        return forward(self, logits, target)
+
+    monkeypatch.setattr(loss, "forward", watched)
+    fit(example, "--trainer.precision=bf16-mixed")
+    assert set(dtypes) == {torch.bfloat16}
+    (row, _) = metrics_of(tmp_path / "runs" / example / "version_0")
+    assert row["step"] == "3"
+    assert math.isfinite(float(row["train/loss"]))
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler on the CPU"
+)
+
+
+@needs_compiler
+@examples
+def test_compiled_trains_and_its_checkpoint_fits_a_plain_net_and_back(fit, cli, tmp_path, example):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    fit(example, "--model.compile=true")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    runs = tmp_path / "runs" / example
+    compiled = runs / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(compiled, weights_only=True)["config"]["model"]["init_args"]["compile"] is True
+
+    plain = LitModule.load_from_checkpoint(compiled, compile=False)
+    fresh = LitModule.load_from_checkpoint(compiled)
+    assert list(plain.state_dict()) == list(fresh.state_dict())
+    assert not [name for name in plain.state_dict() if "_orig_mod" in name]
+
+    data = () if example == "xor" else (FEW_STEPS[2], "--trainer.limit_val_batches=2")
+    losses = []
+    for compile in ("false", "true"):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        done = cli("validate", "--ckpt_path", compiled, f"--model.compile={compile}", *data)
+        assert done.code == 0, done.err
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compile == "true")
+        (row,) = metrics_of(max(runs.iterdir()))
+        losses.append(float(row["val/loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@needs_compiler
+def test_a_plain_run_goes_on_compiled_and_a_compiled_one_plain(fit, cli, tmp_path):
+    fit("xor", "--test_after_fit=false")
+    path = tmp_path / "runs" / "xor" / "version_0" / "checkpoints" / "last.ckpt"
+    for epochs, compile in ((2, "true"), (3, "false")):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        done = cli("fit", "--ckpt_path", path, f"--model.compile={compile}", f"--trainer.max_epochs={epochs}")
+        assert done.code == 0, done.err
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compile == "true")
+        assert torch.load(path, weights_only=True)["global_step"] == 3 * epochs
+
+
+def test_mnist_trains_with_a_fused_optimizer():
+    config = yaml.safe_load((CONFIGS / "mnist.yaml").read_text())
+    assert config["model"]["optimizer"]["init_args"]["fused"] is True
