@@ -22,21 +22,15 @@ lint: .venv/ready ## Check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-new: .venv/ready ## Write the files of a new task: make new NAME=iris
-	@$(BIN)/python -m src.new "$(NAME)"
-
-EXAMPLES := src/callbacks/xor_table.py $(addprefix configs/, xor.yaml mnist.yaml mnist_augmented.yaml) \
-	$(addprefix src/, models/xor.py models/mnist.py) \
-	$(addprefix src/data/, xor.py mnist.py mnist_augmented.py images.py download.py) \
-	$(addprefix tests/test_, xor.py mnist.py mnist_augmented.py images.py nets.py download.py readme.py speed.py) \
-	tests/test_benchmarks.py tests/test_scaling.py tests/benchmarks
+new: .venv/ready ## Write the files of a new task from an example: make new NAME=iris FROM=rows
+	@$(BIN)/python -m src new "$(NAME)" --from "$(or $(FROM),rows)"
 
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
-	rm -rf $(EXAMPLES)
+	rm -rf src/*/xor* src/*/mnist* configs/xor.yaml configs/mnist*.yaml
+	rm -rf tests/examples tests/benchmarks tests/test_readme.py
 
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 	$(BIN)/python -m tests.benchmarks
-	$(BIN)/python -m tests.benchmarks.scaling
 
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --upgrade \

@@ -1,5 +1,6 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
-from src.engine.errors import READ_WELL, UserError, construct, one_line
+from src.engine.config_files import LOCAL, check, read_env_file
+from src.engine.errors import READ_WELL, UserError, devices_here, instantiate, one_line
 from src.engine.lightning_fixes import Quiet, Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
-from src.engine.parser import LOCAL, Parser, look_ahead, read_env_file, refer_to, verb_options
+from src.engine.parser import Parser, look_ahead, refer_to, verb_options
 from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.run import Run
 from src.engine.run_folder import begin, end, find_interrupted
@@ -43,7 +45,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={verb: verb_options(verb) for verb in self.subcommands()},
+            parser_kwargs={"programs": tools()} | {verb: verb_options(verb) for verb in self.subcommands()},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
@@ -65,12 +67,13 @@ class CLI(LightningCLI):
         given = look_ahead(arguments)
         arguments = refer_to(given.verb or "fit", arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
+        check([str(LOCAL), *(given.config or [])])
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() and LOCAL.stat().st_size else []
             if self.ckpt_path:
                 first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, GROUPS))]
             at = arguments.index(given.verb) + 1
-            arguments = [*arguments[:at], *first, *arguments[at:]]
+            arguments[at:at] = first
         self.config = parser.parse_or_explain(arguments)
         config = self.config[self.config.subcommand]
         if config.ckpt_path and not given.ckpt_path:
@@ -94,7 +97,7 @@ class CLI(LightningCLI):
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate(self.config, instantiators=[(construct, object, True)])
+        self.config_init = instantiate(self.parser, self.config)
         config = self.config_init[str(self.subcommand)]
         self.model, self.datamodule = config.model, config.data
         self.trainer = self.instantiate_trainer()
@@ -110,8 +113,11 @@ class CLI(LightningCLI):
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
-        except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-            raise UserError(str(error)) from error  # Lightning's word on the options
+        except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:
+            # Lightning's word on the options.
+            asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
+            here = f" This machine has {devices_here()}." if asked else ""
+            raise UserError(f"{one_line(error).rstrip('.')}.{here} See the options under --trainer.") from error
 
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
@@ -126,6 +132,15 @@ class CLI(LightningCLI):
             best = str(self.run.best) if self.run.best else None
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         end(self.run.folder)
+
+
+def tools() -> dict[str, str]:
+    """The programs in src/tools by name, with what each says of itself first; none is imported."""
+    folder = Path(__file__).parent / "tools"
+    files = {file.stem: file for file in folder.glob("[a-z]*.py")}
+    files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
+    says = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
+    return {name: (text or "").split("\n")[0] for name, text in sorted(says.items())}
 
 
 def main(args: list[str] | None = None) -> CLI:

@@ -9,8 +9,13 @@ from torchmetrics import Metric, MetricCollection
 from src.engine.base_module import BaseModule
 from src.engine.errors import UserError
 
+Activation = Literal["sigmoid", "softmax", "identity"]
 # What a loss takes the logits for, where no `activation` is named.
-ACTIVATIONS = ((nn.BCEWithLogitsLoss, "sigmoid"), (nn.CrossEntropyLoss, "softmax"), (nn.Module, "identity"))
+ACTIVATIONS: tuple[tuple[type[nn.Module], Activation], ...] = (
+    (nn.BCEWithLogitsLoss, "sigmoid"),
+    (nn.CrossEntropyLoss, "softmax"),
+    (nn.Module, "identity"),
+)
 
 
 class LitModule(BaseModule):
@@ -27,9 +32,8 @@ class LitModule(BaseModule):
         scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps: null` becomes the number of
             steps of the run, whatever its epochs, batches and devices.
         scheduler_interval: When the scheduler moves on.
-        activation: Turns logits into scores, for metrics and predict: `sigmoid` (then targets of metrics are 0 and 1),
-            `softmax` over dimension 1, or `identity`. By default what belongs to BCEWithLogitsLoss and CrossEntropyLoss,
-            and `identity` for any other loss.
+        activation: Turns logits into scores, for metrics and predict; `softmax` is over dimension 1. By default what
+            belongs to BCEWithLogitsLoss or CrossEntropyLoss, else `identity`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -41,7 +45,7 @@ class LitModule(BaseModule):
         metrics: dict[str, Metric] | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
-        activation: Literal["sigmoid", "softmax", "identity"] | None = None,
+        activation: Activation | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()

@@ -33,11 +33,12 @@ def test_early_stopping_ends_the_run(fit_sums):
     assert load()["epoch"] == 4  # the first validation, and three that were no better
 
 
-def test_a_fragment_adds_its_callback_to_those_of_the_experiment(fit_sums):
-    fit_sums("callbacks/early_stopping.yaml", "callbacks/ema.yaml")
+def test_a_fragment_adds_its_callback_to_those_of_the_experiment(fit_sums, tmp_path):
+    (tmp_path / "summary.yaml").write_text("trainer: {callbacks+: lightning.pytorch.callbacks.ModelSummary}")
+    fit_sums("callbacks/early_stopping.yaml", f"{tmp_path}/summary.yaml")
     config = yaml.safe_load(Path("runs/sums/version_0/config.yaml").read_text())
     names = [entry["class_path"].rpartition(".")[2] for entry in config["trainer"]["callbacks"]]
-    assert names == ["Stop", "EarlyStopping", "Ema"]
+    assert names == ["Stop", "EarlyStopping", "ModelSummary"]
 
 
 def test_clipped_gradients_bound_the_step(fit_sums):

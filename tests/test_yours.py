@@ -1,18 +1,14 @@
-"""An own net on own data without an edit of our files: from an outside package, from YAML alone, from `make new`."""
+"""An own net on own data without an edit of our files: from an outside package, and from YAML alone."""
 
 import csv
-import signal
-import subprocess
 import sys
 
 import pytest
 import torch
 import yaml
 
-from src.tools.new import write
 from tests import stopping
 from tests.conftest import PROJECT, run_process, write_synthetic
-from tests.copies import copy_of_project, python
 
 NETS = """
 from torch import nn
@@ -135,63 +131,6 @@ def test_another_part_is_a_matter_of_yaml_alone(cli, tmp_path, what):
         with (tmp_path / "runs/sums/version_0/metrics.csv").open() as file:
             rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
         assert rates[-1] <= 0.01 / 4
-
-
-@pytest.mark.parametrize("name", ["", "2x", "my-net", "class", "Iris", "a b", "../x"])
-def test_a_name_that_is_none_is_refused_and_nothing_is_written(tmp_path, name):
-    for folder in ("src/models", "src/data", "configs", "tests"):
-        (tmp_path / folder).mkdir(parents=True)
-    with pytest.raises(ValueError, match="must be a Python name"):
-        write(name, tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("there", ["src/models/iris.py", "src/data/iris.py", "configs/iris.yaml", "tests/test_iris.py"])
-def test_a_name_that_is_taken_is_refused_and_nothing_is_written(tmp_path, there):
-    for folder in ("src/models", "src/data", "configs", "tests"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / there).write_text("mine")
-    with pytest.raises(ValueError, match=there):
-        write("iris", tmp_path)
-    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"]
-
-
-def test_the_command_itself_exits_with_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "src.tools.new", "class"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: NAME='class' must be a Python name")
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_what_make_new_writes_survives_a_kill_and_passes_lint_and_its_test(tmp_path):
-    copy = copy_of_project(tmp_path)
-    made = python("-m", "src.tools.new", "iris", cwd=copy)
-    assert made.returncode == 0, made.stderr
-    last = copy / "runs/iris/version_0/checkpoints/last.ckpt"
-    fit = [sys.executable, "-m", "src", "fit", "--config", "configs/iris.yaml", "--checkpoint.every_n_steps=5"]
-    command = [*fit, "--trainer.max_epochs=2000"]
-    with subprocess.Popen(command, cwd=copy, stdout=subprocess.PIPE, text=True) as process:
-        # The second epoch is told of when the checkpoint of the first is written.
-        assert any(line.startswith("epoch 2/2000") for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    step = torch.load(last, weights_only=True)["global_step"]
-    epochs = step // 12 + 5
-    for args in (["fit", f"--trainer.max_epochs={epochs}"], ["test"], ["predict"]):
-        done = run_process(args[0], "--ckpt_path", "runs/iris/version_0", *args[1:], cwd=copy)
-        assert done.returncode == 0, done.stderr
-    assert torch.load(last, weights_only=True)["global_step"] == 12 * epochs
-    assert len((copy / "runs/iris/version_2/predictions.csv").read_text().splitlines()) == 121
-    for tool in (
-        ["ruff", "check", "src/models/iris.py", "src/data/iris.py", "tests/test_iris.py"],
-        ["ruff", "format", "--check", "src/models/iris.py", "src/data/iris.py", "tests/test_iris.py"],
-        ["mypy", "src/models/iris.py", "src/data/iris.py"],
-        ["pytest", "-q", "tests/test_iris.py", "tests/test_configs.py", "-k", "iris"],
-    ):
-        done = python("-m", *tool, cwd=copy)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_fashion_mnist_is_one_option(cli, tmp_path):

@@ -66,7 +66,7 @@ class MNISTDataModule(LightningDataModule):
 
         Raises:
             UserError: If `val_size` leaves no training image, `predict_path` holds no image, or a file cannot be read.
-            """
+        """
         if stage == "predict":
             self.files = find_images(self.predict_path)
             self.images: tuple[Tensor, ...] = (torch.stack([read_image(file) for file in self.files]),)

@@ -25,7 +25,10 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
     names = [name for name, _ in source.resources]
     if all((raw / name).with_suffix("").is_file() for name in names):
         return
-    raw.mkdir(parents=True, exist_ok=True)
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make {raw}: {error.strerror}. Set --data.root to a place for writing.") from error
     # In a folder of our own, from which only whole and verified files move on.
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
         work = Path(folder, source.__name__, "raw")

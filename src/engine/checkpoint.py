@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from src.engine.errors import UserError, construct
+from src.engine.errors import UserError, instantiate
 from src.engine.sharded import load_shards
 
 T = TypeVar("T")
@@ -125,9 +125,7 @@ def build(base: type[T], config: dict[str, Any]) -> T:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "object", fail_untyped=False)
-    made: T = parser.instantiate(
-        parser.parse_object({"object": config}), instantiators=[(construct, object, True)]
-    ).object
+    made: T = instantiate(parser, parser.parse_object({"object": config})).object
     return made
 
 

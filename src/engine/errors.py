@@ -1,10 +1,10 @@
 """What a run says when it fails: a user's mistake in one line, anything else with its traceback and what went in."""
 
 import os
-import re
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -41,13 +41,31 @@ def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Make all objects that a config names; what a class raises arrives as it was raised.
+
+    A parser that tries one type after the other would tell of all of them instead.
+    """
+    raised: list[Exception] = []
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return construct(cls, *args, **kwargs)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
+        return made
+    except Exception as error:
+        first = raised[0] if raised else error
+    raise first
+
+
 def one_line(error: BaseException) -> str:
-    """A mistake in a line; one about devices says what there is."""
-    message = " ".join(str(error).split())
-    if re.search(r"accelerator|requested gpu|GPUs? requested|gpu backend", message) and "--trainer" not in message:
-        here = f"This machine has {devices_here()}."
-        message = f"{message.rstrip('.')}. {here} Set --trainer.accelerator and --trainer.devices."
-    return message
+    """A mistake in a line."""
+    return " ".join(str(error).split())
 
 
 def devices_here() -> str:
@@ -67,17 +85,38 @@ class Errors(RunCallback):
     def __init__(self) -> None:
         self._batch: Any = None
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse before the first step what Lightning refuses within it."""
+        fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        if fused and trainer.gradient_clip_val and "mixed" in str(trainer.precision):
+            raise UserError(
+                f"A fused optimizer cannot clip gradients (gradient_clip_val={trainer.gradient_clip_val}) in "
+                f"{trainer.precision}. Set --model.optimizer.fused false."
+            )
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        self._batch = None
 
     def on_validation_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *rest: Any) -> None:
         self._batch = batch
 
-    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
-    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
+    def on_test_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *rest: Any) -> None:
+        self._batch = batch
+
+    def on_predict_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *rest: Any) -> None:
+        self._batch = batch
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        self._batch = None
+
+    def on_validation_batch_end(self, *rest: Any) -> None:
+        self._batch = None
+
+    def on_test_batch_end(self, *rest: Any) -> None:
+        self._batch = None
+
+    def on_predict_batch_end(self, *rest: Any) -> None:
+        self._batch = None
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         leave_if_another_was_lost(trainer, exception)

@@ -1,7 +1,6 @@
 """metrics.csv: a row per epoch and per validation, whatever the logger, exact across a resume."""
 
 import csv
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -90,4 +89,6 @@ class MetricsCsv(RunCallback):
                 writer.writerows(self._rows)
             part.replace(self._path)
         except OSError as error:
-            raise UserError(f"Cannot write {self._path}: {error.strerror}. What stood there before is whole.") from error
+            raise UserError(
+                f"Cannot write {self._path}: {error.strerror}. What stood there before is whole."
+            ) from error

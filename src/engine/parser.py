@@ -1,23 +1,16 @@
 """The parser: `${...}` between values, the file `.env`, and a help that can be read."""
 
 import argparse
-import os
 import re
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
-from yaml import MarkedYAMLError
 
-from src.engine.errors import UserError
 from src.engine.ranks import leave_if_told
 from src.engine.suggestions import explain
 
-# What this machine wants of every run, read before all other files.
-LOCAL = Path("local.yaml")
 PROGRAM = "python -m src"
 VERBS = {
     "fit": "Train a net; go on with a run (--ckpt_path runs/<name>/version_0).",
@@ -40,11 +33,12 @@ class Parser(LightningArgumentParser):
     Resolves `${...}` when all files and options are put together, so that a reference sees the value that won.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, programs: dict[str, str] | None = None, **kwargs: Any) -> None:
         own = {"prog": PROGRAM, "description": DESCRIPTION, "parser_mode": "omegaconf+"}
         # A mistyped option is a mistake, not the beginning of another.
         super().__init__(*args, **own | {"allow_abbrev": False} | kwargs)
         self.verbs: list[LightningArgumentParser] = []
+        self.programs = programs or {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise SystemExit(message)
@@ -52,8 +46,6 @@ class Parser(LightningArgumentParser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         try:
             return super().parse_args(*args, **kwargs)
-        except MarkedYAMLError as error:
-            self.error(where_yaml_breaks(args[0], error))
         except ValueError as error:
             if not type(error).__module__.startswith("omegaconf."):
                 raise
@@ -85,8 +77,9 @@ class Parser(LightningArgumentParser):
         return verbs
 
     def format_help(self, *args: Any) -> str:
-        """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
-        return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
+        """Leave out the long lists of classes that Python knows: of nets alone there are hundreds; add the programs."""
+        text = re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
+        return text + "".join(f"    {name:<20}{what}\n" for name, what in self.programs.items())
 
 
 def look_ahead(arguments: list[str]) -> argparse.Namespace:
@@ -96,22 +89,6 @@ def look_ahead(arguments: list[str]) -> argparse.Namespace:
     early.add_argument("--ckpt_path")
     early.add_argument("-c", "--config", action="append")
     return early.parse_known_args(arguments)[0]
-
-
-def where_yaml_breaks(arguments: list[str], error: MarkedYAMLError) -> str:
-    """The file and the line of an error that was met in a text without a name.
-
-    Args:
-        arguments: The command line.
-        error: What the reader of YAML said.
-    """
-    for path in (Path(each.removeprefix("--config=")) for each in arguments if each.endswith((".yaml", ".yml"))):
-        try:
-            yaml.safe_load(path.read_text() if path.is_file() else "")
-        except MarkedYAMLError as found:
-            line = found.problem_mark.line + 1 if found.problem_mark else 1
-            return f"{path}, line {line}: this is no YAML: {found.problem}"
-    return " ".join(str(error).split())
 
 
 def verb_options(verb: str) -> dict[str, Any]:
@@ -141,20 +118,3 @@ def refer_to(verb: str, arguments: list[str]) -> list[str]:
 
     set_loader("omegaconf+", read)
     return [rename(argument) for argument in arguments]
-
-
-def read_env_file(path: Path) -> None:
-    """Put the lines NAME=value of a file into the environment, where NAME is not set yet.
-
-    Args:
-        path: May be missing. `export NAME=value`, quotes around the value and comment lines are fine.
-    """
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(?:'(.*)'|\"(.*)\"|(.*?))\s*", line)
-        if not found:
-            raise UserError(f"{path}, line {number}: expected NAME=value.")  # the line may hold a secret
-        os.environ.setdefault(found[1], next(value for value in found.groups()[1:] if value is not None))

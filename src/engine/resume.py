@@ -12,10 +12,11 @@ from src.engine.run import RunCallback
 
 
 class Resume(RunCallback):
-    """Keeps in each checkpoint the metrics, an early stop, half-accumulated gradients and the random generators' states.
+    """Keeps in each checkpoint metrics, an early stop, half-accumulated gradients and the random generators' states.
 
-    The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module logs with `self.log(..., on_epoch=True)` amid an epoch is not covered: LitModule keeps its own means.
-    Gradients amid an accumulation are kept on one process only; with several, resume from `last.ckpt`.
+    The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module logs
+    with `self.log(..., on_epoch=True)` amid an epoch is not covered: LitModule keeps its own means. Gradients amid an
+    accumulation are kept on one process only; with several, resume from `last.ckpt`.
     """
 
     def __init__(self) -> None:

@@ -67,7 +67,7 @@ def _claim(root: Path) -> Path:
             number += 1
         except OSError as error:
             raise UserError(
-                f"Cannot make a folder for the run under {root}: {error.strerror}. Name a place where you may write with "
+                f"Cannot make a folder for the run under {root}: {error.strerror}. Name a place where you may write: "
                 "--trainer.default_root_dir."
             ) from error
 

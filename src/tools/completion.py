@@ -8,7 +8,6 @@ from contextlib import redirect_stdout, suppress
 from io import StringIO
 
 from src import cli
-from src.engine.parser import VERBS
 
 SCRIPT = """_src() {{
     local words="{verbs}"
@@ -37,9 +36,10 @@ def options(*args: str) -> set[str]:
 
 def script() -> str:
     """What bash has to read: the options of each verb, and of the LightningModule."""
+    verbs = list(cli.CLI.subcommands())
     model = options("fit", "--model.help", "src.module.LitModule")
-    cases = (f'            {verb}) words="{" ".join(sorted(options(verb, "--help") | model))}" ;;' for verb in VERBS)
-    return SCRIPT.format(verbs=" ".join(VERBS), cases="\n".join(cases))
+    cases = (f'            {verb}) words="{" ".join(sorted(options(verb, "--help") | model))}" ;;' for verb in verbs)
+    return SCRIPT.format(verbs=" ".join(verbs), cases="\n".join(cases))
 
 
 def main(args: list[str]) -> None:

@@ -110,7 +110,7 @@ class Scores(Callback):
 @pytest.mark.parametrize(("metric", "best"), [("val/acc", max), ("val/loss", min)])
 def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, metric, best):
     Scores.seen.clear()
-    short = ("--data.passes=50", "--trainer.callbacks=tests.test_checkpoint.Scores", "--test_after_fit=false")
+    short = ("--data.passes=50", "--trainer.callbacks=tests.engine.test_checkpoint.Scores", "--test_after_fit=false")
     assert cli("fit", "--config", SMALL, f"--checkpoint.monitor={metric}", *short).code == 0
     values = [scores[metric] for scores in Scores.seen]
     assert min(values) < max(values)

@@ -98,7 +98,7 @@ def test_a_notebook_gets_the_same_error(run):
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
 def test_a_net_that_does_not_fit_lists_what_is_missing_unexpected_and_of_another_shape(verb, run, capfd):
-    changed = ["--model.net=tests.test_checkpoint_errors.OtherNet"]
+    changed = ["--model.net=tests.engine.test_checkpoint_errors.OtherNet"]
     assert run_main([verb, "--ckpt_path", str(run), *changed]) == 1
     err = capfd.readouterr().err
     assert "Traceback" not in err
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(disk, tmp_path,
 
 
 def test_a_checkpoint_that_could_not_be_loaded_again_is_not_written(tmp_path, capfd):
-    careless = {"class_path": "tests.test_checkpoint_errors.Careless"}
+    careless = {"class_path": "tests.engine.test_checkpoint_errors.Careless"}
     run = fit(tmp_path, config(callbacks=(careless,), every_n_steps=100))
     err = capfd.readouterr().err
     assert "error: The checkpoint would hold more than tensors and plain values: pathlib." in err

@@ -18,7 +18,9 @@ class SpoiltSums(Sums):
 
 
 def experiment(value: float, **trainer: Any) -> dict[str, Any]:
-    return config(**trainer) | {"data": {"class_path": "tests.engine.test_finite.SpoiltSums", "init_args": {"value": value}}}
+    return config(**trainer) | {
+        "data": {"class_path": "tests.engine.test_finite.SpoiltSums", "init_args": {"value": value}}
+    }
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])

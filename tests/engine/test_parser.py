@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from src.engine.parser import read_env_file
+from src.engine.config_files import read_env_file
 from tests.conftest import SMALL
 
 FIT = ("fit", "--config", SMALL)
@@ -126,7 +126,7 @@ def test_the_help_is_short_and_names_each_verb(cli):
 def test_a_file_that_is_no_yaml_is_named_with_the_line(cli, tmp_path, name):
     (tmp_path / name).write_text("trainer:\n\tmax_epochs: 3\n")
     done = cli("fit", "--config", SMALL, *(["--config", name] if name == "bad.yaml" else []))
-    assert done.code == 2
+    assert done.code == 1
     assert done.err.startswith(f"error: {name}, line 2: this is no YAML: ")
     assert "Traceback" not in done.err
 
@@ -149,5 +149,19 @@ def test_a_local_file_of_comments_or_nothing_does_no_harm(cli, tmp_path, text):
 def test_an_empty_config_is_told(cli, tmp_path):
     (tmp_path / "empty.yaml").touch()
     done = cli("fit", "--config", "empty.yaml")
-    assert done.code == 2
-    assert done.err == "error: a --config file is empty\n"
+    assert done.code == 1
+    assert done.err == "error: empty.yaml: the file holds no options.\n"
+
+
+def test_a_file_that_holds_a_list_is_told_by_its_name(cli, tmp_path):
+    (tmp_path / "list.yaml").write_text("- trainer\n- model\n")
+    done = cli("fit", "--config", SMALL, "--config", "list.yaml")
+    assert done.code == 1
+    assert done.err == "error: list.yaml: expected options by their names (`trainer:`), got a list.\n"
+
+
+def test_a_file_in_another_encoding_is_told_by_its_name(cli, tmp_path):
+    (tmp_path / "old.yaml").write_bytes("experiment: für\n".encode("latin-1"))
+    done = cli("fit", "--config", SMALL, "--config", "old.yaml")
+    assert done.code == 1
+    assert done.err.startswith("error: old.yaml: this is no UTF-8 text")

@@ -80,7 +80,7 @@ def test_a_mistake_is_one_clear_error(cli, source, tmp_path, more, hint):
 
 
 def test_another_shape_is_named(cli, source, tmp_path):
-    wide = ["--model.net=tests.test_transfer.Wide"]
+    wide = ["--model.net=tests.engine.test_transfer.Wide"]
     done = cli(*options(tmp_path), f"--transfer.weights={source}", *wide)
     assert "0.weight has shape (8, 4), the config's net (16, 4)" in done.err
 

@@ -58,7 +58,7 @@ def files(tmp_path_factory, mnist):
         raw = folder / "raw"
         write_synthetic(raw, 2_000, 500)
     for name in NAMES:
-        at_hand = Path(__file__).parents[1] / "data" / "MNIST" / "raw" / name
+        at_hand = Path(__file__).parents[2] / "data" / "MNIST" / "raw" / name
         if mnist.real and at_hand.is_file():
             shutil.copy(at_hand, folder / name)
         else:

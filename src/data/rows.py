@@ -1,0 +1,73 @@
+"""Rows of numbers and their classes, made on the spot; your own data goes here."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from src.data.loader import TensorLoader
+
+
+def load_rows() -> tuple[Tensor, Tensor]:
+    """Make rows around one centre for each class.
+
+    Returns:
+        x (N, 4) float32 and target (N,) int64. For a regression target is (N, 1) float32.
+    """
+    # Your own data goes here: read a file, a table, a database. Whatever gives two tensors will do.
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(600) % 3
+    centres = 2 * torch.randn(3, 4, generator=generator)
+    return centres[target] + torch.randn(600, 4, generator=generator), target
+
+
+class RowsDataModule(LightningDataModule):
+    """Three parts that a seed decides: 3/5 for training, 1/5 for validation, 1/5 for the test.
+
+    Batches of x (B, 4) float32, scaled, and target (B,) int64.
+
+    Args:
+        batch_size: Rows per device in a step.
+        split_seed: Decides the parts; apart from `seed_everything`, so that runs with different seeds are comparable.
+    """
+
+    def __init__(self, batch_size: int = 32, split_seed: int = 42) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.split_seed = split_seed
+
+    # A method `prepare_data` is the place for a download: it runs once, on one process.
+
+    def setup(self, stage: str) -> None:
+        x, target = load_rows()
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.split_seed))
+        fifth = len(x) // 5
+        self.test_rows, self.val_rows, self.train_rows = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
+        # Only the training rows may tell what is usual.
+        seen = x[self.train_rows]
+        self.tensors = ((x - seen.mean(dim=0)) / seen.std(dim=0), target)
+
+    # For data that fits in memory. For larger data return a torch DataLoader instead.
+    def train_dataloader(self) -> TensorLoader:
+        return TensorLoader(self.tensors, self.batch_size, rows=self.train_rows, shuffle=True)
+
+    def val_dataloader(self) -> TensorLoader:
+        return TensorLoader(self.tensors, self.batch_size, rows=self.val_rows)
+
+    def test_dataloader(self) -> TensorLoader:
+        return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows)
+
+    # What `predict` reads: batches of (x, target), or of x alone for new rows.
+    predict_dataloader = test_dataloader
+
+    # For a regression delete it: the net's values are printed as they are.
+    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+        """What `predict` prints and writes: each row's likeliest class and its probability.
+
+        Args:
+            scores: (N, 3) float32 probabilities.
+        """
+        best = scores.max(dim=1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"row": row, "class": k, "probability": round(p, 4)} for row, (k, p) in enumerate(pairs)]

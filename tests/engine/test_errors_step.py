@@ -1,0 +1,71 @@
+"""An error from within a step says at its end what went in."""
+
+import traceback
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from src.cli import main
+from src.data.loader import TensorLoader
+from src.engine.errors import describe
+from tests.conftest import SMALL
+
+
+def test_a_net_that_does_not_fit_the_data_is_told_below_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError) as raised:
+        main(["fit", "--config", str(SMALL), '--model.net={"class_path": "torch.nn.Linear", "init_args": '
+              '{"in_features": 3, "out_features": 1}}'])  # fmt: skip
+    last = traceback.format_exception(raised.value)[-1].splitlines()[-1]
+    assert last == "net Linear, loss BCEWithLogitsLoss; the batch was x (4, 2) float32, target (4, 1) float32"
+
+
+class Picky(torch.nn.Linear):
+    """Fails in its own forward, on a batch of fewer than two rows."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+
+    def forward(self, x):
+        if len(x) < 2:
+            raise KeyError("too few")
+        return super().forward(x)
+
+
+def test_the_batch_told_is_the_last_smaller_one_also_where_a_users_forward_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError) as raised:
+        main(["fit", "--config", str(SMALL), "--data.batch_size=3", "--model.net=tests.engine.test_errors_step.Picky",
+              "--trainer.num_sanity_val_steps=0"])  # fmt: skip
+    assert raised.value.__notes__ == [
+        "net Picky, loss BCEWithLogitsLoss; the batch was x (1, 2) float32, target (1, 1) float32"
+    ]
+
+
+class BetweenSteps(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        raise RuntimeError("between two steps")
+
+
+def test_an_error_between_two_steps_tells_of_no_batch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError) as raised:
+        main(["fit", "--config", str(SMALL), "--trainer.callbacks=tests.engine.test_errors_step.BetweenSteps"])
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_batches_of_any_kind_are_described():
+    batch = {"ids": torch.zeros(2, 3, dtype=torch.int64), "names": ["a", "b", "c"]}
+    assert describe(batch) == "ids (2, 3) int64, names str, str, str"
+    assert describe((1,)) == "int"
+    assert describe((torch.zeros(2), {})) == "x (2,) float32, target an empty dict"
+
+
+def test_a_batch_without_a_target_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unlabelled = TensorLoader((torch.zeros(4, 2),), 4)
+    monkeypatch.setattr("tests.xor.XorDataModule.train_dataloader", lambda module: unlabelled)
+    with pytest.raises(ValueError, match="unpack") as raised:
+        main(["fit", "--config", str(SMALL), "--trainer.num_sanity_val_steps=0"])
+    assert raised.value.__notes__ == ["net XorMLP, loss BCEWithLogitsLoss; the batch was (4, 2) float32"]
