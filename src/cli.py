@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def tools() -> dict[str, str]:
     files = {file.stem: file for file in folder.glob("[a-z]*.py")}
     files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
     says = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
-    return {name: (text or "").split("\n")[0] for name, text in sorted(says.items())}
+    return {name: re.split(r"[:.\n]", text or "")[0] for name, text in sorted(says.items())}
 
 
 def main(args: list[str] | None = None) -> CLI:

@@ -28,4 +28,4 @@ def python(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Python in a copy; `src` and `tests` are those of the copy wherever the tests change to."""
     command = [sys.executable, *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(cwd)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1_500, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=3_000, check=False)

@@ -32,10 +32,17 @@ def imports(path: Path, src: Path) -> set[str]:
     return found
 
 
-def strings(path: Path) -> set[str]:
-    """Every text in a file."""
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def strings(path: Path, pieces: bool) -> set[str]:
+    """Every text in a file.
+
+    Args:
+        path: The file.
+        pieces: Whether the pieces of an f-string count.
+    """
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    left_out = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) and not pieces for part in node.values}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in left_out]
+    return {node.value for node in texts if isinstance(node.value, str)}
 
 
 def may_import(parts: tuple[str, ...], name: str) -> bool:
@@ -71,7 +78,7 @@ def breaches(src: Path) -> list[str]:
         file = path.relative_to(src)
         names = imports(path, src)
         if file.name != "__main__.py":
-            names |= {text.rstrip(".") for text in strings(path) if re.fullmatch(r"src(\.\w+)+\.?", text)}
+            names |= {text.rstrip(".") for text in strings(path, pieces=True) if re.fullmatch(r"src(\.\w+)+\.?", text)}
         forbidden = [name for name in sorted(names) if not may_import(file.with_suffix("").parts, name)]
         found += [f"{file} imports {name}" for name in forbidden]
     return found
@@ -143,7 +150,7 @@ def private_names(path: Path, src: Path) -> set[str]:
     used = {node.attr for node in attributes} | imports(path, src)
     # What Lightning wrote into a checkpoint has Lightning's names: that is for the room of its repairs.
     if path != src / "engine/lightning_fixes.py":
-        used |= {text for text in strings(path) if re.fullmatch(r"[\w.]+", text)}
+        used |= {text for text in strings(path, pieces=False) if re.fullmatch(r"[\w.]+", text)}
     return {name for name in used if is_private(name)} - own
 
 

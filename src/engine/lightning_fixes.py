@@ -64,9 +64,9 @@ class NoProfiler(PassThroughProfiler):
 
 
 class QuickAttributes(pl.LightningModule):
-    """Lightning notes in the module which hook runs, 44 times a step, and nn.Module asks each time if it is a parameter.
+    """Lightning notes in the module which hook runs, 44 times a step; nn.Module looks each time if it is a parameter.
 
-    A string is none, and goes past the question. Not reported as of 2026-11.
+    Not reported as of 2026-11.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

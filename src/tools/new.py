@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-MODULE = re.compile(r"\bsrc\.(models|data|callbacks)\.(\w+)")
+PACKAGES = ("models", "data", "callbacks")
+MODULE = re.compile(rf"\bsrc\.({'|'.join(PACKAGES)})\.(\w+)")
 
 
 def camel(word: str) -> str:
@@ -21,33 +22,44 @@ def examples() -> list[str]:
     return sorted(path.stem for path in PROJECT.glob("configs/*.yaml"))
 
 
-def modules(name: str, source: str) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """The modules that belong to an example.
+def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
+    """The modules of an example, under a new name.
 
-    These are the nets and data modules that its YAML names, and whatever they or the YAML refer to by a word of the
-    example: `mnist_files`, `xor_table`. What has a name of its own (`loader`, `ema`) is everybody's and stays.
+    They are the nets and data modules that its YAML names, and what these or the YAML refer to by one of their words:
+    `mnist_files`, `xor_table`. What has another name (`loader`, `ema`) is everybody's and stays.
 
     Returns:
-        The new name of each (package, old name); and the example's words.
+        The new "data.iris" of each "data.rows"; and the example's words: of mnist_augmented both that and mnist.
     """
-    named = dict.fromkeys(MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text()))
-    words = list(dict.fromkeys([source, *(module for package, module in named if package != "callbacks")]))
-    found: dict[tuple[str, str], str] = {}
-    queue = list(named)
-    for package, module in queue:
-        word = next((word for word in words if module == word or module.startswith(f"{word}_")), None)
-        if word is None or (package, module) in found:
+    queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text())
+    named = [module for package, module in queue if package != "callbacks"]
+    parts = source.split("_")
+    shorter = ["_".join(parts[:number]) for number in range(len(parts) - 1, 0, -1)]
+    words = [source, *(word for word in shorter if any((PROJECT / f"src/{at}/{word}.py").is_file() for at in PACKAGES))]
+    renamed: dict[str, str] = {}
+    for package, module in queue:  # which grows
+        word = next((word for word in [*words, *named] if f"{module}_".startswith(f"{word}_")), None)
+        if word is None or f"{package}.{module}" in renamed:
             continue
         path = PROJECT / f"src/{package}/{module}.py"
         if not path.is_file():
             sys.exit(f"error: {source} names src.{package}.{module}, and src/{package}/{module}.py is not there.")
-        new = name + module.removeprefix(word)
-        if (package, new) in {(other, taken) for (other, _), taken in found.items()}:
-            # mnist_augmented has the place of the mnist that it builds on.
-            new = f"{name}_base" if source.startswith(module) else f"{name}_{module}"
-        found[package, module] = new
+        new = name + module.removeprefix(word) if word in words else f"{name}_{module}"
+        if f"{package}.{new}" in renamed.values():  # mnist_augmented has the place of the mnist that it builds on
+            new = f"{name}_base" if module == word else f"{name}_{module}"
+        renamed[f"{package}.{module}"] = f"{package}.{new}"
         queue += MODULE.findall(path.read_text())
-    return found, words
+    return renamed, words
+
+
+def classes(name: str, code: str, words: list[str]) -> dict[str, str]:
+    """The new name of each class that has a word of the example in it."""
+    forms = "|".join(form for word in words for form in (camel(word), word.upper()))
+    renamed: dict[str, str] = {}
+    for old in re.findall(rf"^class (\w*(?:{forms})(?![a-z])\w*)", code, re.MULTILINE):
+        new = re.sub(f"({forms})(?![a-z])", camel(name), old)
+        renamed[old] = new if new not in renamed.values() else new.replace(camel(name), f"{camel(name)}Base")
+    return renamed
 
 
 def plan(name: str, source: str) -> dict[Path, str]:
@@ -69,24 +81,22 @@ def plan(name: str, source: str) -> dict[Path, str]:
         )
     if source not in examples():
         sys.exit(f"error: FROM={source!r} is no example; there are: {', '.join(examples())}.")
-    renamed, words = modules(name, source)
-    files = {f"src/{package}/{old}.py": f"src/{package}/{new}.py" for (package, old), new in renamed.items()}
+    moved, words = modules(name, source)
+    files = {f"src/{old.replace('.', '/')}.py": f"src/{new.replace('.', '/')}.py" for old, new in moved.items()}
     code = "".join((PROJECT / path).read_text() for path in files)
     files[f"configs/{source}.yaml"] = f"configs/{name}.yaml"
-    for test in list(PROJECT.glob(f"tests/**/test_{source}.py"))[:1]:
+    for test in sorted(PROJECT.glob(f"tests/**/test_{source}.py"))[:1]:
         files[str(test.relative_to(PROJECT))] = f"tests/test_{name}.py"
     if there := [path for path in files.values() if (PROJECT / path).exists()]:
         sys.exit(f"error: NAME={name}: there already: {', '.join(there)}. Choose another; nothing was written.")
-
-    forms = "|".join(form for word in words for form in (camel(word), word.upper()))
-    classes = {old: re.sub(f"({forms})(?![a-z])", camel(name), old) for old in re.findall(r"^class (\w+)", code, re.M)}
-    if taken := [new for old, new in classes.items() if new != old and re.search(rf"\b{new}\b", code)]:
-        sys.exit(f"error: NAME={name}: {source} has a {', '.join(taken)} already. Choose another; nothing was written.")
+    renamed = classes(name, code, words)
+    if taken := set(renamed.values()) & set(re.findall(r"\w+", code)):
+        sys.exit(f"error: NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
 
     def translate(text: str) -> str:
-        text = MODULE.sub(lambda found: f"src.{found[1]}.{renamed.get((found[1], found[2]), found[2])}", text)
+        text = MODULE.sub(lambda found: f"src.{moved.get(found[0][4:], found[0][4:])}", text)
         text = re.sub(rf"\b{source}(?=\.yaml\b|/version_)|(?<=\bruns/){source}\b", name, text)
-        return re.sub(r"\w+", lambda found: classes.get(found[0], found[0]), text)
+        return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
 
     return {PROJECT / new: translate((PROJECT / old).read_text()) for old, new in files.items()}
 

@@ -1,10 +1,119 @@
-"""How much of an epoch a run takes: 1 is one batch, 1.0 all of them."""
+"""The repairs of Lightning, torch and jsonargparse.
 
+A test with `still` in its name shows what they do wrong without us. When one fails, its message names the repair that
+can go, and the test goes with it.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
 import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tests.conftest import SMALL, run_process
+from src.engine.lightning_fixes import (
+    IDLE_WARNINGS,
+    EmaAlsoInTheTest,
+    NoProfiler,
+    QuickAttributes,
+    Quiet,
+    Trainer,
+    double_before_weights,
+    spare_the_question_for_a_gpu,
+)
+from tests.conftest import CONFIGS, SMALL, run_process
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*{text}")
+    for text in ("does not have many workers", "not resumable", "have no `val_dataloader`")
+]
 SHORT = ("--trainer.max_epochs=1", "--data.passes=6", "--test_after_fit=false")
+DATA = DataLoader(TensorDataset(torch.ones(3, 1)))  # an epoch of 3 steps
+
+
+class Plain(pl.LightningModule):
+    """A module as Lightning has it; it notes the batches that it is trained on."""
+
+    def __init__(self, plateau: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+        self.plateau: Any = plateau
+        self.seen: list[tuple[int, int]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen.append((self.trainer.current_epoch, batch_idx))
+        return self.net(batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("loss", self.net(batch[0]).square().mean())
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        if not self.plateau:
+            return optimizer
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.plateau, "monitor": "loss"}}
+
+
+class Save(pl.Callback):
+    """Saves at the n-th call of a hook."""
+
+    def __init__(self, path: Path, hook: str, number: int) -> None:
+        self.path, self.left = path, number
+        setattr(self, hook, self._called)
+
+    def _called(self, trainer: pl.Trainer, *rest: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def plain(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A trainer as Lightning has it, without what writes or prints."""
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")
+    return pl.Trainer(accelerator="cpu", callbacks=[*callbacks], **dict.fromkeys(off, False) | options)
+
+
+def saved(trainer: pl.Trainer, path: Path) -> dict[str, Any]:
+    trainer.save_checkpoint(path)
+    return torch.load(path, weights_only=True)
+
+
+STOCK = """
+import os
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+parser = LightningArgumentParser()
+parser.add_lightning_class_args(Trainer, "trainer")
+print("limit", parser.parse_args(["--trainer.limit_train_batches=1"]).trainer.limit_train_batches)
+print("check", os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"))
+"""
+
+
+@pytest.fixture(scope="module")
+def stock() -> dict[str, str]:
+    """What a process finds that imports Lightning and nothing of ours."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTORCH_NVML_BASED_CUDA_CHECK"}
+    done = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True, env=environment)
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+# --- Trainer: 1 batch is not all of them
 
 
 @pytest.mark.parametrize(
@@ -35,3 +144,235 @@ def test_a_part_of_the_predictions_is_written(cli):
     assert done.code == 0, done.err
     assert "0 1" in done.out
     assert "1 0" not in done.out
+
+
+def test_a_stock_parser_still_turns_1_into_1_0(stock):
+    assert stock["limit"] == "1.0", "1 batch stays 1: Batches and the limits of Trainer.__init__ can go"
+
+
+# --- NoProfiler, QuickAttributes: what a step costs
+
+
+def test_a_trainer_without_a_profiler_makes_no_contexts():
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    profiler = Trainer(**quiet).profiler
+    assert isinstance(profiler, NoProfiler)
+    assert profiler.profile("a") is profiler.profile("b")
+    assert isinstance(Trainer(**quiet, profiler="simple").profiler, SimpleProfiler)
+
+
+def test_lightning_still_makes_a_context_for_each_hook_of_each_step():
+    made = []
+
+    class Counting(PassThroughProfiler):
+        def profile(self, action_name: str) -> Any:
+            made.append(super().profile(action_name))
+            return made[-1]
+
+    trainer = plain(max_epochs=1, profiler=Counting())
+    trainer.fit(Plain(), DATA)
+    # Each is kept, so that no two have the same id.
+    assert len({id(context) for context in made}) / 3 > 10, "contexts are few or shared: NoProfiler can go"
+
+
+def attributes_set_in_a_step(module: pl.LightningModule, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How often nn.Module looks into what is set in a module."""
+    calls, setattr_ = [0], nn.Module.__setattr__
+
+    def count(self: nn.Module, name: str, value: Any) -> None:
+        calls[-1] += self is module
+        setattr_(self, name, value)
+
+    monkeypatch.setattr(nn.Module, "__setattr__", count)
+    for steps in (1, 1, 3):  # the first fit sets more than later ones
+        calls.append(0)
+        plain(max_epochs=1, limit_train_batches=steps).fit(module, DATA)
+    return (calls[3] - calls[2]) / 2
+
+
+def test_lightning_still_sets_attributes_in_each_step(monkeypatch):
+    number = attributes_set_in_a_step(Plain(), monkeypatch)
+    assert number > 20, f"only {number} attributes are set in a step: QuickAttributes can go"
+
+
+def test_quick_attributes_spare_all_of_them(monkeypatch):
+    class Quick(QuickAttributes, Plain):
+        pass
+
+    assert attributes_set_in_a_step(Quick(), monkeypatch) == 0
+
+
+def test_quick_attributes_keep_parameters_and_modules():
+    module = QuickAttributes()
+    module.name, module.weight, module.net, module.none = "a", nn.Parameter(torch.ones(1)), nn.Linear(1, 1), None
+    assert {name for name, _ in module.named_parameters()} == {"weight", "net.weight", "net.bias"}
+    module.weight = None
+    assert "weight" not in dict(module.named_parameters())
+    assert (module.name, module.none, module.weight) == ("a", None, None)
+
+
+# --- step_plateau, settle: a run that goes on
+
+
+def whole_and_resumed(
+    path: Path, hook: str, number: int, *, plateau: bool = False, validate: bool = True, **options: Any
+) -> tuple[Plain, Plain]:
+    """A run that saved at the n-th call of a hook, and one that goes on from there."""
+    loaders = (DATA, DATA) if validate else (DATA,)
+    whole, resumed = Plain(plateau), Plain(plateau)
+    plain(Save(path, hook, number), **options).fit(whole, *loaders)
+    plain(**options).fit(resumed, *loaders, ckpt_path=path, weights_only=True)
+    return whole, resumed
+
+
+def test_lightning_still_skips_the_plateau_of_a_resumed_epoch(tmp_path):
+    whole, resumed = whole_and_resumed(tmp_path / "a.ckpt", "on_train_batch_end", 4, plateau=True, max_epochs=3)
+    assert whole.seen[4:] == resumed.seen
+    assert (whole.plateau.last_epoch, resumed.plateau.last_epoch) == (3, 2), "it is seen: step_plateau can go"
+
+
+def test_lightning_still_takes_the_batches_of_a_finished_epoch_for_those_of_the_next(tmp_path):
+    right = []
+    for validate in (True, False):
+        path = tmp_path / f"{validate}.ckpt"
+        whole, resumed = whole_and_resumed(path, "on_train_epoch_start", 2, validate=validate, max_epochs=3)
+        right.append(whole.seen[3:] == resumed.seen)
+    assert not all(right), "the next epoch is trained as a whole: settle can go, but see the test of max_steps"
+
+
+def test_lightning_still_counts_one_batch_too_many_with_max_steps(tmp_path):
+    first, then, whole = (plain(max_steps=steps) for steps in (3, 6, 6))
+    first.fit(Plain(), DATA, DATA)
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    then.fit(Plain(), DATA, DATA, ckpt_path=tmp_path / "first.ckpt", weights_only=True)
+    whole.fit(Plain(), DATA, DATA)
+    states = [saved(trainer, tmp_path / "a.ckpt")["loops"]["fit_loop"] for trainer in (then, whole)]
+    batches = [state["epoch_loop.state_dict"]["_batches_that_stepped"] for state in states]
+    assert batches == [7, 6], "a resumed run counts as the whole one: the last lines of settle can go"
+
+
+# --- double_before_weights, EmaAlsoInTheTest: the weights that are loaded
+
+
+def double_weights(module: Plain, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of a double run, as they were saved and as they are in a module that loaded them."""
+    trainer = plain(max_epochs=1, precision="64-true")
+    trainer.fit(Plain(), DATA)
+    weights = saved(trainer, path)["state_dict"]["net.weight"]
+    plain(precision="64-true").validate(module, DATA, ckpt_path=path, weights_only=True, verbose=False)
+    assert weights.dtype == module.net.weight.dtype == torch.float64
+    return weights, module.net.weight
+
+
+def test_lightning_still_rounds_64_true_weights(tmp_path):
+    before, after = double_weights(Plain(), tmp_path / "a.ckpt")
+    assert not torch.equal(after, before), "they are loaded as they were: double_before_weights can go"
+    assert torch.equal(after, before.float().double())
+
+
+def test_double_weights_are_loaded_to_the_bit(tmp_path):
+    class Double(Plain):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            double_before_weights(self)
+
+    before, after = double_weights(Double(), tmp_path / "a.ckpt")
+    assert torch.equal(after, before)
+
+
+def weights_in_the_test(average: EMAWeightAveraging, path: Path) -> str:
+    """Which of a checkpoint's weights the module has in the test that follows the fit."""
+    module, trainer = Plain(), plain(average, Save(path, "on_train_epoch_end", 1), max_epochs=1)
+    trainer.fit(module, DATA)
+    trainer.test(module, DATA, ckpt_path=path, weights_only=True, verbose=False)
+    checkpoint = torch.load(path, weights_only=True)
+    parts = ("state_dict", "current_model_state")
+    (found,) = (part for part in parts if torch.equal(checkpoint[part]["net.weight"], module.net.weight))
+    return found
+
+
+def test_lightning_still_tests_without_the_average_after_a_fit(tmp_path):
+    used = weights_in_the_test(EMAWeightAveraging(decay=0.5), tmp_path / "a.ckpt")
+    assert used == "current_model_state", "the average is tested: EmaAlsoInTheTest can go"
+
+
+def test_the_average_is_tested_after_a_fit(tmp_path):
+    assert weights_in_the_test(EmaAlsoInTheTest(decay=0.5), tmp_path / "a.ckpt") == "state_dict"
+
+
+# --- spare_the_question_for_a_gpu
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch is built without CUDA and never asks")
+def test_adam_still_asks_for_a_gpu_at_each_step(monkeypatch):
+    asked, weight = [], nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([weight])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(asked.append(1)))
+    for _ in range(3):
+        weight.sum().backward()
+        optimizer.step()
+    assert len(asked) >= 3, "Adam asks no more: spare_the_question_for_a_gpu can go"
+
+
+def test_lightning_still_has_torch_ask_for_a_gpu_in_the_slow_way(stock):
+    assert stock["check"] == "1", "it leaves torch alone: spare_the_question_for_a_gpu can go"
+
+
+@pytest.mark.parametrize(("here", "value"), [(False, "0"), (True, "1")])
+def test_the_quick_question_is_for_machines_without_a_gpu(here, value, monkeypatch):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    spare_the_question_for_a_gpu()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == value
+
+
+# --- Quiet
+
+
+def test_a_fit_says_nothing_but_its_seed_on_standard_error(tmp_path, mnist):
+    few = ("--trainer.limit_train_batches=3", "--trainer.max_epochs=1")
+    done = run_process("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["Seed set to 42"]
+
+
+def test_other_warnings_stay():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        Quiet()
+        warnings.warn("The number of training batches (3) is smaller than the logging interval", stacklevel=1)
+        warnings.warn("The loss is not what you think", stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["The loss is not what you think"]
+
+
+def test_lightning_still_reports_of_its_own_workings(caplog):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        caplog.set_level(logging.INFO, logger=name)
+    plain(max_epochs=1)
+    assert caplog.records, "a trainer is made in silence: the levels that Quiet sets can go"
+
+
+def log_a_mean_in_a_group_of_processes(folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        plain().validate(Plain(), DATA, verbose=False)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# What gives each of the warnings, by the start of its pattern.
+GIVES: dict[str, Callable[[Path], Any]] = {
+    "`isinstance": lambda folder: plain().validate(Plain(), DATA, verbose=False),
+    "It is recommended": log_a_mean_in_a_group_of_processes,
+    "The number of training": lambda folder: plain(max_epochs=1, logger=CSVLogger(folder)).fit(Plain(), DATA),
+    "'set_vital'": lambda folder: StatefulDataLoader(DATA.dataset),
+}
+
+
+@pytest.mark.parametrize("pattern", IDLE_WARNINGS)
+def test_each_idle_warning_is_still_given(pattern, tmp_path):
+    (give,) = (give for start, give in GIVES.items() if pattern.startswith(start))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        give(tmp_path)
+    given = [str(warning.message) for warning in shown]
+    assert any(re.match(pattern, text) for text in given), f"not among {given}: it can go from IDLE_WARNINGS"

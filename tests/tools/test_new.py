@@ -16,7 +16,7 @@ from tests.stopping import run_differences
 
 EXAMPLES = [name for name in ("rows", "xor", "mnist", "mnist_augmented") if (CONFIGS / f"{name}.yaml").is_file()]
 MODULE = re.compile(r"\bsrc\.(models|data|callbacks)\.(\w+)")
-SMALL_MNIST = ("--data.val_size=100", "--data.batch_size=32")
+SMALL_MNIST = ("--data.root=small", "--data.val_size=100", "--data.batch_size=32")
 # What makes it short: 5 to 12 steps an epoch.
 SHORT = {"xor": ["--data.passes=5"], "mnist": SMALL_MNIST, "mnist_augmented": SMALL_MNIST}
 
@@ -157,17 +157,35 @@ def write_gan(project):
 def test_an_experiment_of_ones_own_with_several_nets_keeps_each_apart(project, capsys):
     write_gan(project)
     made = make(project, "iris", "--from", "gan")
-    assert made.keys() == {
-        *("configs/iris.yaml", "src/models/iris_generator.py", "src/models/iris.py", "src/models/iris_parts.py"),
-        *("src/models/iris_judge.py", "src/data/iris.py"),
+    parts = {
+        "models/iris_generator",
+        "models/iris_critic",
+        "models/iris_critic_parts",
+        "models/iris_judge",
+        "data/iris",
     }
-    assert "src.models.iris.IrisCritic" in made["configs/iris.yaml"]
+    assert made.keys() == {f"src/{path}.py" for path in parts} | {"configs/iris.yaml"}
+    assert "src.models.iris_critic.IrisCritic" in made["configs/iris.yaml"]
     assert "src.models.iris_judge.Judge" in made["configs/iris.yaml"]
     assert "src.callbacks.ema.EMA" in made["configs/iris.yaml"]  # everybody's
     assert "src.callbacks.ganbatte.GANbatte" in made["configs/iris.yaml"]  # another word
-    assert "from src.models.iris_parts import Part" in made["src/models/iris.py"]
+    assert "from src.models.iris_critic_parts import Part" in made["src/models/iris_critic.py"]
     assert "class Iris(TensorLoader)" in made["src/data/iris.py"]
     assert "wrote no test: gan has none" in capsys.readouterr().out
+
+
+def test_a_class_and_the_one_it_builds_on_do_not_get_one_name(project):
+    config = make(project, "iris")["configs/iris.yaml"].replace("src.models.iris.IrisNet", "torch.nn.Flatten")
+    config = config.replace("src.data.iris.Iris", "src.data.iris_big.IrisBig")
+    (project / "configs/iris_big.yaml").write_text(config)
+    (project / "src/data/iris_big.py").write_text(
+        "from src.data.iris import IrisDataModule\n\n\nclass IrisBigDataModule(IrisDataModule):\n    pass\n"
+    )
+    made = make(project, "tulip", "--from", "iris_big")
+    assert "from src.data.tulip_base import TulipBaseDataModule\n" in made["src/data/tulip.py"]
+    assert "class TulipDataModule(TulipBaseDataModule):" in made["src/data/tulip.py"]
+    assert "class TulipBaseDataModule(LightningDataModule):" in made["src/data/tulip_base.py"]
+    assert "src.data.tulip.TulipDataModule" in made["configs/tulip.yaml"]
 
 
 def test_a_module_that_the_yaml_names_and_nobody_wrote_is_told(project, capsys):
@@ -217,7 +235,7 @@ def succeeds(done):
 @pytest.fixture
 def copy(tmp_path):
     """The project, with a small MNIST."""
-    write_synthetic(tmp_path / "data/MNIST/raw", 400, 100)
+    write_synthetic(tmp_path / "small/MNIST/raw", 400, 100)
     return copy_of_project(tmp_path)
 
 

@@ -1,0 +1,134 @@
+"""What is drawn at random for a sample is a function of (seed, epoch, index): the same on any worker and any process."""
+
+import functools
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from src.engine.order import mix
+
+Place = tuple[int, Any]  # a number for (seed, epoch), and the index of a sample, most often an int
+
+PROBE = 17
+_number = torch.empty((), dtype=torch.int64)
+
+
+def _torch_draw() -> int:
+    return int(_number.random_(generator=torch.default_generator))
+
+
+# How each generator is seeded, and how one number is drawn from it. torch.manual_seed would take 309 us, not 2.
+GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
+    "torch": (torch.default_generator.manual_seed, _torch_draw),
+    "numpy": (np.random.seed, np.random.random),
+    "python": (random.seed, random.random),
+}
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Leave the generators of this process as they were: in a worker they are nobody's, here they are the run's."""
+    if get_worker_info() is not None:
+        yield
+        return
+    torch_state, python_state, numpy_generator = (
+        torch.default_generator.get_state(),
+        random.getstate(),
+        np.random.get_bit_generator(),
+    )
+    np.random.set_bit_generator(np.random.MT19937(0))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_bit_generator(numpy_generator)
+
+
+def seed_all(number: int) -> None:
+    """Seed the three generators that samples are drawn from."""
+    for seed, _ in GENERATORS.values():
+        seed(number)
+
+
+def _as_number(index: Any) -> int:
+    return index if isinstance(index, int) else zlib.crc32(repr(index).encode())
+
+
+@functools.cache
+def _first_draws() -> dict[str, Any]:
+    """What each generator gives first after the seed PROBE."""
+    with apart():
+        seed_all(PROBE)
+        return {name: draw() for name, (_, draw) in GENERATORS.items()}
+
+
+class Seeded:
+    """A data set and its collate function whose random numbers are functions of (seed, epoch, index).
+
+    Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch is
+    fetched after the generators got a known state; one that is not in that state afterwards was drawn from. Then the
+    batch is fetched again with that generator seeded for each sample, and so from then on: once per worker a batch is
+    fetched twice. What draws from a generator object of its own is not seen.
+
+    Args:
+        dataset: Map-style.
+        collate_fn: Of its loader.
+    """
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any]) -> None:
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+        self._drawn: list[str] = []  # by samples
+        self._collate_draws = False
+        self._places: list[Place] = []
+
+    def __getitem__(self, place: Place) -> Any:
+        """A sample, where a loader makes no batches."""
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[Place]) -> list[Any]:
+        """The samples of a batch."""
+        self._places = places
+        # As torch's own fetcher does it: some data sets have a batch ready.
+        many = getattr(self.dataset, "__getitems__", None)
+        with apart():
+            while True:
+                seed_all(PROBE)
+                if many and not self._drawn:
+                    samples = many([index for _, index in places])
+                else:
+                    samples = [self._sample(key, index, many) for key, index in places]
+                if not (new := self._drawn_from(set(GENERATORS) - set(self._drawn))):
+                    return list(samples)
+                self._drawn += new
+
+    def _sample(self, key: int, index: int, many: Callable[[list[int]], list[Any]] | None) -> Any:
+        for name in self._drawn:
+            GENERATORS[name][0](mix(key, _as_number(index)))
+        return many([index])[0] if many else self.dataset[index]
+
+    @staticmethod
+    def _drawn_from(names: Iterable[str]) -> list[str]:
+        return [name for name in names if GENERATORS[name][1]() != _first_draws()[name]]
+
+    def collate(self, samples: Any) -> Any:
+        """Make a batch of samples; what is drawn here is a function of the batch's first sample."""
+        with apart():
+            if not self._collate_draws:
+                seed_all(PROBE)
+                batch = self.collate_fn(samples)
+                if not self._drawn_from(GENERATORS):
+                    return batch
+                self._collate_draws = True
+                # It may have changed them.
+                samples = self.__getitems__(self._places) if isinstance(samples, list) else self[self._places[0]]
+            key, index = self._places[0]
+            seed_all(mix(key, _as_number(index), 1))
+            return self.collate_fn(samples)
