@@ -93,7 +93,7 @@ class LitModule(BaseModule):
         return logits.softmax(dim=1) if self.activation == "softmax" else logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self.weigh(self._step(batch, "train"))
+        return self._step(batch, "train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, "val")

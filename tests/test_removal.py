@@ -25,7 +25,6 @@ SHORT = (
     "tests/engine/test_checkpoint.py",
     "tests/engine/test_run_folder.py",
     "tests/test_architecture.py",
-    "tests/test_configs.py",
     "tests/test_loader.py",
     "tests/test_module.py",
 )

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
+from src.engine.loaders import batch_weight
 
 
 class XorTable(Callback):
@@ -38,7 +39,8 @@ class XorTable(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._due(trainer.global_step):
-            loss = trainer.strategy.reduce(outputs["loss"].clone(), reduce_op="mean")  # of the processes, each its rows
+            # Of the processes, each its rows.
+            loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer), reduce_op="mean")
             module.print(f"step {trainer.global_step:>5}  loss {loss.item():.4f}  predictions {self._hard}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

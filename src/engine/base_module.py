@@ -47,12 +47,6 @@ class BaseModule(QuickAttributes):
         reduce = self.trainer.strategy.reduce  # in place
         return [reduce(torch.as_tensor(value, device=self.device).clone(), reduce_op="sum") for value in sums]
 
-    def weigh(self, loss: Tensor) -> Tensor:
-        """What a process gives to the mean of the gradients: its loss, unless it has more or fewer rows than others."""
-        # Not 1 only for a batch that several processes could not share evenly, see TensorLoader.
-        weight: float = getattr(self.trainer.train_dataloader, "weight", 1.0)
-        return loss if weight == 1.0 else loss * weight
-
     def fill_total_steps(self, scheduler: Callable[[Optimizer], Any]) -> Callable[[Optimizer], Any]:
         """A scheduler whose `total_steps` YAML leaves null, with the steps of the run."""
         if not isinstance(scheduler, functools.partial) or scheduler.keywords.get("total_steps", 0) is not None:

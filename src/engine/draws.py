@@ -1,4 +1,4 @@
-"""What is drawn at random for a sample is a function of (seed, epoch, index): the same on any worker and any process."""
+"""What is drawn for a sample is a function of (seed, epoch, index): the same on any worker and any process."""
 
 import functools
 import random
@@ -40,15 +40,15 @@ def apart() -> Iterator[None]:
     torch_state, python_state, numpy_generator = (
         torch.default_generator.get_state(),
         random.getstate(),
-        np.random.get_bit_generator(),
+        np.random.get_bit_generator(),  # type: ignore[attr-defined]
     )
-    np.random.set_bit_generator(np.random.MT19937(0))
+    np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
-        np.random.set_bit_generator(numpy_generator)
+        np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
 
 
 def seed_all(number: int) -> None:

@@ -1,12 +1,20 @@
-"""What the loaders of a run are told: the device, the rank, and that overfitting wants the same batches each epoch."""
+"""Takes over whatever loaders the user's hooks return: each then orders, shares and resumes its batches by itself.
+
+Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is none.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from src.engine.map_loader import MapLoader
+from src.engine.stream_loader import take_over
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 
@@ -26,38 +34,8 @@ class Placeable(Protocol):
         """
 
 
-class _Adopted:
-    """A hook of the user's whose loaders are placed before Lightning sees them."""
-
-    def __init__(self, hook: Callable[[], Any], trainer: Trainer, moved: dict[int, tuple[Tensor, Tensor]]) -> None:
-        functools.update_wrapper(self, hook)
-        self._hook = hook
-        self._trainer = trainer
-        self._moved = moved
-
-    def __call__(self) -> Any:
-        return self._place(self._hook())
-
-    def _place(self, loader: Any) -> Any:
-        if isinstance(loader, dict):
-            return {name: self._place(each) for name, each in loader.items()}
-        if isinstance(loader, list | tuple):
-            return type(loader)(self._place(each) for each in loader)
-        if isinstance(loader, Placeable):
-            trainer = self._trainer
-            keep_order = bool(getattr(trainer, "overfit_batches", 0))
-            loader.place(self._move, trainer.global_rank, trainer.world_size, keep_order)
-        return loader
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        device: torch.device = self._trainer.strategy.root_device
-        if id(tensor) not in self._moved:
-            self._moved[id(tensor)] = (tensor, tensor.to(device))  # with the first, or its id may come again
-        return self._moved[id(tensor)][1]
-
-
 def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> None:
-    """Let the loaders that some hooks return be placed: on the trainer's device, shared by its processes.
+    """Take over the loaders that some hooks return; in Python, call it before `trainer.fit`.
 
     Args:
         trainer: That will call the hooks.
@@ -67,3 +45,76 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> 
     for source in sources:
         for hook in HOOKS:
             setattr(source, hook, _Adopted(getattr(source, hook), trainer, moved))
+        if isinstance(source, LightningModule) and trainer.world_size > 1:
+            source.backward = _Weighed(source.backward, trainer)  # type: ignore[method-assign]
+
+
+class _Adopted:
+    """A hook of the user's whose loaders are taken over before Lightning sees them."""
+
+    def __init__(self, hook: Callable[[], Any], trainer: Trainer, moved: dict[int, tuple[Tensor, Tensor]]) -> None:
+        functools.update_wrapper(self, hook)
+        self._hook = hook
+        self._trainer = trainer
+        self._moved = moved
+
+    def __call__(self) -> Any:
+        loaders = self._take_over(self._hook())
+        each = list(leaves(loaders))
+        if len(each) > 1 and any(not hasattr(loader, "__len__") for loader in each):
+            for loader in each:
+                loader.looks_ahead = True
+        return loaders
+
+    def _take_over(self, loader: Any) -> Any:
+        if isinstance(loader, CombinedLoader):
+            loader.flattened = [self._take_over(each) for each in loader.flattened]
+            return loader
+        if isinstance(loader, dict):
+            return {name: self._take_over(each) for name, each in loader.items()}
+        if isinstance(loader, list | tuple):
+            return type(loader)(self._take_over(each) for each in loader)
+        rank, world_size = self._trainer.global_rank, self._trainer.world_size
+        keep_order = bool(getattr(self._trainer, "overfit_batches", 0))
+        if isinstance(loader, Placeable):
+            loader.place(self._move, rank, world_size, keep_order)
+        elif isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
+            return take_over(loader, rank, world_size)
+        elif isinstance(loader, DataLoader):
+            return MapLoader(loader, rank, world_size, keep_order)
+        return loader
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        device: torch.device = self._trainer.strategy.root_device
+        if id(tensor) not in self._moved:
+            self._moved[id(tensor)] = (tensor, tensor.to(device))  # with the first, or its id may come again
+        return self._moved[id(tensor)][1]
+
+
+def leaves(loaders: Any) -> Iterator[Any]:
+    """Each loader of a collection of them."""
+    if isinstance(loaders, CombinedLoader):
+        yield from loaders.flattened
+    elif isinstance(loaders, dict | list | tuple):
+        for each in loaders.values() if isinstance(loaders, dict) else loaders:
+            yield from leaves(each)
+    else:
+        yield loaders
+
+
+def batch_weight(trainer: Trainer) -> float:
+    """What the batch in hand of this process counts for in the mean over all: not 1 where rows do not split evenly."""
+    return float(getattr(next(leaves(trainer.train_dataloader), None), "weight", 1.0))
+
+
+class _Weighed:
+    """A module's `backward` whose gradients, averaged over the processes, are the mean over the rows."""
+
+    def __init__(self, backward: Callable[..., None], trainer: Trainer) -> None:
+        functools.update_wrapper(self, backward)
+        self._backward = backward
+        self._trainer = trainer
+
+    def __call__(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        weight = batch_weight(self._trainer)
+        self._backward(loss if weight == 1.0 else loss * weight, *args, **kwargs)

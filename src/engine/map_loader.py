@@ -59,8 +59,9 @@ class MapLoader(Position):
                 return "random" if sampler.shuffle else "in order"
             self.rank, self.world_size = 0, 1  # one of the user's own, which knows its share
             return "drawn"
-        if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source):
-            return "in order" if self.keep_order else "random"
+        if type(sampler) is RandomSampler and not sampler.replacement:
+            once = sampler.num_samples == len(sampler.data_source)
+            return "drawn" if not once else "in order" if self.keep_order else "random"
         return "in order" if type(sampler) is SequentialSampler else "drawn"
 
     def _adopted(self) -> DataLoader[Any]:
@@ -165,7 +166,7 @@ class MapLoader(Position):
         lists = (share.tolist() if isinstance(share, Tensor) else share for share in shares)
         self._places.waiting = ([(key, index) for index in share] for share in lists)
         self._places.single = self._source.batch_sampler is None
-        self._source.generator.manual_seed(mix(self.seed, self._number, self.rank, 3))  # type: ignore[union-attr]
+        self._source.generator.manual_seed(mix(self.seed, self._number, self.rank, 3))
         yield from self._source
 
 

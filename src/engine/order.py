@@ -1,4 +1,4 @@
-"""The order of the data is a function of (seed, epoch): what each process trains on, and where a resumed run goes on."""
+"""The order of the data is a function of (seed, epoch): who trains on what, and where a resumed run goes on."""
 
 import random
 from types import SimpleNamespace
@@ -152,7 +152,7 @@ class Position:
         was = {name: state.get(name) for name in now}
         if 0 < self.batch != state.get("num_batches") and was != now:
             raise UserError(
-                f"The checkpoint is amid an epoch of {was['num_batches']} batches of {was['global_batch_size']}; now "
-                f"there are {now['num_batches']} of {now['global_batch_size']}. Keep --data.batch_size times the number "
-                "of processes, or resume from a checkpoint between two epochs."
+                f"The checkpoint is amid an epoch of {was['num_batches']} batches of {was['global_batch_size']}; "
+                f"now there are {now['num_batches']} of {now['global_batch_size']}. Keep --data.batch_size times the "
+                "number of processes, or resume from a checkpoint between two epochs."
             )

@@ -1,0 +1,116 @@
+"""Takes over a DataLoader of a stream: resumes by the stream's own state, or by drawing and dropping."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from src.engine.draws import apart, seed_all
+from src.engine.order import Position, mix
+from src.engine.workers import Outlive
+
+
+class StreamLoader(Position):
+    """Hands out the batches of a DataLoader over an IterableDataset.
+
+    A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, goes on exactly
+    where it was. Any other stream is drawn from its start and the batches that were trained on are dropped: the same
+    batches come if it is a function of its seed. Without workers the generators are seeded by (seed, epoch, batch)
+    before each batch; workers are seeded by (seed, epoch, rank).
+
+    Args:
+        loader: It is left as it is.
+        rank: 0 to W-1.
+        world_size: W; the stream has to look at its rank by itself.
+    """
+
+    def __init__(self, loader: DataLoader[Any], rank: int, world_size: int) -> None:
+        super().__init__(None)
+        self.share(rank, world_size)
+        own = callable(getattr(loader, "state_dict", None))
+        self._source = copy.copy(loader)
+        self._source.__dict__ |= {
+            "worker_init_fn": Outlive(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
+            "generator": torch.Generator(),
+        }
+        self._keeper: Any = self._source if own else None
+        if not own and loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None)):
+            self._keeper = loader.dataset
+        self._states: list[Any] = [None, None]  # before the last batch and after it
+        self._loaded: Any = None
+        # One batch is fetched before the one in hand is trained on, since nobody knows which is the last.
+        self.looks_ahead = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position counts the batches that were trained on."""
+        behind = self.looks_ahead and not self._finished
+        return super().state_dict() | {"stream": self._states[0 if behind else 1]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at a saved position."""
+        super().load_state_dict(state)
+        self._loaded = state.get("stream")
+
+    def __iter__(self) -> Iterator[Any]:
+        first, loaded = self.begin(), self._loaded
+        self._loaded = None
+        self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
+        if first and loaded is not None:
+            self._keeper.load_state_dict(loaded)
+        elif first and self.rank == 0:
+            said = f"the stream has no state_dict: {first} batches are drawn and dropped to go on with the next"
+            print(said, file=sys.stderr, flush=True)
+        self._states = [loaded, loaded]
+        batches = self._drawn(first if loaded is not None else 0)
+        if first and loaded is None:
+            for _ in zip(range(first), batches, strict=False):
+                pass
+        for batch in batches:
+            self.hand_out(1, of=self.world_size)
+            if self._keeper is not None:
+                self._states = [self._states[1], copy.deepcopy(self._keeper.state_dict())]
+            yield batch
+        self.finish()
+
+    def _drawn(self, first: int) -> Iterator[Any]:
+        if self._source.num_workers:
+            yield from self._source
+            return
+        iterator, number = None, first
+        while True:
+            with apart():
+                seed_all(mix(self.seed, self.number, self.rank, number))
+                iterator = iter(self._source) if iterator is None else iterator
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            number += 1
+            yield batch
+
+
+class SizedStreamLoader(StreamLoader):
+    """Of a stream that knows its length: then Lightning fetches no batch in advance."""
+
+    def __init__(self, loader: DataLoader[Any], rank: int, world_size: int) -> None:
+        super().__init__(loader, rank, world_size)
+        self.looks_ahead = False
+
+    def __len__(self) -> int:
+        """Batches of an epoch, as the loader counts them."""
+        return len(self._source)
+
+
+def take_over(loader: DataLoader[Any], rank: int, world_size: int) -> StreamLoader:
+    """The one or the other.
+
+    Args:
+        loader: Over an IterableDataset.
+        rank: 0 to W-1.
+        world_size: W.
+    """
+    dataset: IterableDataset[Any] = loader.dataset  # type: ignore[assignment]
+    return (SizedStreamLoader if hasattr(dataset, "__len__") else StreamLoader)(loader, rank, world_size)
