@@ -1,5 +1,6 @@
 """Checkpoints as documents: plain values only, with the run's config inside; how they are read."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from src.engine.errors import UserError, instantiate
+from src.engine.ranks import is_rank_zero
 from src.engine.sharded import load_shards
 
 T = TypeVar("T")
@@ -32,7 +34,11 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
     path = Path(path)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
-    if (path / "last.ckpt").exists() or path.name == "checkpoints":
+    if not (path / "last.ckpt").exists() and (path / "best.ckpt").exists():
+        path = path / "best.ckpt"
+        if is_rank_zero():
+            print(f"{path.parent} has no last.ckpt: taking best.ckpt", file=sys.stderr, flush=True)
+    elif (path / "last.ckpt").exists() or path.name == "checkpoints":
         path = path / "last.ckpt"
     if not path.exists():
         raise UserError(f"{option}={path} does not exist. Name a checkpoint file or a run's folder.")

@@ -75,10 +75,13 @@ class Progress(TQDMProgressBar, RunCallback):
 
     Args:
         refresh_rate: Batches between two updates of the bar; each costs about 0.3 ms.
+        every_s: Seconds between two lines of an epoch that takes long, where there is no terminal.
     """
 
-    def __init__(self, refresh_rate: int = 20) -> None:
+    def __init__(self, refresh_rate: int = 20, every_s: float = 60.0) -> None:
         super().__init__(refresh_rate=refresh_rate)
+        self.every_s = every_s
+        self._said_s = time.monotonic()
         self._bar = sys.stdout.isatty()
         self._loss: float | None = None
 
@@ -108,6 +111,10 @@ class Progress(TQDMProgressBar, RunCallback):
     ) -> None:
         """Read the loss when the bar shows it and not more often: on a GPU reading waits for the device."""
         if not self.is_enabled:
+            if time.monotonic() - self._said_s > self.every_s and trainer.is_global_zero:
+                self._said_s = time.monotonic()
+                loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+                print(f"step {trainer.global_step:,}  loss {loss:.4f}", flush=True)
             return
         if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
             # Lightning divides it for the accumulation of gradients.
@@ -137,6 +144,7 @@ class Progress(TQDMProgressBar, RunCallback):
             return
         values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(metrics.items()))
         said = f"epoch {trainer.current_epoch}{self._of(trainer)}  step {trainer.global_step}  {values}"
+        self._said_s = time.monotonic()
         if self._bar:
             self.train_progress_bar.write(said)  # above the bar
         else:

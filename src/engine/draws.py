@@ -1,6 +1,7 @@
 """What is drawn for a sample is a function of (seed, epoch, index): the same on any worker and any process."""
 
 import functools
+import operator
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ Place = tuple[int, Any]  # a number for (seed, epoch), and the index of a sample
 
 PROBE = 17
 _number = torch.empty((), dtype=torch.int64)
+_SPARE = np.random.MT19937(0)  # one that np.random.seed takes, whatever the run's own is
 
 
 def _torch_draw() -> int:
@@ -37,18 +39,20 @@ def apart() -> Iterator[None]:
     if get_worker_info() is not None:
         yield
         return
-    torch_state, python_state, numpy_generator = (
+    torch_state, python_state, numpy_state, numpy_generator = (
         torch.default_generator.get_state(),
         random.getstate(),
+        np.random.get_state(legacy=False),  # with the second number of np.random.normal, which it keeps for later
         np.random.get_bit_generator(),  # type: ignore[attr-defined]
     )
-    np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]
+    np.random.set_bit_generator(_SPARE)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
         np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
+        np.random.set_state(numpy_state)
 
 
 def seed_all(number: int) -> None:
@@ -58,7 +62,10 @@ def seed_all(number: int) -> None:
 
 
 def _as_number(index: Any) -> int:
-    return index if isinstance(index, int) else zlib.crc32(repr(index).encode())
+    try:
+        return operator.index(index)  # of an int, NumPy's, a tensor's: one number is one sample
+    except TypeError:
+        return zlib.crc32(repr(index).encode())
 
 
 @functools.cache
@@ -91,13 +98,15 @@ class Seeded:
 
     def __getitem__(self, place: Place) -> Any:
         """A sample, where a loader makes no batches."""
-        return self.__getitems__([place])[0]
+        return self._fetch([place], None)[0]
 
     def __getitems__(self, places: list[Place]) -> list[Any]:
         """The samples of a batch."""
-        self._places = places
         # As torch's own fetcher does it: some data sets have a batch ready.
-        many = getattr(self.dataset, "__getitems__", None)
+        return self._fetch(places, getattr(self.dataset, "__getitems__", None))
+
+    def _fetch(self, places: list[Place], many: Callable[[list[Any]], list[Any]] | None) -> list[Any]:
+        self._places = places
         with apart():
             while True:
                 seed_all(PROBE)
@@ -109,7 +118,7 @@ class Seeded:
                     return list(samples)
                 self._drawn += new
 
-    def _sample(self, key: int, index: int, many: Callable[[list[int]], list[Any]] | None) -> Any:
+    def _sample(self, key: int, index: Any, many: Callable[[list[Any]], list[Any]] | None) -> Any:
         for name in self._drawn:
             GENERATORS[name][0](mix(key, _as_number(index)))
         return many([index])[0] if many else self.dataset[index]

@@ -12,15 +12,15 @@ from torch.utils.data import (
     DistributedSampler,
     RandomSampler,
     SequentialSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
 )
 
 from src.engine.draws import Place, Seeded, apart, seed_all
 from src.engine.errors import UserError
 from src.engine.order import Position, cut, mix, permutation
+from src.engine.tensor_rows import tensors_of
 from src.engine.workers import Outlive
+
+ENDLESS = 1_000_000
 
 
 class MapLoader(Position):
@@ -47,17 +47,19 @@ class MapLoader(Position):
         self._own_batches = loader.batch_size is None and loader.batch_sampler is not None
         self._kind = self._kind_of(loader.sampler)
         self._drawn: tuple[int, Sequence[Any]] | None = None
+        self._cut: tuple[int, list[tuple[int, int]]] | None = None
         self._places = _Places()
         self._tensors = None if self._own_batches else tensors_of(loader)
         self._source = loader if self._tensors else self._adopted()
 
     def _kind_of(self, sampler: Any) -> str:
-        if self._own_batches:
+        if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
+            return "random" if sampler.shuffle else "in order"
+        gives = self.loader.batch_sampler if self._own_batches else sampler
+        if any(hasattr(each, "num_replicas") for each in (gives, getattr(gives, "sampler", None))):
+            self.rank, self.world_size = 0, 1  # it knows its share
             return "drawn"
-        if isinstance(sampler, DistributedSampler):
-            if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
-                return "random" if sampler.shuffle else "in order"
-            self.rank, self.world_size = 0, 1  # one of the user's own, which knows its share
+        if self._own_batches:
             return "drawn"
         if type(sampler) is RandomSampler and not sampler.replacement:
             once = sampler.num_samples == len(sampler.data_source)
@@ -97,29 +99,55 @@ class MapLoader(Position):
                         generator.manual_seed(seed)
                     if callable(set_epoch := getattr(each, "set_epoch", None)):
                         set_epoch(self._number)
-                drawn = list(sampler)
+                # Of one that never ends nothing would be seen but a process that grows.
+                drawn = list(itertools.islice(sampler, None if hasattr(sampler, "__len__") else ENDLESS))
+            if len(drawn) == ENDLESS and not hasattr(sampler, "__len__"):
+                raise UserError(
+                    f"{type(sampler).__name__} goes on after {ENDLESS:,} indices. An epoch is drawn whole: a sampler "
+                    "has to end. If it does, give it a __len__."
+                )
             self._drawn = (self._number, [list(batch) for batch in drawn] if self._own_batches else drawn)
         return self._drawn[1]
 
     def _order(self) -> Sequence[Any] | Tensor:
         if self._kind == "drawn":
             return self._draw()
-        length = len(self.loader.dataset)  # type: ignore[arg-type]
+        length = self._length()
         return permutation(length, self.seed, self._number) if self._kind == "random" else torch.arange(length)
+
+    def _length(self) -> int:
+        """Rows of an epoch; a sampler may be of fewer than the data set has."""
+        if self._kind == "drawn":
+            return len(self._draw())
+        sampler: Any = self.loader.sampler
+        of: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler
+        return len(of)
 
     def _bounds(self) -> list[tuple[int, int]]:
         """Where the global batches begin and end among the rows in the epoch's order."""
+        if self._cut is None or (self._kind == "drawn" and self._cut[0] != self._number):
+            self._cut = (self._number, self._cut_anew())
+        return self._cut[1]
+
+    def _cut_anew(self) -> list[tuple[int, int]]:
         world_size, size = self.world_size, self.loader.batch_size
         if self._own_batches:
             ends = list(itertools.accumulate(len(batch) for batch in self._draw()))
-            bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-            for k in range(len(bounds) - 1, 0, -1):  # a batch of fewer rows than processes joins the one before it
-                if bounds[k][1] - bounds[k][0] < world_size:
-                    bounds[k - 1 : k + 1] = [(bounds[k - 1][0], bounds[k][1])]
+            bounds: list[tuple[int, int]] = []
+            for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+                # A batch of fewer rows than processes joins the one before it, or the next.
+                if bounds and min(stop - start, bounds[-1][1] - bounds[-1][0]) < world_size:
+                    bounds[-1] = (bounds[-1][0], stop)
+                else:
+                    bounds.append((start, stop))
             rows = ends[-1] if ends else 0
         else:
-            drawn = self._kind == "drawn"
-            rows = len(self._draw()) if drawn else len(self.loader.dataset)  # type: ignore[arg-type]
+            rows = self._length()
+            if self.loader.batch_sampler is None and rows % world_size:
+                raise UserError(
+                    f"batch_size=None gives {rows} samples one by one, which {world_size} processes cannot share "
+                    "evenly. Give the DataLoader a batch_size, or set --trainer.devices to a number that divides them."
+                )
             bounds = cut(rows, (size or 1) * world_size, world_size)
             if self.loader.drop_last:
                 bounds = [(start, stop) for start, stop in bounds if stop - start >= (size or 1) * world_size]
@@ -149,16 +177,24 @@ class MapLoader(Position):
         bounds, order = self._bounds(), self._order()
         if self._own_batches:
             order = list(itertools.chain.from_iterable(order))
-        shares = [order[start:stop][self.rank :: self.world_size] for start, stop in bounds[first:]]
-        for share, (start, stop), batch in zip(shares, bounds[first:], self._batches(shares), strict=False):
-            self.hand_out(len(share), of=stop - start)
+        wholes = [order[start:stop] for start, stop in bounds[first:]]
+        shares = [whole[self.rank :: self.world_size] for whole in wholes]
+        for share, whole, batch in zip(shares, wholes, self._batches(shares), strict=False):
+            self.hand_out(self._num_samples(share), of=self._num_samples(whole))
             yield batch
         self.finish()
+
+    def _num_samples(self, indices: Any) -> int:
+        """Where the loader makes no batches, a sampler may give lists of indices."""
+        if self.loader.batch_sampler is not None:
+            return len(indices)
+        return sum(len(index) if isinstance(index, list) else 1 for index in indices)
 
     def _batches(self, shares: list[Any]) -> Iterator[Any]:
         if self._tensors:
             pin = self.loader.pin_memory and torch.cuda.is_available()
-            for rows in shares:
+            for share in shares:
+                rows = torch.as_tensor(share, device=self._tensors[0].device)
                 batch = [tensor.index_select(0, rows) for tensor in self._tensors]
                 yield [tensor.pin_memory() for tensor in batch] if pin else batch
             return
@@ -178,21 +214,3 @@ class _Places:
 
     def __iter__(self) -> Iterator[Any]:
         return (place for places in self.waiting for place in places) if self.single else self.waiting
-
-
-def tensors_of(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
-    """The tensors whose rows are the loader's samples, as they are: a batch of them is one index operation.
-
-    Args:
-        loader: Over a TensorDataset, or a Subset of one, with torch's own collate function; of any other None.
-    """
-    if type(loader) is not DataLoader or loader.collate_fn is not default_collate or loader.batch_sampler is None:
-        return None
-    dataset, rows = loader.dataset, None
-    while type(dataset) is Subset:
-        chosen = torch.as_tensor(dataset.indices)
-        rows = chosen if rows is None else chosen[rows]
-        dataset = dataset.dataset
-    if type(dataset) is not TensorDataset:
-        return None
-    return dataset.tensors if rows is None else tuple(tensor[rows] for tensor in dataset.tensors)

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from src.engine.errors import UserError
 from src.engine.run import RunCallback
 
 
@@ -22,11 +23,14 @@ class PredictionsCsv(RunCallback):
 
     def __init__(self, max_printed: int = 20) -> None:
         self.max_printed = max_printed
-        self._scores: list[Tensor] = []
+        # Of each batch: the loader's number, the places of its samples in the data, their scores.
+        self._batches: list[tuple[int, Tensor, Tensor]] = []
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin anew."""
-        self._scores = []
+        self._batches = []
+        loaders = trainer.predict_dataloaders
+        self._loaders = loaders if isinstance(loaders, list) else [loaders]
 
     def on_predict_batch_end(
         self,
@@ -38,21 +42,30 @@ class PredictionsCsv(RunCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
-        self._scores.append(outputs.float().cpu())
+        scores = outputs.float().cpu()
+        ordinals = getattr(self._loaders[dataloader_idx], "ordinals", None)
+        if ordinals is None and trainer.world_size > 1:
+            raise UserError(
+                f"predict on {trainer.world_size} processes needs a DataLoader or a TensorLoader, got "
+                f"{type(self._loaders[dataloader_idx]).__name__}: nobody knows the order of its samples."
+            )
+        places = ordinals(batch_idx) if ordinals else torch.full((1,), batch_idx)
+        if len(places) != len(scores):  # a loader without batches, whose items hold several samples
+            places = places[0].expand(len(scores))
+        self._batches.append((dataloader_idx, places, scores))
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the ranks' shares together, print and write."""
-        if not self._scores:
-            return
-        scores = torch.cat(self._scores)
+        shares = self._batches
         if trainer.world_size > 1:
-            shares: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(shares, scores)
-            scores = torch.empty(sum(len(share) for share in shares), *scores.shape[1:])
-            for rank, share in enumerate(shares):
-                scores[rank :: trainer.world_size] = share  # rank r has each W-th sample
-        if not trainer.is_global_zero:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self._batches)
+            shares = [entry for share in gathered for entry in share]
+        if not trainer.is_global_zero or not shares:
             return
+        keys = [(loader, place) for loader, places, _ in shares for place in places.tolist()]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        scores = torch.cat([scores for _, _, scores in shares])[order]
         describe = getattr(getattr(trainer, "datamodule", None), "prediction_rows", plain_rows)
         rows = describe(scores)
         path = self.run.folder / "predictions.csv"

@@ -1,18 +1,22 @@
 """Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes import settle
 from src.engine.run import RunCallback
+from src.engine.write_checkpoint import write_checkpoint
+
+# Several processes have to agree on whether it is time.
+ASK_EVERY_N_BATCHES = 50
 
 
 class RunCheckpoint(Checkpoint, RunCallback):
@@ -25,16 +29,23 @@ class RunCheckpoint(Checkpoint, RunCallback):
         monitor: The validation metric that decides which one is best.
         mode: Whether a smaller or a larger value is better; by default as torchmetrics has it, of a loss a smaller one.
         every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
+        every_minutes: Time between two of them, where steps are slow.
     """
 
     def __init__(
-        self, monitor: str = "val/loss", mode: Literal["min", "max"] | None = None, every_n_steps: int = 1_000
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] | None = None,
+        every_n_steps: int = 1_000,
+        every_minutes: float = 10.0,
     ) -> None:
         if every_n_steps < 1:
             raise UserError(f"every_n_steps={every_n_steps} must be at least 1. Set --checkpoint.every_n_steps.")
         self.monitor = monitor
         self.mode = mode
         self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._saved_s = 0.0
         self._saved_at: tuple[int, int] | None = None
         self._due = self._best_due = False
         self._then: Callable[[], None] | None = None
@@ -52,6 +63,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._due, self._then = True, then
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._saved_s = time.monotonic()
         source = self.run.source
         if source == self.run.last:
             self._saved_at = (trainer.global_step, trainer.current_epoch)
@@ -73,10 +85,18 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
+        self._due |= self._late(trainer)
         self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
         # A run resumed from here would leave out a validation that follows: let that one save.
         if self._due and not self._validation_follows(trainer, batch_idx):
             self._save_due(trainer)
+
+    def _late(self, trainer: Trainer) -> bool:
+        several = trainer.world_size > 1
+        if several and trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES:
+            return False
+        late = trainer.global_step > 0 and time.monotonic() - self._saved_s > 60 * self.every_minutes
+        return bool(trainer.strategy.broadcast(late)) if several else late
 
     @staticmethod
     def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
@@ -148,40 +168,12 @@ class RunCheckpoint(Checkpoint, RunCallback):
         at = (trainer.global_step, trainer.current_epoch)
         if self._saved_at != at:
             self._save(trainer, "last.ckpt")
-        self._saved_at = at
+        self._saved_at, self._saved_s = at, time.monotonic()
         self._due = False
         then, self._then = self._then, None
         if then:
             then()
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if getattr(trainer, "fast_dev_run", False):
-            return
-        target, part = self.folder / name, self.folder / f".{name}.part"
-        try:
-            trainer.save_checkpoint(part)
-        except OSError as error:
-            if part.is_file():
-                part.unlink()
-            kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
-            raise UserError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
-        if trainer.is_global_zero:
-            self._refuse_objects(part)
-            old = target.with_name(f".{name}.old")
-            if target.is_dir() or (part.is_dir() and target.exists()):  # a sharded one, which no rename replaces
-                target.rename(old)
-            part.replace(target)
-            if old.exists():
-                (shutil.rmtree if old.is_dir() else Path.unlink)(old)
-        trainer.strategy.barrier("checkpoint")
-
-    @staticmethod
-    def _refuse_objects(part: Path) -> None:
-        """Notice now, not when it is needed, that a checkpoint holds what loading would refuse."""
-        file = part / "meta.pt" if part.is_dir() else part
-        if objects := get_unsafe_globals_in_checkpoint(file):
-            (shutil.rmtree if part.is_dir() else Path.unlink)(part)
-            raise UserError(
-                f"The checkpoint would hold more than tensors and plain values: {', '.join(objects)}. Not saved. See "
-                "what your modules, schedulers and callbacks put into it by state_dict() and on_save_checkpoint()."
-            )
+        if not getattr(trainer, "fast_dev_run", False):
+            write_checkpoint(trainer, self.folder / name)

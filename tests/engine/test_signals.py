@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.conftest import PROJECT, SMALL
 from tests.stopping import config, fit, resume, run_differences, run_main
@@ -51,15 +52,38 @@ def test_the_exit_code_tells_the_signal(name, code, tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path, capfd):
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+def twice(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
 
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_second_signal_stops_at_once(number, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("src.engine.signals.ONCE_S", -1)  # any time after the first
     (tmp_path / "experiment").mkdir()
-    run = fit(tmp_path, config(), ("on_train_batch_start", 3), twice)
+    run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: twice(number))
     assert "again to stop at once" in capfd.readouterr().err
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_twice_at_once_is_once(number, tmp_path, capfd):
+    """GNU timeout and job managers send it to the process and to its group."""
+    run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: twice(number))
+    assert f"{number.name} at step 3; go on with: " in capfd.readouterr().err
+    assert (run / "checkpoints/last.ckpt").is_file()
+
+
+def test_a_closed_terminal_that_nohup_ignores_is_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
 
 
 def test_the_handlers_of_before_are_back_after_a_run(tmp_path):

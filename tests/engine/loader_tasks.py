@@ -1,0 +1,200 @@
+"""One small task whose data comes in each form that a loader can have."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    get_worker_info,
+)
+
+from src.data.loader import TensorLoader
+from src.module import LitModule
+
+NUM_ROWS = 47  # neither 2 nor 3 nor a batch divides it
+GLOBAL_BATCH = 4
+X = torch.randn(NUM_ROWS + 15, 4, generator=torch.Generator().manual_seed(0))
+
+
+def augmented(row: int) -> tuple[Tensor, Tensor]:
+    """Four numbers and their sum; each of the three generators adds to the numbers."""
+    noise = torch.rand(4) + float(np.random.normal()) + random.random()
+    return X[row] + 0.1 * noise, X[row].sum(dim=0, keepdim=True)
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented at random."""
+
+    def __init__(self, num_rows: int = NUM_ROWS) -> None:
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        if isinstance(index, list):
+            return tuple(torch.stack(part) for part in zip(*map(augmented, index), strict=True))
+        return augmented(index)
+
+
+class Plain(Rows):
+    """As they are: for validation and test."""
+
+    def __init__(self) -> None:
+        super().__init__(15)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[NUM_ROWS + index], X[NUM_ROWS + index].sum(dim=0, keepdim=True)
+
+
+class Own(DataLoader[Any]):
+    """A subclass, as everybody has one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, target in super().__iter__():
+            yield x, 2 * target
+
+
+class Buckets(Sampler[list[int]]):
+    """Batches of neighbours, some of them small, shuffled anew each time."""
+
+    def __init__(self, num_rows: int = NUM_ROWS) -> None:
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // GLOBAL_BATCH)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(range(self.num_rows))
+        random.shuffle(rows)
+        batches = [rows[k : k + GLOBAL_BATCH] for k in range(0, self.num_rows, GLOBAL_BATCH)]
+        yield from (batches[k] for k in np.random.permutation(len(batches)))
+
+
+def share() -> tuple[int, int]:
+    """Which part of a stream is whose: of rank and worker."""
+    together = torch.distributed.is_initialized()
+    rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    worker = get_worker_info()
+    return (rank * worker.num_workers + worker.id, world_size * worker.num_workers) if worker else (rank, world_size)
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """The rows of this process in a random order, augmented."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = share()
+
+    def rows(self) -> list[int]:
+        mine, of = (self.rank, self.world_size) if get_worker_info() is None else share()
+        rows = torch.arange(NUM_ROWS - 1)[mine::of]
+        order: list[int] = rows[torch.randperm(len(rows))].tolist()
+        return order
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from map(augmented, self.rows())
+
+
+class StatefulStream(Stream):
+    """Knows its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.waiting = self.waiting or self.rows()
+        while self.waiting:
+            yield augmented(self.waiting.pop(0))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"waiting": self.waiting}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.waiting = list(state["waiting"])
+
+
+def plain(size: int, num_rows: int = NUM_ROWS, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Rows(num_rows), batch_size=size, shuffle=True, **options)
+
+
+def weighted(num_rows: int = NUM_ROWS) -> WeightedRandomSampler:
+    return WeightedRandomSampler([1.0 + k % 3 for k in range(num_rows)], num_rows)
+
+
+FORMS: dict[str, Callable[[int], Any]] = {
+    "plain": plain,
+    "positional": lambda size: DataLoader(Rows(), size, True),
+    "subclass": lambda size: Own(Rows(), size, shuffle=True, num_workers=1),
+    "one-worker": lambda size: plain(size, num_workers=1),
+    "two-workers": lambda size: plain(size, num_workers=2),
+    "persistent": lambda size: plain(size, num_workers=2, persistent_workers=True, prefetch_factor=3),
+    "weighted": lambda size: DataLoader(Rows(), size, sampler=weighted()),
+    "buckets": lambda size: DataLoader(Rows(), batch_sampler=Buckets()),
+    "batch-sampler": lambda size: DataLoader(
+        Rows(), batch_sampler=BatchSampler(RandomSampler(Rows()), GLOBAL_BATCH, False), num_workers=2
+    ),
+    "sampler-of-batches": lambda size: DataLoader(
+        Rows(), None, sampler=BatchSampler(RandomSampler(Rows()), size, False)
+    ),
+    "stream": lambda size: DataLoader(Stream(), size),
+    "stream-with-state": lambda size: DataLoader(StatefulStream(), size),
+    "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2),
+    "list": lambda size: [plain(size), plain(size, 20, num_workers=1)],
+    "dict": lambda size: {"a": plain(size), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
+    "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],
+    "tensors": lambda size: TensorLoader((X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, shuffle=True),
+    "tensor-dataset": lambda size: DataLoader(
+        TensorDataset(X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, True
+    ),
+}
+
+
+class Task(LightningDataModule):
+    """47 rows for training, 15 for validation and test.
+
+    Args:
+        form: Of the training loader, and of the others where `everywhere`.
+        batch_size: Of a process.
+    """
+
+    def __init__(self, form: str, batch_size: int = GLOBAL_BATCH) -> None:
+        super().__init__()
+        self.form = form
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> Any:
+        return FORMS[self.form](self.batch_size)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Plain(), self.batch_size)
+
+    def test_dataloader(self) -> Any:
+        if self.form == "buckets":
+            return DataLoader(Plain(), batch_sampler=Buckets(15))
+        return DataLoader(Plain(), self.batch_size)
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(Plain(), self.batch_size)
+
+
+class Several(LitModule):
+    """Trains on the batches of several loaders together."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batches = list(batch.values()) if isinstance(batch, dict) else batch
+        if not isinstance(batches[0], Tensor):
+            batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+        return super().training_step(batch, batch_idx)

@@ -1,0 +1,240 @@
+"""What a data set or a collate function draws is a function of (seed, epoch, index)."""
+
+import itertools
+import os
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from src.engine.draws import Seeded
+from src.engine.map_loader import MapLoader
+
+N = 20
+DRAWS = {
+    "torch": lambda: torch.rand((), dtype=torch.float64).item(),
+    "numpy": lambda: float(np.random.normal()),
+    "python": random.random,
+}
+
+
+class Noise(Dataset[Any]):
+    """Its index, and a number from each of some generators; writes down whom it was asked for, by which process.
+
+    Args:
+        names: Of the generators.
+        only: The indices that draw.
+        log: A file.
+    """
+
+    def __init__(self, names: tuple[str, ...] = tuple(DRAWS), only: Any = range(N), log: Any = None) -> None:
+        self.names, self.only, self.log = names, only, log
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(f"{os.getpid()} {index}\n")
+        drawn = [DRAWS[name]() if index in self.only else 0.0 for name in self.names]
+        return torch.tensor([index, *drawn], dtype=torch.float64)
+
+
+class Ready(Noise):
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        return [self[index] for index in indices]
+
+
+def take_over(dataset: Any, size: int | None = 4, workers: int = 0, seed: int = 0, **options: Any) -> MapLoader:
+    torch.manual_seed(seed)
+    return MapLoader(DataLoader(dataset, size, True, num_workers=workers, **options), 0, 1)
+
+
+def epoch(made: MapLoader, number: int = 0) -> dict[int, list[float]]:
+    """What was drawn, by index."""
+    made.set_epoch(number)
+    batches = [batch.reshape(-1, batch.shape[-1]).tolist() for batch in made]
+    return {int(index): drawn for index, *drawn in itertools.chain.from_iterable(batches)}
+
+
+SOME = {
+    "all three": Noise(),
+    "torch": Noise(("torch",)),
+    "numpy": Noise(("numpy",)),
+    "python": Noise(("python",)),
+    "some": Noise(only=(0, 7, 13)),
+    "ready batches": Ready(),
+}
+
+
+@pytest.mark.parametrize("dataset", SOME.values(), ids=SOME)
+def test_what_is_drawn_for_a_sample_is_a_function_of_seed_epoch_and_index(dataset):
+    made = take_over(dataset)
+    first, second = epoch(made, 0), epoch(made, 1)
+    assert epoch(take_over(dataset), 1) == second
+    for size, workers in ((7, 0), (None, 0), (4, 2)):
+        other = take_over(dataset, size, workers)
+        assert [epoch(other, number) for number in (0, 1)] == [first, second]
+    drew = [index for index in range(N) if index in dataset.only]
+    for k in range(len(dataset.names)):
+        everything = [drawn[index][k] for drawn in (first, second) for index in drew]
+        assert len(set(everything)) == len(everything)
+    assert epoch(take_over(dataset, seed=1)) != first
+
+
+def test_the_three_generators_do_not_draw_the_same():
+    assert all(len({round(value, 6) for value in drawn}) == 3 for drawn in epoch(take_over(Noise())).values())
+
+
+def test_ranks_draw_what_one_process_does():
+    whole = epoch(take_over(Noise()))
+    torch.manual_seed(0)
+    ranks = [epoch(MapLoader(DataLoader(Noise(), 4, True), rank, 3)) for rank in range(3)]
+    assert ranks[0] | ranks[1] | ranks[2] == whole
+
+
+def test_after_a_resume_the_same_is_drawn():
+    whole = epoch(take_over(Noise()))
+    stopped = take_over(Noise())
+    for _ in itertools.islice(stopped, 3):
+        pass
+    resumed = take_over(Noise())
+    resumed.load_state_dict(stopped.state_dict())
+    rest = epoch(resumed)
+    assert len(rest) == N - 12
+    assert rest == {index: whole[index] for index in rest}
+
+
+class Chain(Noise):
+    """Draws from one generator only where another gave a large number, as a transform applied with a probability."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        first = random.random()
+        second = np.random.rand() if first > 0.5 else 0.0
+        third = torch.rand((), dtype=torch.float64).item() if second > 0.5 else 0.0
+        return torch.tensor([index, first, second, third], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_draws_that_hang_on_other_draws(workers):
+    first = epoch(take_over(Chain()))
+    assert any(third for *_, third in first.values())
+    assert epoch(take_over(Chain(), 3, workers)) == first
+
+
+def shuffled(samples: list[torch.Tensor]) -> torch.Tensor:
+    """A collate function that draws: noise for the batch."""
+    batch = default_collate(samples)
+    return batch + torch.rand(()) + np.random.rand() + random.random()
+
+
+def spoil(samples: list[torch.Tensor]) -> torch.Tensor:
+    """One that changes the samples themselves."""
+    for sample in samples:
+        sample += torch.rand(())
+    return default_collate(samples)
+
+
+@pytest.mark.parametrize("collate", [shuffled, spoil])
+@pytest.mark.parametrize("dataset", [Noise(), Noise(only=())], ids=["drawing", "plain"])
+def test_what_a_collate_function_draws_is_a_function_of_seed_epoch_and_batch(collate, dataset):
+    def batches(workers: int, number: int) -> list[torch.Tensor]:
+        made = take_over(dataset, workers=workers, collate_fn=collate)
+        made.set_epoch(number)
+        return list(made)
+
+    first = batches(0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, batches(2, 0), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, batches(0, 0), strict=True))
+    assert not torch.equal(first[0], batches(0, 1)[0])
+    fractions = torch.stack([batch[0, 0] % 1 for batch in first])
+    assert len(fractions.unique()) == len(first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_draws_each_sample_is_fetched_once(workers, tmp_path):
+    log = tmp_path / "log"
+    made = take_over(Noise(only=(), log=log), workers=workers)
+    epoch(made, 0), epoch(made, 1)
+    assert sorted(int(line.split()[1]) for line in log.read_text().splitlines()) == sorted([*range(N)] * 2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_draws_each_worker_fetches_one_batch_twice(workers, tmp_path):
+    log = tmp_path / "log"
+    made = take_over(Noise(log=log), workers=workers, **({"persistent_workers": True} if workers else {}))
+    epoch(made, 0), epoch(made, 1)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    processes = {pid for pid, _ in lines}
+    assert len(processes) == max(workers, 1)
+    assert (str(os.getpid()) in processes) == (workers == 0)
+    assert len(lines) == 2 * N + 4 * len(processes)
+
+
+def states() -> list[Any]:
+    return [
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(np.random.get_state(legacy=False)),
+        torch.initial_seed(),
+    ]
+
+
+@pytest.mark.parametrize("collate", [default_collate, shuffled])
+def test_the_generators_of_the_process_are_as_they_were_after_each_batch_and_after_an_error(collate):
+    torch.manual_seed(4), random.seed(4), np.random.seed(4)
+    random.gauss(0, 1), np.random.normal()  # each keeps a second number for later
+    seeded = Seeded(Noise(), collate)
+    before = states()
+    for _ in range(2):
+        seeded.collate(seeded.__getitems__([(1, 2), (1, 3)]))
+        assert states() == before
+    with pytest.raises(RuntimeError, match="Unknown index"):
+        seeded.__getitems__([(1, 2), (1, Broken())])
+    assert states() == before
+    np.random.seed(5)
+    assert np.random.rand() == np.random.RandomState(5).rand()
+
+
+class Broken:
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("Unknown index")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_an_index_counts_by_its_number_whatever_its_type():
+    def drawn(index: Any) -> list[float]:
+        seeded = Seeded(Noise(), default_collate)
+        return seeded.__getitems__([(1, index)])[0].tolist()
+
+    assert drawn(3) == drawn(np.int64(3)) == drawn(torch.tensor(3))
+    assert drawn(3) != drawn(4)
+
+
+def test_an_index_that_is_no_number_counts_by_what_it_says():
+    class Words(Noise):
+        def __getitem__(self, index: Any) -> torch.Tensor:
+            return torch.tensor([DRAWS[name]() for name in self.names])
+
+    def drawn(index: Any) -> list[float]:
+        return Seeded(Words(), default_collate).__getitems__([(1, index)])[0].tolist()
+
+    assert drawn("a") == drawn("a") != drawn("b")
+    assert drawn(("a", 1)) == drawn(("a", 1)) != drawn(("a", 2))
+
+
+def test_a_data_set_that_seeds_by_itself_is_its_own_master():
+    class Fixed(Noise):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            torch.manual_seed(index), random.seed(index), np.random.seed(index)
+            return super().__getitem__(index)
+
+    made = take_over(Fixed())
+    assert epoch(made, 0) == epoch(made, 1)
+    torch.manual_seed(7)
+    assert epoch(made, 0)[7][0] == DRAWS["torch"]()

@@ -1,0 +1,406 @@
+"""A DataLoader of samples in each legal form: what it hands out is a function of (seed, epoch), rank and position."""
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from src.engine.map_loader import MapLoader
+
+N = 23
+
+
+class Numbers(Dataset[torch.Tensor]):
+    """Each sample is its index; counts how many were asked for."""
+
+    def __init__(self, length: int = N) -> None:
+        self.length = length
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        self.asked += 1
+        return torch.as_tensor(index)
+
+
+class Ready(Numbers):
+    """Has a batch ready, as data sets of Hugging Face do."""
+
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        assert all(isinstance(index, int) for index in indices)
+        self.asked += len(indices)
+        return list(torch.tensor(indices))
+
+
+class Own(DataLoader[Any]):
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch + 0
+
+
+class Buckets(Sampler[list[int]]):
+    """Batches of neighbours, shuffled within and among themselves; draws from all three generators."""
+
+    def __init__(self, length: int, size: int) -> None:
+        self.length, self.size = length, size
+
+    def __len__(self) -> int:
+        return -(-self.length // self.size)
+
+    def __iter__(self):
+        rows = list(range(self.length))
+        start = int(torch.randint(0, self.length, ()))
+        rows = rows[start:] + rows[:start]
+        np.random.shuffle(rows)
+        batches = [rows[k : k + self.size] for k in range(0, self.length, self.size)]
+        random.shuffle(batches)
+        yield from batches
+
+
+def weighted(length: int = N) -> WeightedRandomSampler:
+    return WeightedRandomSampler([float(k % 3) for k in range(length)], length)
+
+
+def together(samples: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(samples)
+
+
+# Each makes a new loader of a batch size.
+EACH_ONCE = {
+    "plain": lambda size: DataLoader(Numbers(), batch_size=size, shuffle=True),
+    "positional": lambda size: DataLoader(Numbers(), size, True),
+    "in order": lambda size: DataLoader(Numbers(), size),
+    "subclass": lambda size: Own(Numbers(), size, shuffle=True),
+    "list": lambda size: DataLoader(Numbers(), size, sampler=list(range(N))[::-1]),
+    "permutation": lambda size: DataLoader(Numbers(), size, sampler=np.random.default_rng(0).permutation(N)),
+    "distributed": lambda size: DataLoader(Numbers(), size, sampler=DistributedSampler(Numbers(), 2, 1)),
+    "collate": lambda size: DataLoader(Numbers(), size, True, collate_fn=together),
+    "ready batches": lambda size: DataLoader(Ready(), size, True),
+    "generator": lambda size: DataLoader(Numbers(), size, True, generator=torch.Generator().manual_seed(1)),
+    "tensors": lambda size: DataLoader(TensorDataset(torch.arange(N)), size, True),
+    "subset of tensors": lambda size: DataLoader(Subset(TensorDataset(torch.arange(-5, 30)), range(5, N + 5)), size),
+    "subset": lambda size: DataLoader(Subset(Numbers(50), range(N)), size, True),
+}
+# One process has the batches that several have together.
+OWN_BATCHES = {
+    "batch sampler": lambda size: DataLoader(Numbers(), batch_sampler=BatchSampler(RandomSampler(range(N)), 6, False)),
+    "buckets": lambda size: DataLoader(Numbers(), batch_sampler=Buckets(N, 6)),
+    "buckets of tensors": lambda size: DataLoader(TensorDataset(torch.arange(N)), batch_sampler=Buckets(N, 6)),
+}
+# Whole batches, or samples, in turn.
+NO_BATCHES = {
+    "sampler of batches": lambda size: DataLoader(Numbers(), None, sampler=BatchSampler(weighted(24), 4, False)),
+    "of ready batches": lambda size: DataLoader(
+        Ready(), None, sampler=BatchSampler(RandomSampler(range(24)), 4, False)
+    ),
+    "of a subset": lambda size: DataLoader(
+        Subset(TensorDataset(torch.arange(24)), range(24)), None, sampler=BatchSampler(weighted(24), 4, False)
+    ),
+    "one by one": lambda size: DataLoader(Numbers(24), None, shuffle=True),
+}
+OTHERS = {
+    "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted()),
+    "weighted tensors": lambda size: DataLoader(TensorDataset(torch.arange(N)), size, sampler=weighted()),
+    "with replacement": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 40)),
+    "fewer": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), num_samples=17)),
+    "of a part": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(range(17))),
+    "the first of all": lambda size: DataLoader(Numbers(), size, sampler=SequentialSampler(range(17))),
+    "drop_last": lambda size: DataLoader(Numbers(), size, True, drop_last=True),
+    "BatchSampler drops": lambda size: DataLoader(
+        Numbers(), batch_sampler=BatchSampler(RandomSampler(range(N)), 6, True)
+    ),
+}
+FORMS = EACH_ONCE | OWN_BATCHES | NO_BATCHES | OTHERS
+IN_ORDER = {"in order", "list", "permutation", "subset of tensors", "the first of all"}
+
+
+def take_over(form: str, rank: int = 0, world_size: int = 1, size: int = 4, seed: int = 0) -> MapLoader:
+    torch.manual_seed(seed)
+    return MapLoader(FORMS[form](size), rank, world_size)
+
+
+def rows(batch: Any) -> list[int]:
+    """The indices of its samples."""
+    return torch.as_tensor(batch[0] if isinstance(batch, list) else batch).flatten().tolist()
+
+
+def epoch(made: MapLoader, number: int = 0) -> list[list[int]]:
+    made.set_epoch(number)
+    return [rows(batch) for batch in made]
+
+
+def flat(batches: Any) -> list[int]:
+    return list(itertools.chain.from_iterable(batches))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_batches_are_a_function_of_seed_and_epoch(form):
+    one = take_over(form)
+    epochs = [epoch(one, number) for number in (0, 1, 2)]
+    other = take_over(form)
+    torch.rand(3), np.random.rand(), random.random()
+    assert [epoch(other, number) for number in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
+    assert len(one) == len(epochs[2])
+    if form not in IN_ORDER:
+        assert epochs[0] != epochs[1] != epochs[2]
+        assert epoch(take_over(form, seed=1)) != epochs[0]
+
+
+@pytest.mark.parametrize("form", EACH_ONCE | OWN_BATCHES)
+def test_each_sample_comes_once_per_epoch(form):
+    made = take_over(form)
+    for number in range(2):
+        assert sorted(flat(epoch(made, number))) == list(range(N))
+
+
+def test_a_sampler_of_the_users_decides_what_comes():
+    assert all(row % 3 for row in flat(epoch(take_over("weighted"))))
+    assert flat(epoch(take_over("list"))) == list(range(N))[::-1]
+    assert [len(batch) for batch in epoch(take_over("drop_last"))] == [4] * 5
+    assert len(flat(epoch(take_over("with replacement")))) == 40
+    assert len(set(flat(epoch(take_over("fewer"))))) == 17
+    assert sorted(flat(epoch(take_over("of a part")))) == flat(epoch(take_over("the first of all"))) == list(range(17))
+    assert {len(batch) for batch in epoch(take_over("BatchSampler drops"))} == {6}
+    # torch's RandomSampler has no say but that it is random, whoever holds it.
+    assert epoch(take_over("plain")) == epoch(take_over("positional")) == epoch(take_over("subset"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_new_loader_goes_on_with_the_next_batch(form, world_size):
+    whole = epoch(take_over(form, world_size - 1, world_size), 2)
+    stopped = take_over(form, world_size - 1, world_size)
+    stopped.set_epoch(2)
+    for _ in itertools.islice(stopped, 2):
+        pass
+    state = stopped.state_dict()
+    assert state["batch"] == 2
+    resumed = take_over(form, world_size - 1, world_size, seed=7)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(2)
+    assert [rows(batch) for batch in resumed] == whole[2:]
+    assert epoch(resumed, 3) == epoch(take_over(form, world_size - 1, world_size), 3)
+
+
+def test_the_batches_before_the_position_are_not_loaded():
+    stopped = take_over("plain")
+    next(iter(stopped))
+    resumed = take_over("plain")
+    resumed.load_state_dict(stopped.state_dict())
+    list(resumed)
+    assert resumed.loader.dataset.asked == N - 4
+
+
+@pytest.mark.parametrize("form", EACH_ONCE)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_ranks_together_have_the_batches_of_one(form, world_size):
+    one = epoch(take_over(form, size=2 * world_size), 1)
+    ranks = [epoch(take_over(form, rank, world_size, size=2), 1) for rank in range(world_size)]
+    assert all(len(part) == len(ranks[0]) for part in ranks)
+    combined = [sorted(flat(parts)) for parts in zip(*ranks, strict=True)]
+    assert sorted(flat(combined)) == list(range(N))
+    assert combined == [sorted(batch) for batch in one]
+
+
+@pytest.mark.parametrize("form", OWN_BATCHES)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_of_each_batch_of_a_batch_sampler_each_rank_takes_its_rows(form, world_size):
+    one = epoch(take_over(form), 1)
+    ranks = [epoch(take_over(form, rank, world_size), 1) for rank in range(world_size)]
+    combined = [sorted(flat(parts)) for parts in zip(*ranks, strict=True)]
+    assert combined == [sorted(batch) for batch in one]
+
+
+@pytest.mark.parametrize("length", [21, 22, 24, 25, 26])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_rest_that_would_leave_a_rank_without_work_joins_a_neighbour(length, world_size):
+    threes = [list(range(k, min(k + 3, length))) for k in range(1, length, 3)]
+    for make in (
+        lambda: DataLoader(Numbers(length), 4, True),
+        lambda: DataLoader(TensorDataset(torch.arange(length)), 4, True),
+        lambda: DataLoader(Numbers(length), batch_sampler=Buckets(length, 4)),
+        lambda: DataLoader(Numbers(length), batch_sampler=[[0], *threes]),
+    ):
+        ranks = [epoch(MapLoader(make(), rank, world_size)) for rank in range(world_size)]
+        assert all(all(parts) for parts in zip(*ranks, strict=True))
+        assert sorted(flat(flat(ranks))) == list(range(length))
+
+
+@pytest.mark.parametrize("form", NO_BATCHES)
+def test_without_batches_the_ranks_take_turns(form):
+    one = epoch(take_over(form), 1)
+    ranks = [epoch(take_over(form, rank, 2), 1) for rank in range(2)]
+    assert flat(zip(*ranks, strict=True)) == one
+
+
+def test_samples_one_by_one_that_cannot_be_shared_evenly_are_refused():
+    with pytest.raises(ValueError, match=r"gives 23 samples one by one, which 2 processes cannot share evenly. Give"):
+        len(MapLoader(DataLoader(Numbers(), None), 0, 2))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("form", ["plain", "tensors", "weighted", "buckets", "of ready batches"])
+def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(form, world_size):
+    ranks = [take_over(form, rank, world_size) for rank in range(world_size)]
+    for parts in zip(*ranks, strict=True):
+        each = [torch.tensor(rows(part), dtype=torch.float64) for part in parts]
+        weighted = [part.mean() * made.weight for part, made in zip(each, ranks, strict=True)]
+        assert torch.isclose(sum(weighted) / world_size, torch.cat(each).mean(), rtol=1e-12)
+
+
+class Mine(DistributedSampler[Any]):
+    """Whoever writes one has it know its share."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rank: DataLoader(Numbers(), 4, sampler=Mine(Numbers(), 2, rank)),
+        lambda rank: DataLoader(
+            Numbers(), batch_sampler=BatchSampler(DistributedSampler(Numbers(), 2, rank), 4, False)
+        ),
+    ],
+)
+def test_a_sampler_that_knows_its_share_keeps_it(make):
+    ranks = [epoch(MapLoader(make(rank), rank, 2)) for rank in range(2)]
+    assert set(flat(flat(ranks))) == set(range(N))
+    assert len(flat(flat(ranks))) == N + 1  # torch's pads
+
+
+def test_batches_of_tensors_are_the_bare_loaders_and_no_sample_is_asked_for(monkeypatch):
+    tensors = (torch.randn(N, 2), torch.arange(N), torch.rand(N, 3, 2, dtype=torch.float64))
+    dataset = TensorDataset(*tensors)
+    for source in (dataset, Subset(dataset, [5, 3, 9, 22, 0]), Subset(Subset(dataset, range(20)), np.arange(3, 17))):
+        bare = list(DataLoader(source, 4))
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorDataset, "__getitem__", lambda *args: pytest.fail("a sample was asked for"))
+            ours = list(MapLoader(DataLoader(source, 4, num_workers=2), 0, 1))
+        assert len(ours) == len(bare)
+        for batch, expected in zip(ours, bare, strict=True):
+            assert type(batch) is type(expected)
+            for value, other in zip(batch, expected, strict=True):
+                assert value.dtype == other.dtype
+                assert torch.equal(value, other)
+                assert value.is_contiguous()
+
+
+def test_tensors_with_a_collate_function_of_ones_own_go_through_it():
+    made = MapLoader(
+        DataLoader(TensorDataset(torch.arange(N)), 4, collate_fn=lambda s: default_collate(s)[0] * 2), 0, 1
+    )
+    assert flat(epoch(made)) == list(range(0, 2 * N, 2))
+
+
+class Drawing(Numbers):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index + random.random() + np.random.rand()) + torch.rand(())
+
+
+def states() -> list[Any]:
+    return [
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(np.random.get_state(legacy=False)),
+        torch.initial_seed(),
+    ]
+
+
+@pytest.mark.parametrize("form", [*FORMS, "drawing", "two workers"])
+def test_the_generators_of_the_process_are_left_alone(form):
+    if form in FORMS:
+        made = take_over(form)
+    else:
+        made = MapLoader(DataLoader(Drawing(), 4, True, num_workers=2 * (form == "two workers")), 0, 1)
+    random.seed(3), np.random.seed(3)
+    before = states()
+    for number in range(2):
+        made.set_epoch(number)
+        for _ in made:
+            assert states() == before
+    assert states() == before
+
+
+def test_the_loader_of_the_user_is_left_as_it_is():
+    loader = DataLoader(Numbers(), 4, True)
+    before = dict(vars(loader))
+    list(MapLoader(loader, 0, 1))
+    assert vars(loader) == before
+    assert sorted(flat(batch.tolist() for batch in loader)) == list(range(N))
+
+
+@pytest.mark.parametrize("options", [{}, {"persistent_workers": True, "prefetch_factor": 4}])
+def test_workers_change_nothing_and_stay_if_they_are_to(options):
+    alone = take_over("plain")
+    torch.manual_seed(0)
+    made = MapLoader(DataLoader(Numbers(), 4, True, num_workers=2, **options), 0, 1)
+    for number in (0, 1):
+        assert epoch(made, number) == epoch(alone, number)
+    # One left early, as a limit of batches does, is followed by a whole one.
+    next(iter(made))
+    assert epoch(made, 1) == epoch(alone, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_change_nothing(context):
+    torch.manual_seed(0)
+    alone = MapLoader(DataLoader(Drawing(), 4, True), 0, 1)
+    made = MapLoader(
+        DataLoader(Drawing(), 4, True, num_workers=2, multiprocessing_context=context, persistent_workers=True), 0, 1
+    )
+    for number in (0, 1):
+        made.set_epoch(number), alone.set_epoch(number)
+        assert all(torch.equal(a, b) for a, b in zip(made, alone, strict=True))
+
+
+def test_an_order_that_is_kept_is_the_datas_and_each_epochs():
+    made = MapLoader(DataLoader(Numbers(), 4, True), 0, 1, keep_order=True)
+    assert flat(epoch(made, 0)) == flat(epoch(made, 1)) == list(range(N))
+    made = MapLoader(DataLoader(Numbers(), 4, sampler=weighted()), 0, 1, keep_order=True)
+    assert epoch(made, 0) == epoch(made, 1)
+
+
+class Endless(Sampler[int]):
+    def __iter__(self):
+        yield from itertools.repeat(0)
+
+
+def test_a_sampler_that_never_ends_is_refused(monkeypatch):
+    monkeypatch.setattr("src.engine.map_loader.ENDLESS", 1_000)
+    with pytest.raises(ValueError, match=r"Endless goes on after 1,000 indices.*a sampler has to end"):
+        len(MapLoader(DataLoader(Numbers(), 4, sampler=Endless()), 0, 1))
+
+
+def test_more_processes_than_samples_and_batches_that_are_all_dropped_are_refused():
+    with pytest.raises(ValueError, match=r"23 samples cannot be shared by 24 processes"):
+        len(MapLoader(DataLoader(Numbers(), 4), 0, 24))
+    with pytest.raises(ValueError, match=r"drop_last leaves no batch: 23 samples are fewer than batch_size=12 times 2"):
+        len(MapLoader(DataLoader(Numbers(), 12, drop_last=True), 0, 2))
+
+
+def test_a_position_amid_an_epoch_of_other_batches_is_refused():
+    stopped = take_over("plain")
+    batches = iter(stopped)
+    next(batches)
+    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are 3 of 8"):
+        take_over("plain", size=8).load_state_dict(stopped.state_dict())
+    list(batches)
+    take_over("plain", size=8).load_state_dict(stopped.state_dict())  # at its end nothing can be lost
