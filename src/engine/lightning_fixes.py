@@ -123,8 +123,6 @@ IDLE_WARNINGS = (
     r"It is recommended to use `self.log\(.*sync_dist=True\)`",
     # It complains of the default of its own option. Not reported as of 2026-11.
     r"The number of training batches .* is smaller than the logging interval",
-    # torchdata on torch. torchtitan issue 2735.
-    r"'set_vital' is deprecated",
 )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.map_loader import MapLoader
+from src.engine.order import Position
 from src.engine.stream_loader import take_over
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
@@ -61,6 +62,10 @@ class _Adopted:
     def __call__(self) -> Any:
         loaders = self._take_over(self._hook())
         each = list(leaves(loaders))
+        for loader in each:
+            if isinstance(loader, Position):
+                # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
+                loader.set_epoch(self._trainer.current_epoch)
         if len(each) > 1 and any(not hasattr(loader, "__len__") for loader in each):
             for loader in each:
                 loader.looks_ahead = True

@@ -72,6 +72,7 @@ class Position:
         self.weight = 1.0
         # Where Lightning looks for `set_epoch`.
         self.batch_sampler = SimpleNamespace(sampler=self)
+        self.share(self.rank, self.world_size)
 
     def share(self, rank: int, world_size: int) -> None:
         """Take a share of each batch, unless one was given to the constructor."""

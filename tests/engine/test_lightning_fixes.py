@@ -22,7 +22,6 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from src.engine.lightning_fixes import (
     IDLE_WARNINGS,
@@ -364,7 +363,6 @@ GIVES: dict[str, Callable[[Path], Any]] = {
     "`isinstance": lambda folder: plain().validate(Plain(), DATA, verbose=False),
     "It is recommended": log_a_mean_in_a_group_of_processes,
     "The number of training": lambda folder: plain(max_epochs=1, logger=CSVLogger(folder)).fit(Plain(), DATA),
-    "'set_vital'": lambda folder: StatefulDataLoader(DATA.dataset),
 }
 
 
