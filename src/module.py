@@ -101,7 +101,7 @@ class LitModule(BaseModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, "test")
 
-    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Scores of a batch; a batch is x alone, (x,) or (x, target)."""
         return self.scores(self.net(batch if isinstance(batch, Tensor) else batch[0]))
 

@@ -59,17 +59,26 @@ class BaseModule(QuickAttributes):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the running means."""
-        checkpoint["train_means"] = [total.cpu() for total in self._total("train")]
+        sums = [torch.as_tensor(value).cpu() for value in (self._loss_sum["train"], self._num_samples["train"])]
+        shares: list[Any] = [sums] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(shares, sums)
+        checkpoint["train_means"] = shares  # each process its own, or the last digit would depend on the resume
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of another net; take up the running means, on one process: they are sums over all."""
+        """Refuse weights of another net; take up the running means."""
         if "state_dict" in checkpoint:  # sharded, FSDP has read it already
             check_fit(checkpoint["state_dict"], self)
         double_before_weights(self)
         for scheduler in checkpoint["lr_schedulers"]:
             self._total_steps = scheduler.get("total_steps")
         if "train_means" in checkpoint:
-            loss_sum, num_samples = (total * self.trainer.is_global_zero for total in checkpoint["train_means"])
+            shares, rank = checkpoint["train_means"], self.trainer.global_rank
+            if isinstance(shares[0], Tensor):  # the sums over all, as they were saved once
+                shares = [shares]
+            if len(shares) != self.trainer.world_size:
+                shares = [[sum(values) for values in zip(*shares, strict=True)]]
+            loss_sum, num_samples = shares[rank] if rank < len(shares) else (torch.zeros(()), 0)
             self._loss_sum["train"], self._num_samples["train"] = loss_sum.to(self.device), int(num_samples)
 
     @classmethod

@@ -85,6 +85,17 @@ def step_plateau(trainer: pl.Trainer) -> None:
         trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
 
+def align_reloads(trainer: pl.Trainer) -> None:
+    """Let a resumed run reload its loaders when one that was never stopped does: Lightning counts from the resume.
+
+    Not reported as of 2026-11. Call it when training starts.
+    """
+    if every := getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        begun = trainer.current_epoch - trainer.current_epoch % every
+        trainer.fit_loop._last_train_dl_reload_epoch = begun
+        trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = begun
+
+
 def double_before_weights(module: pl.LightningModule) -> None:
     """Make the module double, where it is to be: Lightning does so after it has loaded the weights, and rounds them.
 

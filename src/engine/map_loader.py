@@ -18,12 +18,12 @@ from src.engine.draws import Place, Seeded, apart, seed_all
 from src.engine.errors import UserError
 from src.engine.order import Position, cut, mix, permutation
 from src.engine.tensor_rows import tensors_of
-from src.engine.workers import Outlive
+from src.engine.workers import EndsWorkers, Outlive
 
 ENDLESS = 1_000_000
 
 
-class MapLoader(Position):
+class MapLoader(EndsWorkers, Position):
     """Hands out the batches of a DataLoader over a map-style data set.
 
     Its data set, collate function, workers and batch size are kept. A random or sequential sampler is replaced by an

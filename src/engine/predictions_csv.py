@@ -68,6 +68,8 @@ class PredictionsCsv(RunCallback):
         scores = torch.cat([scores for _, _, scores in shares])[order]
         describe = getattr(getattr(trainer, "datamodule", None), "prediction_rows", plain_rows)
         rows = describe(scores)
+        if len(self._loaders) > 1:
+            rows = [{"loader": keys[k][0]} | row for k, row in zip(order, rows, strict=True)]
         path = self.run.folder / "predictions.csv"
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.errors import UserError
+from src.engine.lightning_fixes import align_reloads
 from src.engine.run import RunCallback
 
 
@@ -54,6 +55,8 @@ class Resume(RunCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         loaded, self._loaded = self._loaded, {}
+        if loaded:
+            align_reloads(trainer)
         self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
         gradients = loaded.get("gradients", {})

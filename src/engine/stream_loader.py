@@ -1,6 +1,8 @@
 """Takes over a DataLoader of a stream: resumes by the stream's own state, or by drawing and dropping."""
 
 import copy
+import hashlib
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.draws import apart, seed_all
 from src.engine.order import Position, mix
-from src.engine.workers import Outlive
+from src.engine.workers import EndsWorkers, Outlive
 
 
-class StreamLoader(Position):
+class StreamLoader(EndsWorkers, Position):
     """Hands out the batches of a DataLoader over an IterableDataset.
 
     A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, goes on exactly
@@ -39,6 +41,7 @@ class StreamLoader(Position):
         self._keeper: Any = self._source if own else None
         if not own and loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None)):
             self._keeper = loader.dataset
+        self._compared = world_size == 1
         self._states: list[Any] = [None, None]  # before the last batch and after it
         self._loaded: Any = None
         # One batch is fetched before the one in hand is trained on, since nobody knows which is the last.
@@ -69,11 +72,29 @@ class StreamLoader(Position):
             for _ in zip(range(first), batches, strict=False):
                 pass
         for batch in batches:
+            self._compare(batch)
             self.hand_out(1, of=self.world_size)
             if self._keeper is not None:
                 self._states = [self._states[1], copy.deepcopy(self._keeper.state_dict())]
             yield batch
         self.finish()
+
+    def _compare(self, batch: Any) -> None:
+        """Say so before the first step if two processes got the same batch."""
+        if self._compared or not torch.distributed.is_initialized():
+            return
+        self._compared = True
+        digests: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(digests, hashlib.sha256(pickle.dumps(batch)).hexdigest())
+        if len(set(digests)) < self.world_size and self.rank == 0:
+            name = type(self._source.dataset).__name__
+            print(
+                f"warning: the {self.world_size} processes got the same batch from {name}: a stream has to look at its "
+                "rank. In its __iter__ give each process its part: itertools.islice(samples, "
+                "torch.distributed.get_rank(), None, torch.distributed.get_world_size()).",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _drawn(self, first: int) -> Iterator[Any]:
         if self._source.num_workers:

@@ -20,7 +20,7 @@ from typing import Any
 from tests.benchmarks.child import PROJECT
 from tests.benchmarks.rows import Row, Suite
 
-KEYS = ("a", "acc", "b", "c", "d", "e", "f", "g")
+KEYS = ("a", "acc", "b", "c", "d", "e", "f", "g", "h")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
 

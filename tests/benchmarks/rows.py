@@ -94,6 +94,7 @@ class Suite:
             ("e", self.start_up),
             ("f", self.growth),
             ("g", self.gpu),
+            ("h", self.loading),
         ]
         for keys, part in parts:
             if only & set(keys.split()):
@@ -188,6 +189,19 @@ class Suite:
         return [
             Row("f", f"epoch time per image, {times}x data / 1x", "us", per_image[times], per_image[1], bar=1.25)
             for times in (4, 16)
+        ]
+
+    def loading(self) -> list[Row]:
+        """(h): an ordinary DataLoader through the engine against the same loader bare."""
+        return [
+            self._row(
+                self._in_turns("loading.adopted", "loading.bare", 5, root=self.root, num_workers=workers),
+                "seconds",
+                "h",
+                f"a DataLoader through the engine / bare, {workers} workers",
+                bar=1.05,
+            )
+            for workers in (0, 2)
         ]
 
     def gpu(self) -> list[Row]:

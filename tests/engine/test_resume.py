@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tests.conftest import CONFIGS, PROJECT, SMALL, digest, run_process
-from tests.stopping import config, fit, resume, rows, run_differences, run_main
+from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
 
 EARLY = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
@@ -114,6 +114,29 @@ def test_the_best_checkpoint_comes_along_when_no_later_one_is_better(tmp_path):
     assert torch.load(best, weights_only=True)["epoch"] == 0
     assert resume(best) == 0
     assert run_differences(whole, whole.parent / "version_1") == []
+
+
+class Told(Sums):
+    """Notes in which epochs its loaders are asked for."""
+
+    epochs: ClassVar[list[int]] = []
+
+    def train_dataloader(self) -> Any:
+        assert self.trainer is not None
+        self.epochs.append(self.trainer.current_epoch)
+        return super().train_dataloader()
+
+
+def test_loaders_are_reloaded_in_the_same_epochs_after_a_resume(tmp_path):
+    told = config(max_epochs=7, reload_dataloaders_every_n_epochs=3)
+    told["data"] = {"class_path": "tests.engine.test_resume.Told"}
+    Told.epochs.clear()
+    fit(tmp_path / "whole", told)
+    assert Told.epochs == [0, 3, 6]
+    run = fit(tmp_path / "stopped", told, ("on_train_batch_end", 50))
+    Told.epochs.clear()
+    assert resume(run) == 0
+    assert Told.epochs == [4, 6]  # the first time to go on at all
 
 
 def test_stopped_again_and_again(undisturbed, tmp_path):
