@@ -53,4 +53,5 @@ def callbacks(trainer: Any, always_on: dict[str, RunCallback], run: Run) -> list
     ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
     for callback in ours:
         callback.run = run
+    ours = [callback for callback in ours if callback.needed()]
     return [*ours[:2], *given, *ours[2:]]

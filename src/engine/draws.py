@@ -82,7 +82,8 @@ class Seeded:
     Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch is
     fetched after the generators got a known state; one that is not in that state afterwards was drawn from. Then the
     batch is fetched again with that generator seeded for each sample, and so from then on: once per worker a batch is
-    fetched twice. What draws from a generator object of its own is not seen.
+    fetched twice. A batch that a data set makes as a whole is drawn for its first sample. What draws from a generator
+    object of its own is not seen.
 
     Args:
         dataset: Map-style.
@@ -95,33 +96,45 @@ class Seeded:
         self._drawn: list[str] = []  # by samples
         self._collate_draws = False
         self._places: list[Place] = []
+        self._one = False  # Whether they are one that a loader makes no batch of.
+        self._whole = False  # Whether the data set makes batches that are no lists of samples.
 
     def __getitem__(self, place: Place) -> Any:
         """A sample, where a loader makes no batches."""
-        return self._fetch([place], None)[0]
+        self._places, self._one = [place], True
+        return self._fetch()
 
-    def __getitems__(self, places: list[Place]) -> list[Any]:
+    def __getitems__(self, places: list[Place]) -> Any:
         """The samples of a batch."""
-        # As torch's own fetcher does it: some data sets have a batch ready.
-        return self._fetch(places, getattr(self.dataset, "__getitems__", None))
+        self._places, self._one = places, False
+        return self._fetch()
 
-    def _fetch(self, places: list[Place], many: Callable[[list[Any]], list[Any]] | None) -> list[Any]:
-        self._places = places
+    def _fetch(self) -> Any:
+        # As torch's own fetcher does it: some data sets have a batch ready.
+        many = None if self._one else getattr(self.dataset, "__getitems__", None)
         with apart():
             while True:
                 seed_all(PROBE)
-                if many and not self._drawn:
-                    samples = many([index for _, index in places])
-                else:
-                    samples = [self._sample(key, index, many) for key, index in places]
+                samples = self._samples(many)
                 if not (new := self._drawn_from(set(GENERATORS) - set(self._drawn))):
-                    return list(samples)
+                    return samples[0] if self._one else samples
                 self._drawn += new
 
-    def _sample(self, key: int, index: Any, many: Callable[[list[Any]], list[Any]] | None) -> Any:
+    def _samples(self, many: Callable[[list[Any]], Any] | None) -> Any:
+        if many and (self._whole or not self._drawn):
+            self._seed(self._places[0])
+            samples = many([index for _, index in self._places])
+            self._whole = not isinstance(samples, list | tuple)
+            return samples
+        samples = []
+        for place in self._places:
+            self._seed(place)
+            samples.append(many([place[1]])[0] if many else self.dataset[place[1]])
+        return samples
+
+    def _seed(self, place: Place) -> None:
         for name in self._drawn:
-            GENERATORS[name][0](mix(key, _as_number(index)))
-        return many([index])[0] if many else self.dataset[index]
+            GENERATORS[name][0](mix(place[0], _as_number(place[1])))
 
     @staticmethod
     def _drawn_from(names: Iterable[str]) -> list[str]:
@@ -137,7 +150,7 @@ class Seeded:
                     return batch
                 self._collate_draws = True
                 # It may have changed them.
-                samples = self.__getitems__(self._places) if isinstance(samples, list) else self[self._places[0]]
+                samples = self._fetch()
             key, index = self._places[0]
             seed_all(mix(key, _as_number(index), 1))
             return self.collate_fn(samples)

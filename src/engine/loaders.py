@@ -61,15 +61,15 @@ class _Adopted:
 
     def __call__(self) -> Any:
         loaders = self._take_over(self._hook())
-        each = list(leaves(loaders))
-        for loader in each:
+        for loader in leaves(loaders):
             if isinstance(loader, Position):
                 # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
                 loader.set_epoch(self._trainer.current_epoch)
-        if len(each) > 1 and any(not hasattr(loader, "__len__") for loader in each):
-            for loader in each:
-                loader.looks_ahead = True
+                loader.looks_ahead = self._looks_ahead
         return loaders
+
+    def _looks_ahead(self) -> bool:
+        return self._trainer.num_training_batches == float("inf")
 
     def _take_over(self, loader: Any) -> Any:
         if isinstance(loader, CombinedLoader):

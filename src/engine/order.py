@@ -1,6 +1,7 @@
 """The order of the data is a function of (seed, epoch): who trains on what, and where a resumed run goes on."""
 
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,10 +67,8 @@ class Position:
         self._before = (0, 0)
         self._finished = False
         # Whether Lightning fetches a batch before it trains on the one in hand: it does where a length is unknown.
-        self.looks_ahead = False
-        # Mean gradients are averaged over the ranks, each with the same say. Where the rows of a batch do not split
-        # evenly, a rank's loss times its weight makes that average the mean over the rows.
-        self.weight = 1.0
+        self.looks_ahead: Callable[[], bool] = lambda: False
+        self._weights = (1.0, 1.0)  # before the last batch and of it
         # Where Lightning looks for `set_epoch`.
         self.batch_sampler = SimpleNamespace(sampler=self)
         self.share(self.rank, self.world_size)
@@ -96,6 +95,20 @@ class Position:
             )
 
     @property
+    def behind(self) -> bool:
+        """Whether the batch in hand is the one before the last that was handed out."""
+        return self.looks_ahead() and not self._finished
+
+    @property
+    def weight(self) -> float:
+        """Of the batch in hand.
+
+        Mean gradients are averaged over the ranks, each with the same say. Where the rows of a batch do not split
+        evenly, a rank's loss times its weight makes that average the mean over the rows.
+        """
+        return self._weights[0 if self.behind else 1]
+
+    @property
     def number(self) -> int:
         """Of the order: the epoch's, and another for each further cycle in it."""
         return self.epoch if self.cycle < 1 else 2**32 + mix(self.epoch, self.cycle)
@@ -117,7 +130,7 @@ class Position:
         """
         self._before = (self.batch, self.cycle)
         self.batch += 1
-        self.weight = num_rows * self.world_size / of
+        self._weights = (self._weights[1], num_rows * self.world_size / of)
 
     def finish(self) -> None:
         """There is no further batch."""
@@ -133,7 +146,7 @@ class Position:
 
     def state_dict(self) -> dict[str, Any]:
         """The position counts the batches that were trained on; with it stands what gives the order."""
-        batch, cycle = self._before if self.looks_ahead and not self._finished else (self.batch, self.cycle)
+        batch, cycle = self._before if self.behind else (self.batch, self.cycle)
         return {"epoch": self.epoch, "batch": batch, "cycle": cycle, "seed": self.seed} | self.makes_the_order()
 
     def makes_the_order(self) -> dict[str, int]:

@@ -26,6 +26,10 @@ class PredictionsCsv(RunCallback):
         # Of each batch: the loader's number, the places of its samples in the data, their scores.
         self._batches: list[tuple[int, Tensor, Tensor]] = []
 
+    def needed(self) -> bool:
+        """Of `predict` alone."""
+        return self.run.verb == "predict"
+
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin anew."""
         self._batches = []

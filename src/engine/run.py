@@ -47,3 +47,7 @@ class RunCallback(Callback):
     """A callback that is on in every run and knows it."""
 
     run = Run()  # the command line gives each its own
+
+    def needed(self) -> bool:
+        """Whether this run has something for it to do: Lightning asks each callback some six times a step."""
+        return True

@@ -45,12 +45,11 @@ class StreamLoader(EndsWorkers, Position):
         self._states: list[Any] = [None, None]  # before the last batch and after it
         self._loaded: Any = None
         # One batch is fetched before the one in hand is trained on, since nobody knows which is the last.
-        self.looks_ahead = True
+        self.looks_ahead = lambda: True
 
     def state_dict(self) -> dict[str, Any]:
         """The position counts the batches that were trained on."""
-        behind = self.looks_ahead and not self._finished
-        return super().state_dict() | {"stream": self._states[0 if behind else 1]}
+        return super().state_dict() | {"stream": self._states[0 if self.behind else 1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at a saved position."""
@@ -118,7 +117,7 @@ class SizedStreamLoader(StreamLoader):
 
     def __init__(self, loader: DataLoader[Any], rank: int, world_size: int) -> None:
         super().__init__(loader, rank, world_size)
-        self.looks_ahead = False
+        self.looks_ahead = lambda: False
 
     def __len__(self) -> int:
         """Batches of an epoch, as the loader counts them."""

@@ -28,6 +28,10 @@ class Trackers(RunCallback):
         self.mlflow = mlflow
         self._made = False
 
+    def needed(self) -> bool:
+        """Where one is turned on."""
+        return bool(self.tensorboard or self.wandb or self.mlflow)
+
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Make them once for a fit and its test: only now is the run's folder known."""
         if self._made or getattr(trainer, "fast_dev_run", False):

@@ -1,4 +1,4 @@
-"""One small task whose data comes in each form that a loader can have."""
+"""One small task whose data comes in each form that a loader can have; and one with a mistake in its data."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -166,7 +166,7 @@ class Task(LightningDataModule):
     """47 rows for training, 15 for validation and test.
 
     Args:
-        form: Of the training loader, and of the others where `everywhere`.
+        form: Of the training loader; with `buckets` of the test loader, too.
         batch_size: Of a process.
     """
 
@@ -198,3 +198,47 @@ class Several(LitModule):
         if not isinstance(batches[0], Tensor):
             batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
         return super().training_step(batch, batch_idx)
+
+
+def fail(*_: Any) -> Any:
+    """A mistake of the user's."""
+    raise KeyError("the user's own mistake")
+
+
+class BrokenRows(Rows):
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        return fail() if index == 4 else super().__getitem__(index)
+
+
+class BrokenSampler(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        yield 0
+        fail()
+
+    def __len__(self) -> int:
+        return NUM_ROWS
+
+
+class Broken(Task):
+    """As Task, with a mistake in one place.
+
+    Args:
+        place: `item`, `sampler`, `collate` or `worker`.
+        num_workers: Of the training loader.
+        batch_size: Of a process.
+    """
+
+    def __init__(self, place: str, num_workers: int = 0, batch_size: int = GLOBAL_BATCH) -> None:
+        super().__init__("plain", batch_size)
+        self.place = place
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> Any:
+        options: dict[str, dict[str, Any]] = {
+            "item": {"shuffle": True},
+            "sampler": {"sampler": BrokenSampler()},
+            "collate": {"collate_fn": fail},
+            "worker": {"worker_init_fn": fail},
+        }
+        rows = BrokenRows() if self.place == "item" else Rows()
+        return DataLoader(rows, self.batch_size, num_workers=self.num_workers, **options[self.place])

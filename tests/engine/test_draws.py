@@ -200,6 +200,25 @@ def test_the_generators_of_the_process_are_as_they_were_after_each_batch_and_aft
     assert np.random.rand() == np.random.RandomState(5).rand()
 
 
+class Columns(Noise):
+    """Makes batches that are no lists, for a collate function that leaves them as they are."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return {"rows": torch.stack([self[index] for index in indices])}
+
+
+@pytest.mark.parametrize("only", [(), range(N)], ids=["plain", "drawing"])
+def test_a_batch_that_a_data_set_makes_as_a_whole_stays_as_it_is(only):
+    def rows(workers: int) -> list[torch.Tensor]:
+        made = take_over(Columns(only=only), workers=workers, collate_fn=lambda batch: batch)
+        return [batch["rows"] for batch in made]
+
+    first = rows(0)
+    assert sorted(torch.cat(first)[:, 0].tolist()) == list(range(N))
+    assert all(torch.equal(a, b) for a, b in zip(first, rows(2), strict=True))
+    assert len(torch.cat(first)[:, 1].unique()) == (N if only else 1)
+
+
 class Broken:
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("Unknown index")
