@@ -21,8 +21,8 @@ ACTIVATIONS: tuple[tuple[type[nn.Module], Activation], ...] = (
 class LitModule(BaseModule):
     """Trains a net on batches of (x, target).
 
-    Logs the mean loss of each epoch and stage, and the metrics of validation and test: `train/loss`, `val/acc`.
-    A training step costs what a hand-written one does: no metric object, no `self.log`, no wait for the device.
+    Logs the mean loss of each epoch and stage, and the metrics of validation and test: `train/loss`, `val/acc`. A
+    training step costs what a hand-written one does: no metric object, no `self.log`, no wait for the device.
 
     Args:
         net: Takes x, returns logits (or values, for a regression); a plain module.
@@ -32,8 +32,7 @@ class LitModule(BaseModule):
         scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps: null` becomes the number of
             steps of the run, whatever its epochs, batches and devices.
         scheduler_interval: When the scheduler moves on.
-        activation: Turns logits into scores, for metrics and predict; `softmax` is over dimension 1. By default what
-            belongs to BCEWithLogitsLoss or CrossEntropyLoss, else `identity`.
+        activation: Turns logits into scores, see `scores`. By default what belongs to the loss, else `identity`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -48,7 +47,7 @@ class LitModule(BaseModule):
         activation: Activation | None = None,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(compile)
         if "loss" in (metrics or {}):
             raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
         self.net = net
@@ -58,14 +57,6 @@ class LitModule(BaseModule):
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.activation = activation or next(name for kind, name in ACTIVATIONS if isinstance(loss, kind))
-        self._compile = compile
-
-    def setup(self, stage: str) -> None:
-        if self._compile:
-            # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
-            graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
-            self.net.compile(mode="reduce-overhead" if graphs else None)
-            self._compile = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the net."""

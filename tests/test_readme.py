@@ -1,4 +1,4 @@
-"""The README's commands run as they stand: each block marked `sh`, in order, in a copy of the project."""
+"""The README is short, its map is right, and its commands run: each block marked `sh`, in order, in a copy."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import MNIST
 
+from src.engine.always_on import ALWAYS_ON
 from tests.conftest import PROJECT, Mnist
 from tests.copies import python
 
@@ -18,6 +19,8 @@ README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 # A reader's own files: the first line says where.
 FILES = dict(re.findall(r"^```(?:python|yaml)\n# ([\w./]+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
+# The map of the project: a line for each entry, whose folder is told by its indentation, and a phrase.
+(MAP,) = re.findall(r"^```text\n(src/\n.*?)^```", README, re.MULTILINE | re.DOTALL)
 # The tests themselves, and what takes minutes.
 LEFT_OUT = ("make test", "python -m pytest", "make bench")
 
@@ -68,8 +71,34 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
-def test_the_readme_is_under_250_lines():
+def test_the_readme_is_under_250_lines_and_1700_words():
     assert len(README.splitlines()) < 250
+    assert len(README.split()) < 1_700  # as `wc -w` counts: a rule of a table is a word, too
+
+
+def test_the_map_names_every_entry_of_src_with_its_owner():
+    entries = dict(re.findall(r"^ +(\S+) +(yours|engine|tools) +\S", MAP, re.MULTILINE))
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in (PROJECT / "src").iterdir()}
+    assert entries.keys() == there - {"__init__.py", "__pycache__/"}
+    owners = {"engine/": "engine", "cli.py": "engine", "__main__.py": "engine", "tools/": "tools"}
+    assert entries == {name: owners.get(name, "yours") for name in entries}
+
+
+def test_the_paths_of_the_map_are_there():
+    paths = [("src/" if line[0] == " " else "") + line.split()[0] for line in MAP.splitlines()]
+    assert len(paths) > 8
+    assert [
+        path for path in paths if not (PROJECT / path).exists() or path.endswith("/") != (PROJECT / path).is_dir()
+    ] == []
+
+
+def test_the_readme_names_everything_that_is_always_on_and_the_options_that_turn_it_off(cli):
+    section = " ".join(README[README.index("`src/engine/always_on.py` lists") :].split("\n\n")[0].split())
+    assert [name for name in ("quiet", *dict(ALWAYS_ON)) if f"`{name}`" not in section] == []
+    help_ = cli("fit", "--help").out
+    options = re.findall(r"`(--\S+) false`", section)
+    assert len(options) == 4
+    assert [option for option in options if option not in help_] == []
 
 
 def test_files_that_the_readme_names_are_there():

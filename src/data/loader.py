@@ -12,9 +12,9 @@ from src.engine.order import Position, cut, permutation
 class TensorLoader(Position):
     """Iterates over tensors in batches, on the device where the tensors lie.
 
-    The order is a function of (seed, epoch) alone. This gives three things at once: a loader put back to a saved
-    position goes on with the very next batch; W loaders with ranks 0 to W-1 and batch size B yield together, at each
-    step, the rows that one loader with batch size B*W yields; and each row comes once per pass, none lost or repeated.
+    The order is a function of (seed, epoch) alone. So a loader put back to a saved position goes on with the very next
+    batch; W loaders of batch size B yield together, at each step, the rows that one of batch size B*W yields; and each
+    row comes once per pass, none lost or repeated.
 
     Letters: N rows, B batch size per rank, W world size. The last batch is smaller; a rest of fewer than W rows, which
     would leave a rank without work, joins the batch before it.
@@ -26,9 +26,8 @@ class TensorLoader(Position):
         transform: Applied to the first tensor of each batch, (B, ...) to (B, ...).
         shuffle: Draw a new order for each pass.
         seed: Of the order. By default the one the process was seeded with (`--seed_everything`).
-        passes: How often an epoch goes through the rows. Lightning has a fixed cost per epoch that a set of a few
-            rows would feel.
-        rank: 0 to W-1. A run of the command line tells it, as it does W, and moves the tensors to its device.
+        passes: How often an epoch goes through the rows: an epoch has a fixed cost, which few rows would feel.
+        rank: 0 to W-1. A run tells it, as it does W, and moves the tensors to its device.
         world_size: W.
 
     Raises:
@@ -64,14 +63,7 @@ class TensorLoader(Position):
         self._bounds = cut(len(self.rows), self.batch_size * self.world_size, self.world_size)
 
     def place(self, move: Callable[[Tensor], Tensor], rank: int, world_size: int, keep_order: bool) -> None:
-        """Take up what a run settles; a loader that was given its rank keeps it.
-
-        Args:
-            move: Brings a tensor to the device of the run.
-            rank: 0 to W-1.
-            world_size: W.
-            keep_order: Whether each epoch is to have the same batches: overfitting on purpose.
-        """
+        """Take up what a run settles, see `src.engine.loaders.Placeable`; a loader that was given its rank keeps it."""
         self.tensors = tuple(move(tensor) for tensor in self.tensors)
         self.shuffle = self.shuffle and not keep_order
         self.share(rank, world_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.engine.checkpoint import check_fit, load_module
@@ -17,12 +17,22 @@ from src.engine.lightning_fixes import QuickAttributes, double_before_weights, s
 class BaseModule(QuickAttributes):
     """Sums up over samples, epoch and processes; a run resumed amid an epoch reports the mean of the whole epoch."""
 
-    def __init__(self) -> None:
+    net: nn.Module
+
+    def __init__(self, compile: bool = False) -> None:
         super().__init__()
+        self._compile = compile
         # Sums over the running epoch, by stage: validation may run amid a training epoch.
         self._loss_sum: dict[str, Any] = defaultdict(float)
         self._num_samples: dict[str, int] = defaultdict(int)
         self._total_steps: int | None = None
+
+    def setup(self, stage: str) -> None:
+        if self._compile:
+            # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
+            graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
+            self.net.compile(mode="reduce-overhead" if graphs else None)
+            self._compile = False
 
     def add_to_mean(self, stage: str, loss: Tensor, num_samples: int) -> None:
         """Count a batch.

@@ -7,20 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-)
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
-from src.engine.draws import Place, Seeded, apart, seed_all
+from src.engine.draw_sampler import draw_whole
+from src.engine.draws import Place, Seeded
 from src.engine.errors import UserError
+from src.engine.lightning_fixes import EndsWorkers
 from src.engine.order import Position, cut, mix, permutation
 from src.engine.tensor_rows import tensors_of
-from src.engine.workers import EndsWorkers, Outlive
-
-ENDLESS = 1_000_000
+from src.engine.workers import Outlive
 
 
 class MapLoader(EndsWorkers, Position):
@@ -90,22 +85,7 @@ class MapLoader(EndsWorkers, Position):
         """All that a sampler of the user's gives for this epoch, the same on each process."""
         if self._drawn is None or self._drawn[0] != self._number:
             sampler: Any = self.loader.batch_sampler if self._own_batches else self.loader.sampler
-            inner = getattr(sampler, "sampler", None)
-            seed = mix(self.seed, self._number, 2)
-            with apart():
-                seed_all(seed)
-                for each in (self.loader, sampler, inner):
-                    if isinstance(generator := getattr(each, "generator", None), torch.Generator):
-                        generator.manual_seed(seed)
-                    if callable(set_epoch := getattr(each, "set_epoch", None)):
-                        set_epoch(self._number)
-                # Of one that never ends nothing would be seen but a process that grows.
-                drawn = list(itertools.islice(sampler, None if hasattr(sampler, "__len__") else ENDLESS))
-            if len(drawn) == ENDLESS and not hasattr(sampler, "__len__"):
-                raise UserError(
-                    f"{type(sampler).__name__} goes on after {ENDLESS:,} indices. An epoch is drawn whole: a sampler "
-                    "has to end. If it does, give it a __len__."
-                )
+            drawn = draw_whole(sampler, self.loader, mix(self.seed, self._number, 2), self._number)
             self._drawn = (self._number, [list(batch) for batch in drawn] if self._own_batches else drawn)
         return self._drawn[1]
 

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.draws import apart, seed_all
+from src.engine.lightning_fixes import EndsWorkers
 from src.engine.order import Position, mix
-from src.engine.workers import EndsWorkers, Outlive
+from src.engine.workers import Outlive
 
 
 class StreamLoader(EndsWorkers, Position):
@@ -21,7 +22,7 @@ class StreamLoader(EndsWorkers, Position):
     A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, goes on exactly
     where it was. Any other stream is drawn from its start and the batches that were trained on are dropped: the same
     batches come if it is a function of its seed. Without workers the generators are seeded by (seed, epoch, batch)
-    before each batch; workers are seeded by (seed, epoch, rank).
+    before each batch; workers are seeded by (seed, epoch, rank), and begin anew in each epoch.
 
     Args:
         loader: It is left as it is.
@@ -37,6 +38,8 @@ class StreamLoader(EndsWorkers, Position):
         self._source.__dict__ |= {
             "worker_init_fn": Outlive(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
             "generator": torch.Generator(),
+            # Workers that stay would go on with the generators of the epoch before.
+            "persistent_workers": own and loader.persistent_workers,
         }
         self._keeper: Any = self._source if own else None
         if not own and loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None)):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
 # Whether the run has ended or failed: from then on the SIGTERM that multiprocessing sends a worker ends it.
 _over = multiprocessing.RawValue(ctypes.c_bool, False)
@@ -59,20 +59,3 @@ class Outlive:
         if self.over.value or os.getppid() != self.run:
             # As torch's own handler does: the process that waits for a worker takes a death by signal for an error.
             os._exit(0)
-
-
-class EndsWorkers:
-    """Lets Lightning end the workers that stay from epoch to epoch when its loop ends, as it does with a DataLoader's.
-
-    Left to the garbage collector, torch waits ten seconds for two of them.
-    """
-
-    _source: DataLoader[Any]
-
-    @property
-    def _iterator(self) -> Any:
-        return self._source._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: None) -> None:
-        self._source._iterator = value

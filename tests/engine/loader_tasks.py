@@ -151,7 +151,7 @@ FORMS: dict[str, Callable[[int], Any]] = {
     ),
     "stream": lambda size: DataLoader(Stream(), size),
     "stream-with-state": lambda size: DataLoader(StatefulStream(), size),
-    "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2),
+    "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2, persistent_workers=True),
     "list": lambda size: [plain(size), plain(size, 20, num_workers=1)],
     "dict": lambda size: {"a": plain(size), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
     "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],

@@ -12,14 +12,17 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -374,3 +377,32 @@ def test_each_idle_warning_is_still_given(pattern, tmp_path):
         give(tmp_path)
     given = [str(warning.message) for warning in shown]
     assert any(re.match(pattern, text) for text in given), f"not among {given}: it can go from IDLE_WARNINGS"
+
+
+class AskedFor(LightningDataModule):
+    """Notes in which epochs its loader is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[int] = []
+
+    def train_dataloader(self):
+        self.epochs.append(self.trainer.current_epoch)
+        return DATA
+
+
+def test_lightning_still_counts_the_epochs_of_a_reload_from_the_resume(tmp_path):
+    options = {"reload_dataloaders_every_n_epochs": 3, "limit_val_batches": 0}
+    first = plain(max_epochs=4, **options)
+    first.fit(Plain(), datamodule=AskedFor())
+    first.save_checkpoint(tmp_path / "four.ckpt")
+    data = AskedFor()
+    plain(max_epochs=8, **options).fit(Plain(), datamodule=data, ckpt_path=tmp_path / "four.ckpt")
+    assert data.epochs == [4, 7], "a resumed run reloads at 6, as one never stopped does: align_reloads may go"
+
+
+def test_lightning_still_ends_workers_by_the_name_of_a_loaders_own_iterator():
+    holds = SimpleNamespace(_iterator=SimpleNamespace(_shutdown_workers=lambda: None))
+    combined = CombinedLoader([holds])
+    combined.reset()
+    assert holds._iterator is None, "Lightning ends workers in another way: EndsWorkers may go, or has to follow"

@@ -17,7 +17,7 @@ import yaml
 from tests.conftest import PROJECT
 from tests.engine.loader_tasks import FORMS
 from tests.processes import finish, launch, processes, start
-from tests.stopping import config, fit, resume, rows, run_differences
+from tests.stopping import config, fit, resume, rows, run_differences, run_main
 
 # Where a run of 12 steps an epoch, with a checkpoint at each fifth step and between epochs, is stopped.
 AMID_AN_EPOCH = ("on_train_batch_end", 17)
@@ -42,7 +42,7 @@ MATRIX = {
     "sampler-of-batches": ("amid", "between"),
     "stream": ("amid", "between"),
     "stream-with-state": ("between", "twice"),
-    "stream-with-workers": ("amid", "sigterm"),
+    "stream-with-workers": ("between", "sigterm"),
     "list": ("amid", "between"),
     "dict": ("between", "sigterm"),
     "loader-and-stream": ("amid", "between"),
@@ -146,14 +146,19 @@ def test_a_stream_of_which_a_number_of_batches_is_an_epoch_goes_on_amid_it(form,
     assert run_differences(whole, run) == []
 
 
+def on_processes(verb: str, run: Path, numbers: tuple[int, ...], folder: Path) -> list[Path]:
+    """Evaluate a run's best checkpoint, on one process and on others; returns the folders of that."""
+    command = [verb, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    assert run_main([*command, f"--trainer.default_root_dir={folder / '1'}"]) == 0
+    for number in numbers:
+        launch(*command, *processes(number), f"--trainer.default_root_dir={number}", cwd=folder)
+    return [folder / f"{number}/sums/version_0" for number in (1, *numbers)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["plain", "buckets"])
-def test_test_figures_are_those_of_one_process(form, undisturbed, tmp_path):
-    best = undisturbed(form) / "checkpoints/best.ckpt"
-    for number in (1, 2, 3):
-        options = (*processes(number), f"--trainer.default_root_dir={number}")
-        launch("test", "--ckpt_path", best, *options, cwd=tmp_path)
-    one, *others = (rows(tmp_path / f"{number}/sums/version_0")[-1] for number in (1, 2, 3))
+@pytest.mark.parametrize(("form", "numbers"), [("plain", (2, 3)), ("buckets", (3,))])
+def test_test_figures_are_those_of_one_process(form, numbers, undisturbed, tmp_path):
+    one, *others = (rows(run)[-1] for run in on_processes("test", undisturbed(form), numbers, tmp_path))
     for other in others:
         assert one.keys() == other.keys() >= {"test/loss", "test/mae"}
         assert {k: float(v) for k, v in other.items() if v} == pytest.approx(
@@ -163,16 +168,14 @@ def test_test_figures_are_those_of_one_process(form, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_predictions_are_those_of_one_process(undisturbed, tmp_path):
-    best, found = undisturbed("plain") / "checkpoints/best.ckpt", []
-    for number in (1, 2, 3):
-        options = (*processes(number), f"--trainer.default_root_dir={number}")
-        launch("predict", "--ckpt_path", best, *options, cwd=tmp_path)
-        with (tmp_path / f"{number}/sums/version_0/predictions.csv").open(newline="") as file:
-            found.append(
-                [(row["sample"], pytest.approx(float(row["score"]), rel=1e-5)) for row in csv.DictReader(file)]
-            )
-    assert [sample for sample, _ in found[0]] == [str(number) for number in range(15)]
-    assert [[(s, v.expected) for s, v in each] for each in found[1:]] == found[:1] * 2
+    tables = []
+    for run in on_processes("predict", undisturbed("plain"), (2, 3), tmp_path):
+        with (run / "predictions.csv").open(newline="") as file:
+            tables.append([(int(row["sample"]), float(row["score"])) for row in csv.DictReader(file)])
+    assert [sample for sample, _ in tables[0]] == list(range(15))
+    for table in tables[1:]:
+        assert [sample for sample, _ in table] == list(range(15))
+        assert [score for _, score in table] == pytest.approx([score for _, score in tables[0]], rel=1e-5)
 
 
 def alive(group: int) -> list[str]:

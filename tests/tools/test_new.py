@@ -26,7 +26,8 @@ examples = pytest.mark.parametrize("source", EXAMPLES)
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """What `new` reads and writes, in a folder of its own."""
-    for pattern in ("pyproject.toml", "configs/*.yaml", "src/*/*.py", "tests/*.py", "tests/examples/*.py"):
+    configs = [f"configs/{source}.yaml" for source in EXAMPLES]  # not those that were made since
+    for pattern in ("pyproject.toml", *configs, "src/*/*.py", "tests/*.py", "tests/examples/*.py"):
         for path in PROJECT.glob(pattern):
             copy = tmp_path / path.relative_to(PROJECT)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -61,22 +62,22 @@ def refused(project, capsys, *args):
 
 
 FILES = {
-    "rows": {"models/iris", "data/iris"},
-    "xor": {"models/iris", "data/iris", "callbacks/iris_table"},
-    "mnist": {"models/iris", "data/iris", "data/iris_files", "data/iris_images"},
-    "mnist_augmented": {"models/iris", *(f"data/iris{more}" for more in ("", "_base", "_files", "_images"))},
+    "rows": {"models/crocus", "data/crocus"},
+    "xor": {"models/crocus", "data/crocus", "callbacks/crocus_table"},
+    "mnist": {"models/crocus", "data/crocus", "data/crocus_files", "data/crocus_images"},
+    "mnist_augmented": {"models/crocus", *(f"data/crocus{more}" for more in ("", "_base", "_files", "_images"))},
 }
 
 
 @examples
 def test_the_files_of_an_example_are_those_its_yaml_leads_to_and_its_test(project, source):
-    made = make(project, "iris", "--from", source)
-    assert made.keys() == {f"src/{path}.py" for path in FILES[source]} | {"configs/iris.yaml", "tests/test_iris.py"}
+    made = make(project, "crocus", "--from", source)
+    assert made.keys() == {f"src/{path}.py" for path in FILES[source]} | {"configs/crocus.yaml", "tests/test_crocus.py"}
 
 
 @examples
 def test_a_copy_names_nothing_of_its_example(project, source):
-    made = make(project, "iris", "--from", source)
+    made = make(project, "crocus", "--from", source)
     old = {path.stem for folder in ("models", "data", "callbacks") for path in (PROJECT / "src" / folder).glob("*.py")}
     old = {name for name in old if re.match("rows|xor|mnist", name)}
     code = "".join(path.read_text() for name in old for path in (PROJECT / "src").glob(f"*/{name}.py"))
@@ -89,13 +90,13 @@ def test_a_copy_names_nothing_of_its_example(project, source):
         assert not classes & set(re.findall(r"\w+", text)), path
         assert f"{source}.yaml" not in text
         assert f"{source}/version_0" not in text
-    for package, module, name in re.findall(r"class_path: src\.(\w+)\.(\w+)\.(\w+)", made["configs/iris.yaml"]):
-        assert "Iris" in name
+    for package, module, name in re.findall(r"class_path: src\.(\w+)\.(\w+)\.(\w+)", made["configs/crocus.yaml"]):
+        assert "Crocus" in name
         assert f"\nclass {name}(" in made[f"src/{package}/{module}.py"]
 
 
 @examples
-@pytest.mark.parametrize("name", ["ab", "iris", "zebra_finch", "a_name_of_25_characters_2"])
+@pytest.mark.parametrize("name", ["ab", "crocus", "zebra_finch", "a_name_of_25_characters_2"])
 def test_a_copy_is_in_order_whatever_its_name(project, source, name):
     made = make(project, name, "--from", source)
     files = [path for path in made if path.endswith(".py")]
@@ -107,30 +108,30 @@ def test_a_copy_is_in_order_whatever_its_name(project, source, name):
 
 
 def test_words_that_name_no_file_and_no_class_stay(project):
-    made = make(project, "iris", "--from", "rows")
+    made = make(project, "crocus", "--from", "rows")
     for word in ("load_rows()", "rows=self.train_rows", "def prediction_rows", '"row": row', "Rows of numbers"):
-        assert word in made["src/data/iris.py"]
-    assert "TensorLoader" in made["src/data/iris.py"]
-    assert "class IrisDataModule(LightningDataModule):" in made["src/data/iris.py"]
-    assert 'CONFIGS / "iris.yaml"' in made["tests/test_iris.py"]
-    assert '"runs/iris/version_0"' in made["tests/test_iris.py"]
+        assert word in made["src/data/crocus.py"]
+    assert "TensorLoader" in made["src/data/crocus.py"]
+    assert "class CrocusDataModule(LightningDataModule):" in made["src/data/crocus.py"]
+    assert 'CONFIGS / "crocus.yaml"' in made["tests/test_crocus.py"]
+    assert '"runs/crocus/version_0"' in made["tests/test_crocus.py"]
 
 
 @pytest.mark.skipif("mnist" not in EXAMPLES, reason="needs the example mnist, which was removed")
 def test_torchvisions_mnist_and_the_fixture_of_the_tests_keep_their_names(project):
-    made = make(project, "iris", "--from", "mnist")
-    assert "from torchvision.datasets import MNIST\n" in made["src/data/iris_files.py"]
-    assert 'dataset: Literal["MNIST", ' in made["src/data/iris.py"]
-    assert "class IrisDataModule(LightningDataModule):" in made["src/data/iris.py"]
-    assert "(cli, mnist):" in made["tests/test_iris.py"]
-    assert "*mnist.options" in made["tests/test_iris.py"]
+    made = make(project, "crocus", "--from", "mnist")
+    assert "from torchvision.datasets import MNIST\n" in made["src/data/crocus_files.py"]
+    assert 'dataset: Literal["MNIST", ' in made["src/data/crocus.py"]
+    assert "class CrocusDataModule(LightningDataModule):" in made["src/data/crocus.py"]
+    assert "(cli, mnist):" in made["tests/test_crocus.py"]
+    assert "*mnist.options" in made["tests/test_crocus.py"]
 
 
 def test_a_copy_can_be_copied(project):
-    first = make(project, "iris", "--from", EXAMPLES[-1])
-    second = make(project, "tulip", "--from", "iris")
-    assert second.keys() == {path.replace("iris", "tulip") for path in first}
-    assert not [path for path, text in second.items() if re.search("iris|Iris", text)]
+    first = make(project, "crocus", "--from", EXAMPLES[-1])
+    second = make(project, "tulip", "--from", "crocus")
+    assert second.keys() == {path.replace("crocus", "tulip") for path in first}
+    assert not [path for path, text in second.items() if re.search("crocus|Crocus", text)]
 
 
 GAN = {
@@ -156,33 +157,33 @@ def write_gan(project):
 
 def test_an_experiment_of_ones_own_with_several_nets_keeps_each_apart(project, capsys):
     write_gan(project)
-    made = make(project, "iris", "--from", "gan")
+    made = make(project, "crocus", "--from", "gan")
     parts = {
-        "models/iris_generator",
-        "models/iris_critic",
-        "models/iris_critic_parts",
-        "models/iris_judge",
-        "data/iris",
+        "models/crocus_generator",
+        "models/crocus_critic",
+        "models/crocus_critic_parts",
+        "models/crocus_judge",
+        "data/crocus",
     }
-    assert made.keys() == {f"src/{path}.py" for path in parts} | {"configs/iris.yaml"}
-    assert "src.models.iris_critic.IrisCritic" in made["configs/iris.yaml"]
-    assert "src.models.iris_judge.Judge" in made["configs/iris.yaml"]
-    assert "src.callbacks.ema.EMA" in made["configs/iris.yaml"]  # everybody's
-    assert "src.callbacks.ganbatte.GANbatte" in made["configs/iris.yaml"]  # another word
-    assert "from src.models.iris_critic_parts import Part" in made["src/models/iris_critic.py"]
-    assert "class Iris(TensorLoader)" in made["src/data/iris.py"]
-    assert "class Ganymede" in made["src/models/iris_judge.py"]
+    assert made.keys() == {f"src/{path}.py" for path in parts} | {"configs/crocus.yaml"}
+    assert "src.models.crocus_critic.CrocusCritic" in made["configs/crocus.yaml"]
+    assert "src.models.crocus_judge.Judge" in made["configs/crocus.yaml"]
+    assert "src.callbacks.ema.EMA" in made["configs/crocus.yaml"]  # everybody's
+    assert "src.callbacks.ganbatte.GANbatte" in made["configs/crocus.yaml"]  # another word
+    assert "from src.models.crocus_critic_parts import Part" in made["src/models/crocus_critic.py"]
+    assert "class Crocus(TensorLoader)" in made["src/data/crocus.py"]
+    assert "class Ganymede" in made["src/models/crocus_judge.py"]
     assert "wrote no test: gan has none" in capsys.readouterr().out
 
 
 def test_a_class_and_the_one_it_builds_on_do_not_get_one_name(project):
-    config = make(project, "iris")["configs/iris.yaml"].replace("src.models.iris.IrisNet", "torch.nn.Flatten")
-    config = config.replace("src.data.iris.Iris", "src.data.iris_big.IrisBig")
-    (project / "configs/iris_big.yaml").write_text(config)
-    (project / "src/data/iris_big.py").write_text(
-        "from src.data.iris import IrisDataModule\n\n\nclass IrisBigDataModule(IrisDataModule):\n    pass\n"
+    config = make(project, "crocus")["configs/crocus.yaml"].replace("src.models.crocus.CrocusNet", "torch.nn.Flatten")
+    config = config.replace("src.data.crocus.Crocus", "src.data.crocus_big.CrocusBig")
+    (project / "configs/crocus_big.yaml").write_text(config)
+    (project / "src/data/crocus_big.py").write_text(
+        "from src.data.crocus import CrocusDataModule\n\n\nclass CrocusBigDataModule(CrocusDataModule):\n    pass\n"
     )
-    made = make(project, "tulip", "--from", "iris_big")
+    made = make(project, "tulip", "--from", "crocus_big")
     assert "from src.data.tulip_base import TulipBaseDataModule\n" in made["src/data/tulip.py"]
     assert "class TulipDataModule(TulipBaseDataModule):" in made["src/data/tulip.py"]
     assert "class TulipBaseDataModule(LightningDataModule):" in made["src/data/tulip_base.py"]
@@ -192,18 +193,20 @@ def test_a_class_and_the_one_it_builds_on_do_not_get_one_name(project):
 def test_a_module_that_the_yaml_names_and_nobody_wrote_is_told(project, capsys):
     write_gan(project)
     (project / "src/models/judge.py").unlink()
-    assert "src/models/judge.py is not there" in refused(project, capsys, "iris", "--from", "gan")
+    assert "src/models/judge.py is not there" in refused(project, capsys, "crocus", "--from", "gan")
 
 
-@pytest.mark.parametrize("name", ["", "2x", "my-net", "class", "Iris", "a b", "../x", "_x", "é"])
+@pytest.mark.parametrize("name", ["", "2x", "my-net", "class", "Crocus", "a b", "../x", "_x", "é"])
 def test_a_name_that_is_none_is_refused_and_nothing_is_written(project, capsys, name):
     assert refused(project, capsys, name).startswith(f"error: NAME={name!r} must be a Python name in lower case")
 
 
-@pytest.mark.parametrize("there", ["src/models/iris.py", "src/data/iris.py", "configs/iris.yaml", "tests/test_iris.py"])
+@pytest.mark.parametrize(
+    "there", ["src/models/crocus.py", "src/data/crocus.py", "configs/crocus.yaml", "tests/test_crocus.py"]
+)
 def test_a_name_that_is_taken_is_refused_and_nothing_is_written(project, capsys, there):
     (project / there).write_text("mine")
-    assert f"there already: {there}." in refused(project, capsys, "iris")
+    assert f"there already: {there}." in refused(project, capsys, "crocus")
 
 
 def test_a_name_that_makes_a_class_of_lightnings_is_refused(project, capsys):
@@ -214,7 +217,7 @@ def test_an_example_that_is_none_is_answered_with_those_that_are(project, capsys
     (project / "configs/tulip.yaml").touch()
     there = ", ".join(sorted(path.stem for path in (project / "configs").glob("*.yaml")))
     assert "tulip" in there
-    said = refused(project, capsys, "iris", "--from", "nope")
+    said = refused(project, capsys, "crocus", "--from", "nope")
     assert said == f"error: FROM='nope' is no example; there are: {there}."
 
 
@@ -243,17 +246,19 @@ def copy(tmp_path):
 
 
 def test_the_default_is_rows_and_its_copy_runs_a_step_of_every_stage(copy):
-    said = succeeds(python("-m", "src", "new", "iris", cwd=copy))
-    assert said.splitlines()[-1] == "next  python -m src fit --config configs/iris.yaml"
-    out = succeeds(python("-m", "src", "fit", "--config", "configs/iris.yaml", "--trainer.fast_dev_run=true", cwd=copy))
-    assert out.startswith("IrisNet, 259 parameters")
+    said = succeeds(python("-m", "src", "new", "crocus", cwd=copy))
+    assert said.splitlines()[-1] == "next  python -m src fit --config configs/crocus.yaml"
+    out = succeeds(
+        python("-m", "src", "fit", "--config", "configs/crocus.yaml", "--trainer.fast_dev_run=true", cwd=copy)
+    )
+    assert out.startswith("CrocusNet, 259 parameters")
 
 
 @pytest.mark.slow
 @examples
 def test_a_copy_survives_a_kill_and_passes_lint_and_its_test(copy, monkeypatch, source):
-    made = succeeds(python("-m", "src", "new", "iris", "--from", source, cwd=copy))
-    fit = ["fit", "--config", "configs/iris.yaml", *SHORT.get(source, []), "--trainer.max_epochs=2"]
+    made = succeeds(python("-m", "src", "new", "crocus", "--from", source, cwd=copy))
+    fit = ["fit", "--config", "configs/crocus.yaml", *SHORT.get(source, []), "--trainer.max_epochs=2"]
     fit += ["--trainer.callbacks+=tests.stopping.Stop", "--checkpoint.every_n_steps=3"]
     succeeds(python("-m", "src", *fit, "--trainer.default_root_dir=whole", cwd=copy))
     monkeypatch.setenv("STOP", "SIGKILL:on_train_batch_end:7")
@@ -262,16 +267,16 @@ def test_a_copy_survives_a_kill_and_passes_lint_and_its_test(copy, monkeypatch, 
     Image.new("L", (28, 28)).save(copy / "digit.png")
     images = ["--data.predict_path=digit.png"] if "mnist" in source else []
     for args in (["fit"], ["test"], ["predict", *images]):
-        succeeds(python("-m", "src", *args, "--ckpt_path", "runs/iris/version_0", cwd=copy))
-    assert run_differences(copy / "whole/iris/version_0", copy / "runs/iris/version_0") == []
-    predictions = (copy / "runs/iris/version_2/predictions.csv").read_text().splitlines()
+        succeeds(python("-m", "src", *args, "--ckpt_path", "runs/crocus/version_0", cwd=copy))
+    assert run_differences(copy / "whole/crocus/version_0", copy / "runs/crocus/version_0") == []
+    predictions = (copy / "runs/crocus/version_2/predictions.csv").read_text().splitlines()
     assert len(predictions) == 1 + {"rows": 120, "xor": 4}.get(source, 1)
 
     files = re.findall(r"^wrote (\S+\.py)$", made, re.M)
     succeeds(python("-m", "ruff", "check", *files, cwd=copy))
     succeeds(python("-m", "ruff", "format", "--check", *files, cwd=copy))
     succeeds(python("-m", "mypy", *(file for file in files if file.startswith("src")), cwd=copy))
-    out = succeeds(python("-m", "pytest", "-q", "-m", "slow or not slow", "tests/test_iris.py", cwd=copy))
+    out = succeeds(python("-m", "pytest", "-q", "-m", "slow or not slow", "tests/test_crocus.py", cwd=copy))
     assert re.search(r"\b[1-9]\d* passed", out)
 
 
@@ -282,7 +287,7 @@ def test_copies_stand_after_the_examples_are_removed_and_can_be_copied_again(cop
     subprocess.run(["make", "remove-examples"], cwd=copy, check=True, capture_output=True)
     left = {path.stem for path in (copy / "configs").glob("*.yaml")}
     assert left == {"rows", *(f"own_{source}" for source in EXAMPLES)}
-    succeeds(python("-m", "src", "new", "iris", "--from", f"own_{EXAMPLES[-1]}", cwd=copy))
-    for name, source in (*((f"own_{source}", source) for source in EXAMPLES), ("iris", EXAMPLES[-1])):
+    succeeds(python("-m", "src", "new", "crocus", "--from", f"own_{EXAMPLES[-1]}", cwd=copy))
+    for name, source in (*((f"own_{source}", source) for source in EXAMPLES), ("crocus", EXAMPLES[-1])):
         fit = ["fit", "--config", f"configs/{name}.yaml", *SHORT.get(source, []), "--trainer.fast_dev_run=true"]
         succeeds(python("-m", "src", *fit, cwd=copy))
