@@ -69,8 +69,6 @@ class Position:
         # Whether Lightning fetches a batch before it trains on the one in hand: it does where a length is unknown.
         self.looks_ahead: Callable[[], bool] = lambda: False
         self._weights = (1.0, 1.0)  # before the last batch and of it
-        # Where Lightning looks for `set_epoch`.
-        self.batch_sampler = SimpleNamespace(sampler=self)
         self.share(self.rank, self.world_size)
 
     def share(self, rank: int, world_size: int) -> None:
@@ -93,6 +91,13 @@ class Position:
                 f"{num_rows} samples cannot be shared by {self.world_size} processes: each needs at least one. "
                 f"Set --trainer.devices to {num_rows} or fewer."
             )
+
+    @property
+    def batch_sampler(self) -> Any:
+        """Where Lightning looks for `set_epoch`."""
+        # Made when asked for: one that refers to itself would leave its workers to the garbage collector, which takes
+        # twenty seconds to end them.
+        return SimpleNamespace(sampler=self)
 
     @property
     def behind(self) -> bool:
