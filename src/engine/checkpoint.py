@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.errors import UserError, instantiate
 from src.engine.ranks import is_rank_zero
 from src.engine.sharded import load_shards

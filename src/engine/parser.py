@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.ranks import leave_if_told
 from src.engine.suggestions import explain
 

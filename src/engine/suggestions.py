@@ -65,7 +65,10 @@ def _types(text: str) -> str:
     choices = [choice.strip(" '") for group in re.findall(r"Literal\[(.*?)\]", text) for choice in group.split(",")]
     others = re.findall(r"<class '([\w.]+)'>|(null)", text)
     words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
-    return " or ".join(words + [a or b for a, b in others]) or text
+    names = [a or b for a, b in others]
+    if "float" not in names:  # else the number is what is meant: the `lr` of torch's optimizers
+        names = ["numbers such as [1.0, 5.0]" if name == "torch.Tensor" else name for name in names]
+    return " or ".join(words + [name for name in names if name != "torch.Tensor"]) or text
 
 
 def _no_such_class(message: str) -> str:
