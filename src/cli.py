@@ -9,16 +9,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.engine.config_files import LOCAL, check, read_env_file
 from src.engine.errors import READ_WELL, UserError, devices_here, instantiate, one_line
-from src.engine.lightning_fixes import Quiet, Trainer, spare_the_question_for_a_gpu
+from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
 from src.engine.parser import Parser, look_ahead, refer_to, verb_options
+from src.engine.quiet import Quiet
 from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.run import Run
 from src.engine.run_folder import begin, end, find_interrupted
@@ -38,7 +39,7 @@ class CLI(LightningCLI):
         leave_the_seed_to_rank_zero()
         spare_the_question_for_a_gpu()
         super().__init__(
-            LitModule,
+            LightningModule,
             LightningDataModule,
             trainer_class=Trainer,
             subclass_mode_model=True,
@@ -60,6 +61,8 @@ class CLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after a fit.")
         for name, kind in GROUPS.items():
             parser.add_class_arguments(kind, name)
+        # Any LightningModule may be named; this one need not be.
+        parser.set_defaults({"model": {"class_path": f"{LitModule.__module__}.{LitModule.__qualname__}"}})
 
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
         """Parse; of a run that starts from a checkpoint its config first, so that options beside it win."""
@@ -126,7 +129,7 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         if not self.run.source:
-            self.config_init.fit.transfer.into(self.model.get_submodule("net"))
+            self.config_init.fit.transfer.into(getattr(self.model, "net", self.model))
 
     def after_fit(self) -> None:
         if self.run.config["test_after_fit"]:

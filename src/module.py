@@ -4,112 +4,110 @@ from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from src.engine.base_module import BaseModule
 from src.engine.errors import UserError
-
-Activation = Literal["sigmoid", "softmax", "identity"]
-# What a loss takes the logits for, where no `activation` is named.
-ACTIVATIONS: tuple[tuple[type[nn.Module], Activation], ...] = (
-    (nn.BCEWithLogitsLoss, "sigmoid"),
-    (nn.CrossEntropyLoss, "softmax"),
-    (nn.Module, "identity"),
-)
+from src.engine.step import StepOutput, count_samples, loss_of, take_apart
+from src.engine.torch_losses import Activation, activation_of, check_target, mean_over, refuse_sum
 
 
 class LitModule(BaseModule):
-    """Trains a net on batches of (x, target).
+    """Trains a net on batches of (x, target), or on dicts.
 
     Logs the mean loss of each epoch and stage, and the metrics of validation and test: `train/loss`, `val/acc`. A
     training step costs what a hand-written one does: no metric object, no `self.log`, no wait for the device.
 
     Args:
-        net: Takes x, returns logits (or values, for a regression); a plain module.
-        loss: Takes (logits, target), returns the mean over the batch.
+        net: Takes x, or a dict's tensors as keywords; returns logits (or values, for a regression). A plain module.
+        loss: Takes (logits, target), returns the mean over the batch, or (sum, weight), or a dict with `loss` and its
+            parts. Without one the net takes the whole dict and returns an object with `loss` and `logits`.
         optimizer: Takes the parameters, returns their optimizer.
         metrics: By name. Each takes (scores, target), see `scores`.
         scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps: null` becomes the number of
             steps of the run, whatever its epochs, batches and devices.
         scheduler_interval: When the scheduler moves on.
-        activation: Turns logits into scores, see `scores`. By default what belongs to the loss, else `identity`.
+        activation: Turns logits into scores, see `scores`; a module of yours, too. By default what belongs to the loss.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        loss: nn.Module,
+        loss: nn.Module | None,
         optimizer: OptimizerCallable,
         metrics: dict[str, Metric] | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
-        activation: Activation | None = None,
+        activation: Activation | nn.Module | None = None,
         compile: bool = False,
     ) -> None:
-        super().__init__(compile)
-        if "loss" in (metrics or {}):
-            raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
+        super().__init__(metrics, compile)
+        refuse_sum(loss)
         self.net = net
         self.loss = loss
-        self.metrics = MetricCollection(dict(metrics or {}))
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
-        self.activation = activation or next(name for kind, name in ACTIVATIONS if isinstance(loss, kind))
+        self.activation = activation or activation_of(loss)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the net."""
-        logits: Tensor = self.net(x)
-        return logits
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the net gives: logits."""
+        return self.net(*args, **kwargs)
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
-        x, target = batch
-        logits = self.net(x)
-        loss: Tensor = self.loss(logits, target)
-        self.add_to_mean(stage, loss, len(target))
-        if stage != "train":
-            # torchmetrics' classification wants whole-number targets, binary cross-entropy floating-point ones.
-            whole = self.activation == "sigmoid"
-            self.metrics.update(self.scores(logits), target.round().int() if whole else target)
-        return loss
+    def step(self, batch: Any) -> StepOutput:
+        """What a batch is and what it gives: override it for batches, nets or losses of another kind."""
+        if self.loss is None:
+            outputs = self.net(**batch)
+            return StepOutput(outputs.loss, count_samples(batch), outputs.logits, take_apart(batch, False)[1])
+        inputs, target = take_apart(batch)
+        logits = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
+        logits = getattr(logits, "logits", logits)
+        if self.is_first_batch():
+            check_target(self.loss, logits, target, batch)
+        value = self.loss(logits, target)
+        return StepOutput(outputs=logits, target=target, **loss_of(value, mean_over(self.loss, target)))
 
-    def scores(self, logits: Tensor) -> Tensor:
+    def scores(self, outputs: Any) -> Any:
         """Probabilities, or for a regression the values themselves; (B, ...), the same shape back.
 
         Not the logits, because torchmetrics takes any scores that lie within [0, 1] for probabilities.
         """
-        if self.activation == "sigmoid":
-            return logits.sigmoid()
-        return logits.softmax(dim=1) if self.activation == "softmax" else logits
+        match self.activation:
+            case "softmax":
+                return outputs.softmax(dim=1)
+            case "sigmoid":
+                return outputs.sigmoid()
+            case "exp":
+                return outputs.exp()
+            case "identity":
+                return outputs
+            case None:
+                raise UserError(
+                    f"Nobody said what turns the outputs into scores: {type(self.loss).__name__} does not tell. "
+                    "Set --model.activation sigmoid, softmax, exp, identity or a class of yours."
+                )
+        return self.activation(outputs)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def _step(self, batch: Any, stage: str, number: int = 0) -> Tensor:
+        output = self.step(batch)
+        self.count(stage, output, number)
+        return output.loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self._step(batch, "train")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, "val")
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self._step(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, "test")
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self._step(batch, "test", dataloader_idx)
 
-    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Scores of a batch; a batch is x alone, (x,) or (x, target)."""
-        return self.scores(self.net(batch if isinstance(batch, Tensor) else batch[0]))
-
-    def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self.take_mean("train"))
-        super().on_train_epoch_end()
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, stage: str) -> None:
-        self.log(f"{stage}/loss", self.take_mean(stage))
-        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()})
-        self.metrics.reset()
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Scores of a batch; it may lack the target."""
+        inputs, _ = take_apart(batch, needs_target=False)
+        outputs = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
+        return self.scores(getattr(outputs, "logits", outputs))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())

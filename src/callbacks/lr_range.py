@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.engine.loaders import batch_weight
+from src.engine.adopt_module import batch_weight
 
 AROUND = 5  # steps to either side over which a slope is taken
 
@@ -39,7 +39,7 @@ class LrRange(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Of all processes, so that they stop at the same step.
-        loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer), reduce_op="mean")
+        loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer, module), reduce_op="mean")
         self._mean = 0.95 * self._mean + 0.05 * float(loss)
         smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
         self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))

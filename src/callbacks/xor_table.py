@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
-from src.engine.loaders import batch_weight
+from src.engine.adopt_module import batch_weight
 
 
 class XorTable(Callback):
@@ -40,7 +40,7 @@ class XorTable(Callback):
     ) -> None:
         if self._due(trainer.global_step):
             # Of the processes, each its rows.
-            loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer), reduce_op="mean")
+            loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer, module), reduce_op="mean")
             module.print(f"step {trainer.global_step:>5}  loss {loss.item():.4f}  predictions {self._hard}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -1,7 +1,6 @@
-"""The LightningModule below yours: exact means, a resume to the bit, and one file that is enough to load it."""
+"""The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -9,22 +8,41 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MetricCollection
 
-from src.engine.checkpoint import check_fit, load_module
-from src.engine.lightning_fixes import QuickAttributes, double_before_weights, step_plateau
+from src.engine.checkpoint import load_module
+from src.engine.errors import UserError
+from src.engine.evaluation import Evaluation, dataset_names, loaders_of, named
+from src.engine.lightning_fixes.parts import QuickAttributes
+from src.engine.means import Means
+from src.engine.step import StepOutput
 
 
 class BaseModule(QuickAttributes):
-    """Sums up over samples, epoch and processes; a run resumed amid an epoch reports the mean of the whole epoch."""
+    """Sums up over samples, epoch and processes; a run resumed amid an epoch reports the mean of the whole epoch.
+
+    A stage in which no batch was counted logs nothing, and no name that a subclass logs by itself.
+
+    Args:
+        metrics: Of validation and test, by name.
+        compile: Compile `net` with torch.compile.
+    """
 
     net: nn.Module
 
-    def __init__(self, compile: bool = False) -> None:
+    def __init__(self, metrics: dict[str, Any] | None = None, compile: bool = False) -> None:
         super().__init__()
+        if "loss" in (metrics or {}):
+            raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
+        # Metrics that agree on one batch need not agree on the next: each keeps its own counts.
+        self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
+        # What is no number: matrices, curves; written into the run's folder.
+        self.tables: dict[str, Any] = {}
+        self._evaluation = Evaluation(self.metrics)
+        self._means = Means()
+        self._own_names: set[str] = set()
+        self._begun: set[bool] = set()
         self._compile = compile
-        # Sums over the running epoch, by stage: validation may run amid a training epoch.
-        self._loss_sum: dict[str, Any] = defaultdict(float)
-        self._num_samples: dict[str, int] = defaultdict(int)
         self._total_steps: int | None = None
 
     def setup(self, stage: str) -> None:
@@ -34,28 +52,77 @@ class BaseModule(QuickAttributes):
             self.net.compile(mode="reduce-overhead" if graphs else None)
             self._compile = False
 
-    def add_to_mean(self, stage: str, loss: Tensor, num_samples: int) -> None:
-        """Count a batch.
+    def is_first_batch(self) -> bool:
+        """Whether no batch was seen yet, in training or in evaluation: the time to look closely."""
+        first = self.training not in self._begun
+        self._begun.add(self.training)
+        return first
+
+    def scores(self, outputs: Any) -> Any:
+        """What metrics see of the net's outputs."""
+        return outputs
+
+    def count(self, stage: str, output: StepOutput, number: int = 0) -> None:
+        """Count a batch; nothing waits for the device.
 
         Args:
             stage: `train`, `val` or `test`.
-            loss: The mean over the batch, a number; nothing waits for the device.
-            num_samples: In the batch.
+            output: What the step gave.
+            number: Of the data set, of several.
         """
-        value = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))  # a sum in half precision loses digits
-        self._loss_sum[stage] = value * num_samples + self._loss_sum[stage]
-        self._num_samples[stage] += num_samples
+        self._means.add(f"{stage}/{number}", output)
+        if stage != "train" and len(self.metrics) and output.outputs is not None:
+            self._evaluation.update(number, self.scores(output.outputs), output.target)
 
-    def take_mean(self, stage: str) -> Tensor:
-        """The mean loss of the running epoch, over all processes; the next one begins."""
-        loss_sum, num_samples = self._total(stage)
-        del self._loss_sum[stage], self._num_samples[stage]
-        return loss_sum / num_samples
+    def batch_weight(self) -> Tensor | None:
+        """What the last counted batch of this process counts for in the mean over all, where rows do not tell."""
+        num_samples = self._means.last
+        if not isinstance(num_samples, Tensor):
+            return None
+        mine = num_samples.to(self.device, torch.get_default_dtype())
+        total: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
+        weight: Tensor = mine * self.trainer.world_size / total.clamp(min=torch.finfo(mine.dtype).tiny)
+        return weight
 
-    def _total(self, stage: str) -> list[Tensor]:
-        sums = (self._loss_sum[stage], self._num_samples[stage])
-        reduce = self.trainer.strategy.reduce  # in place
-        return [reduce(torch.as_tensor(value, device=self.device).clone(), reduce_op="sum") for value in sums]
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own; notes that a subclass has this name for itself."""
+        self._own_names.add(name)
+        super().log(name, value, *args, **kwargs)
+
+    def log_mean(self, name: str, value: Tensor) -> None:
+        """Log what is the same on all processes already, unless a subclass logs this name by itself."""
+        if name not in self._own_names:
+            super().log(name, value, sync_dist=True, reduce_fx="max")  # the mean of three equal numbers may be another
+
+    def on_train_epoch_end(self) -> None:
+        for name, value in self._means.take("train/0", self).items():
+            self.log_mean(f"train/{name}", value)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        for number, name in enumerate(dataset_names(loaders_of(self.trainer, stage))):
+            values: dict[str, Any] = self._means.take(f"{stage}/{number}", self)
+            if not values:
+                continue
+            for metric, value in self._evaluation.compute(number).items():
+                values |= named(metric, value, class_names)
+            for key, value in values.items():
+                # Of several data sets the first has the plain name, too.
+                keys = [f"{stage}/{key}/{name}"] if name else []
+                for each in [*keys, *([f"{stage}/{key}"] if number == 0 else [])]:
+                    self._log_or_keep(each, value)
+
+    def _log_or_keep(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.dim() == 0:
+            self.log_mean(name, value.float())
+        else:
+            self.tables[name] = value
 
     def fill_total_steps(self, scheduler: Callable[[Optimizer], Any]) -> Callable[[Optimizer], Any]:
         """A scheduler whose `total_steps` YAML leaves null, with the steps of the run."""
@@ -64,32 +131,16 @@ class BaseModule(QuickAttributes):
         # Asked for it, Lightning sets up the data: on a resume too early.
         return functools.partial(scheduler, total_steps=self._total_steps or self.trainer.estimated_stepping_batches)
 
-    def on_train_epoch_end(self) -> None:
-        step_plateau(self.trainer)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the running means."""
-        sums = [torch.as_tensor(value).cpu() for value in (self._loss_sum["train"], self._num_samples["train"])]
-        shares: list[Any] = [sums] * self.trainer.world_size
-        if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(shares, sums)
-        checkpoint["train_means"] = shares  # each process its own, or the last digit would depend on the resume
+        checkpoint["train_means"] = self._means.state_dict("train/0", self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of another net; take up the running means."""
-        if "state_dict" in checkpoint:  # sharded, FSDP has read it already
-            check_fit(checkpoint["state_dict"], self)
-        double_before_weights(self)
+        """Take up the running means."""
         for scheduler in checkpoint["lr_schedulers"]:
             self._total_steps = scheduler.get("total_steps")
         if "train_means" in checkpoint:
-            shares, rank = checkpoint["train_means"], self.trainer.global_rank
-            if isinstance(shares[0], Tensor):  # the sums over all, as they were saved once
-                shares = [shares]
-            if len(shares) != self.trainer.world_size:
-                shares = [[sum(values) for values in zip(*shares, strict=True)]]
-            loss_sum, num_samples = shares[rank] if rank < len(shares) else (torch.zeros(()), 0)
-            self._loss_sum["train"], self._num_samples["train"] = loss_sum.to(self.device), int(num_samples)
+            self._means.load_state_dict("train/0", checkpoint["train_means"], self)
 
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, map_location: Any = "cpu", **overrides: Any) -> Self:  # type: ignore[override]

@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from src.engine.metrics_csv import stage_of
 from src.engine.run import RunCallback
+from src.engine.step import count_samples
 
 
 class Console(RunCallback):
@@ -25,7 +27,7 @@ class Console(RunCallback):
         self._start_s = time.perf_counter()
         if trainer.is_global_zero and not self._told:
             net = getattr(module, "net", module)
-            number = sum(parameter.numel() for parameter in net.parameters())
+            number = sum(parameter.numel() for parameter in module.parameters())
             source = self.run.source
             weights = f"; weights of {source}" if source else "" if stage == "fit" else "; untrained: no --ckpt_path"
             print(f"{type(net).__name__}, {number:,} parameters, on {describe(trainer)}{weights}", flush=True)
@@ -37,8 +39,7 @@ class Console(RunCallback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if isinstance(batch, tuple | list):
-            self._num_samples += len(batch[0])
+        self._num_samples += count_samples(batch)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._train_s = time.perf_counter() - self._train_start_s
@@ -58,8 +59,7 @@ class Console(RunCallback):
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if stage in ("validate", "test"):
             prefix = "val/" if stage == "validate" else "test/"
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith(prefix))
-            print(f"{prefix[:-1]:<5} {shown}")
+            print(f"{prefix[:-1]:<5} {in_words({n: v for n, v in values.items() if stage_of(n) == prefix[:-1]})}")
         if stage == "fit" and self.run.config.get("test_after_fit"):
             return
         print(f"run   {shorten(self.run.folder)}")
@@ -84,6 +84,7 @@ class Progress(TQDMProgressBar, RunCallback):
         self._said_s = time.monotonic()
         self._bar = sys.stdout.isatty()
         self._loss: float | None = None
+        self._trained = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Draw on a terminal only."""
@@ -113,23 +114,29 @@ class Progress(TQDMProgressBar, RunCallback):
         if not self.is_enabled:
             if time.monotonic() - self._said_s > self.every_s and trainer.is_global_zero:
                 self._said_s = time.monotonic()
-                loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-                print(f"step {trainer.global_step:,}  loss {loss:.4f}", flush=True)
+                self._read(trainer, outputs)
+                loss = "" if self._loss is None else f"  loss {self._loss:.4f}"
+                print(f"step {trainer.global_step:,}{loss}", flush=True)
             return
         if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
-            # Lightning divides it for the accumulation of gradients.
-            self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+            self._read(trainer, outputs)
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    def _read(self, trainer: Trainer, outputs: Any) -> None:
+        # Lightning divides it for the accumulation of gradients. A module that optimizes by itself may give none.
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         loss = {} if self._loss is None else {"loss": self._loss}
-        val = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        return {name: f"{value:.4f}" for name, value in (loss | val).items()}
+        val = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
+        return {name: f"{value:.4f}" for name, value in (loss | brief(val)).items()}
 
     def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
         """Report the epoch before: only now are its numbers complete."""
         self._report(trainer)
+        self._trained = True
         super().on_train_epoch_start(trainer, *rest)
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{self._of(trainer)}")
 
@@ -139,10 +146,9 @@ class Progress(TQDMProgressBar, RunCallback):
         self._report(trainer)
 
     def _report(self, trainer: Trainer) -> None:
-        metrics = trainer.callback_metrics
-        if not trainer.is_global_zero or "train/loss" not in metrics:
+        if not trainer.is_global_zero or not (self._trained or trainer.callback_metrics):
             return
-        values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(metrics.items()))
+        values = in_words({name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
         said = f"epoch {trainer.current_epoch}{self._of(trainer)}  step {trainer.global_step}  {values}"
         self._said_s = time.monotonic()
         if self._bar:
@@ -169,6 +175,16 @@ def describe(trainer: Trainer) -> str:
     threads = torch.get_num_threads()
     why = f"chosen, though {better[0]} is here" if better else "no CUDA or MPS device is here"
     return f"{times}cpu ({threads} thread{'s' * (threads > 1)}; {why})"
+
+
+def brief(values: dict[str, float], most: int = 8) -> dict[str, float]:
+    """Without the values of single classes or data sets, `val/f1/3`, where these would be many."""
+    return values if len(values) <= most else {name: v for name, v in values.items() if name.count("/") < 2}
+
+
+def in_words(values: dict[str, float]) -> str:
+    """In words: "val/acc 0.9812  val/loss 0.0639"."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in brief(values).items())
 
 
 def count(number: int, what: str) -> str:

@@ -4,7 +4,7 @@ Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is non
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,8 +13,9 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from src.engine.adopt_module import adopt_module
 from src.engine.map_loader import MapLoader
-from src.engine.order import Position
+from src.engine.order import Position, leaves
 from src.engine.stream_loader import take_over
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
@@ -36,7 +37,7 @@ class Placeable(Protocol):
 
 
 def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> None:
-    """Take over the loaders that some hooks return; in Python, call it before `trainer.fit`.
+    """Take over the loaders that some hooks return, and what modules log; in Python, call it before `trainer.fit`.
 
     Args:
         trainer: That will call the hooks.
@@ -46,8 +47,8 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> 
     for source in sources:
         for hook in HOOKS:
             setattr(source, hook, _Adopted(getattr(source, hook), trainer, moved))
-        if isinstance(source, LightningModule) and trainer.world_size > 1:
-            source.backward = _Weighed(source.backward, trainer)  # type: ignore[method-assign]
+        if isinstance(source, LightningModule):
+            adopt_module(trainer, source)
 
 
 class _Adopted:
@@ -94,32 +95,3 @@ class _Adopted:
         if id(tensor) not in self._moved:
             self._moved[id(tensor)] = (tensor, tensor.to(device))  # with the first, or its id may come again
         return self._moved[id(tensor)][1]
-
-
-def leaves(loaders: Any) -> Iterator[Any]:
-    """Each loader of a collection of them."""
-    if isinstance(loaders, CombinedLoader):
-        yield from loaders.flattened
-    elif isinstance(loaders, dict | list | tuple):
-        for each in loaders.values() if isinstance(loaders, dict) else loaders:
-            yield from leaves(each)
-    else:
-        yield loaders
-
-
-def batch_weight(trainer: Trainer) -> float:
-    """What the batch in hand of this process counts for in the mean over all: not 1 where rows do not split evenly."""
-    return float(getattr(next(leaves(trainer.train_dataloader), None), "weight", 1.0))
-
-
-class _Weighed:
-    """A module's `backward` whose gradients, averaged over the processes, are the mean over the rows."""
-
-    def __init__(self, backward: Callable[..., None], trainer: Trainer) -> None:
-        functools.update_wrapper(self, backward)
-        self._backward = backward
-        self._trainer = trainer
-
-    def __call__(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        weight = batch_weight(self._trainer)
-        self._backward(loss if weight == 1.0 else loss * weight, *args, **kwargs)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sequ
 from src.engine.draw_sampler import draw_whole
 from src.engine.draws import Place, Seeded
 from src.engine.errors import UserError
-from src.engine.lightning_fixes import EndsWorkers
+from src.engine.lightning_fixes.parts import EndsWorkers
 from src.engine.order import Position, cut, mix, permutation
 from src.engine.tensor_rows import tensors_of
 from src.engine.workers import Outlive

@@ -1,9 +1,13 @@
 """metrics.csv: a row per epoch and per validation, whatever the logger, exact across a resume."""
 
 import csv
+import re
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from src.engine.errors import UserError
 from src.engine.run import RunCallback
@@ -53,27 +57,36 @@ class MetricsCsv(RunCallback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write a validation that stands by itself or amid an epoch; one at its end is a part of its row."""
         if trainer.state.fn == "validate" or not (trainer.sanity_checking or trainer.is_last_batch):
-            self._add(trainer, "val/")
+            self._add(trainer, "val")
         else:
             self._validated = not trainer.sanity_checking
+        self._write_tables(trainer, module, "val")
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the test."""
-        self._add(trainer, "test/")
+        self._add(trainer, "test")
+        self._write_tables(trainer, module, "test")
+
+    def _write_tables(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """What a metric gave that is no number: matrices as CSV, curves as tensors."""
+        for name, value in getattr(module, "tables", {}).items():
+            if stage_of(name) == stage and trainer.is_global_zero and not trainer.sanity_checking:
+                write_table(self.run.folder / name.replace("/", "_"), value)
 
     def _add_epoch(self, trainer: Trainer) -> None:
-        self._add(trainer, "train/", *(["val/"] if self._validated else []))
+        self._add(trainer, "train", *(["val"] if self._validated else []))
         self._validated = False
 
-    def _add(self, trainer: Trainer, *prefixes: str) -> None:
-        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(prefixes)}
+    def _add(self, trainer: Trainer, *stages: str) -> None:
+        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if stage_of(name) in stages}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        if trainer.state.fn == "fit" and trainer.optimizers:
-            row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if trainer.state.fn == "fit":
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
         if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return
         # A run resumed between two epochs comes by here a second time.
-        if prefixes[0] == "train/" and self._rows and row.items() <= self._rows[-1].items():
+        if stages[0] == "train" and self._rows and row.items() <= self._rows[-1].items():
             return
         self._rows.append(row | metrics)
         self._write()
@@ -92,3 +105,18 @@ class MetricsCsv(RunCallback):
             raise UserError(
                 f"Cannot write {self._path}: {error.strerror}. What stood there before is whole."
             ) from error
+
+
+def stage_of(name: str) -> str:
+    """`train`, `val` or `test`, by the name of a logged number: `val/acc`, `val_acc`; what does not say is training."""
+    found = re.match(r"(val|test)(?:id|idation)?[/_]", name)
+    return found[1] if found else "train"
+
+
+def write_table(path: Path, value: Any) -> None:
+    """Write a matrix as `<path>.csv`, anything else as `<path>.pt`."""
+    if isinstance(value, Tensor) and value.dim() == 2:
+        with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(value.tolist())
+    else:
+        torch.save(value, path.with_name(f"{path.name}.pt"))

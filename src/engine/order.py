@@ -1,11 +1,12 @@
 """The order of the data is a function of (seed, epoch): who trains on what, and where a resumed run goes on."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 from src.engine.errors import UserError
@@ -152,7 +153,8 @@ class Position:
     def state_dict(self) -> dict[str, Any]:
         """The position counts the batches that were trained on; with it stands what gives the order."""
         batch, cycle = self._before if self.behind else (self.batch, self.cycle)
-        return {"epoch": self.epoch, "batch": batch, "cycle": cycle, "seed": self.seed} | self.makes_the_order()
+        place = {"epoch": self.epoch, "batch": batch, "cycle": cycle, "seed": self.seed, "between_epochs": None}
+        return place | self.makes_the_order()
 
     def makes_the_order(self) -> dict[str, int]:
         """What has to be the same for a position amid an epoch to mean anything."""
@@ -164,6 +166,8 @@ class Position:
         Raises:
             UserError: If the position is amid an epoch whose batches were others: rows would be lost or repeated.
         """
+        if "batch" not in state:  # between two epochs
+            return
         self.epoch, self.batch, self.seed = state["epoch"], state["batch"], state["seed"]
         self.cycle = max(state.get("cycle", 0), 0)
         self._resumed = True
@@ -175,3 +179,14 @@ class Position:
                 f"now there are {now['num_batches']} of {now['global_batch_size']}. Keep --data.batch_size times the "
                 "number of processes, or resume from a checkpoint between two epochs."
             )
+
+
+def leaves(loaders: Any) -> Iterator[Any]:
+    """Each loader of a collection of them."""
+    if isinstance(loaders, CombinedLoader):
+        yield from loaders.flattened
+    elif isinstance(loaders, dict | list | tuple):
+        for each in loaders.values() if isinstance(loaders, dict) else loaders:
+            yield from leaves(each)
+    else:
+        yield loaders

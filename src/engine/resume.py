@@ -1,22 +1,24 @@
 """What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped."""
 
 import random
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torchmetrics import Metric
 
 from src.engine.errors import UserError
-from src.engine.lightning_fixes import align_reloads
+from src.engine.lightning_fixes.loops import add_to_running_logs, align_reloads, running_logs
 from src.engine.run import RunCallback
 
 
 class Resume(RunCallback):
     """Keeps in each checkpoint metrics, an early stop, half-accumulated gradients and the random generators' states.
 
-    The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module logs
-    with `self.log(..., on_epoch=True)` amid an epoch is not covered: LitModule keeps its own means. Gradients amid an
+    The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module sums
+    up in an epoch is kept, too: by `self.log(..., on_epoch=True)`, and in metrics of torchmetrics. Gradients amid an
     accumulation are kept on one process only; with several, resume from `last.ckpt`.
     """
 
@@ -24,6 +26,7 @@ class Resume(RunCallback):
         self._world_size = 1
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
+        self._logs: list[dict[str, Any]] = []
 
     @property
     def state_key(self) -> str:
@@ -46,6 +49,7 @@ class Resume(RunCallback):
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
+        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
             checkpoint["gradients"] = gradients
@@ -59,6 +63,7 @@ class Resume(RunCallback):
             align_reloads(trainer)
         self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
+        self._take_up(trainer, module, loaded.get("running", []))
         gradients = loaded.get("gradients", {})
         for name, parameter in module.named_parameters():
             if name in gradients:
@@ -70,6 +75,29 @@ class Resume(RunCallback):
         if trainer.global_rank < len(self._states):
             set_random_state(self._states[trainer.global_rank])
         self._states = []
+
+    def _take_up(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
+        """Each process takes its own sums; of more processes than there are now, each those of some."""
+        rank, world_size = trainer.global_rank, trainer.world_size
+        self._logs = [dict(share["logs"]) for share in shares[rank::world_size]]
+        if len(shares) == world_size:
+            set_metric_states(module, shares[rank]["metrics"])
+        elif any(share["metrics"] for share in shares) and rank == 0:
+            print(
+                f"warning: the checkpoint is of {len(shares)} processes, this run has {world_size}: the metrics that "
+                "the module keeps in training begin anew in this epoch.",
+                file=sys.stderr,
+            )
+
+    def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+        """Put back what was logged before, once the names are known again."""
+        if self._logs:
+            for logs in self._logs:
+                add_to_running_logs(trainer, logs)
+            self._logs = [logs for logs in self._logs if logs]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._logs = []
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:
@@ -83,6 +111,39 @@ class Resume(RunCallback):
                     f"go to {steps:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or begin a "
                     "new run from its weights (--transfer.weights)."
                 )
+
+
+def gather(value: Any, trainer: Trainer) -> list[Any]:
+    """The values of all processes."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def metric_states(module: LightningModule) -> dict[str, dict[str, Any]]:
+    """The counts of each metric in a module that has some, by its name."""
+    found = {name: part for name, part in module.named_modules() if isinstance(part, Metric) and part.update_called}
+    return {name: {key: to_cpu(value) for key, value in metric.metric_state.items()} for name, metric in found.items()}
+
+
+def to_cpu(value: Any) -> Any:
+    """A tensor, or a list of them."""
+    return [each.cpu() for each in value] if isinstance(value, list) else value.cpu()
+
+
+def set_metric_states(module: LightningModule, states: dict[str, dict[str, Any]]) -> None:
+    """Put counts back.
+
+    Args:
+        module: As it was.
+        states: As `metric_states` gives them.
+    """
+    for name, state in states.items():
+        metric: Any = module.get_submodule(name)
+        for key, value in state.items():
+            of = [each.to(metric.device) for each in value] if isinstance(value, list) else value.to(metric.device)
+            setattr(metric, key, of)
 
 
 def accumulating(trainer: Trainer) -> bool:

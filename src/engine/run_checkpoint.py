@@ -1,6 +1,7 @@
 """Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
 
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
-from src.engine.lightning_fixes import settle
+from src.engine.lightning_fixes.loops import settle, step_plateau
+from src.engine.monitors import larger_is_better, refuse_wrong_directions
 from src.engine.run import RunCallback
 from src.engine.write_checkpoint import write_checkpoint
 
@@ -46,6 +48,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
         self._saved_s = 0.0
+        self._step = 0
         self._saved_at: tuple[int, int] | None = None
         self._due = self._best_due = False
         self._then: Callable[[], None] | None = None
@@ -63,7 +66,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._due, self._then = True, then
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._saved_s = time.monotonic()
+        refuse_wrong_directions(trainer, module)
+        self._saved_s, self._step = time.monotonic(), trainer.global_step
         source = self.run.source
         if source == self.run.last:
             self._saved_at = (trainer.global_step, trainer.current_epoch)
@@ -86,7 +90,10 @@ class RunCheckpoint(Checkpoint, RunCallback):
     ) -> None:
         step = trainer.global_step
         self._due |= self._late(trainer)
-        self._due |= step > 0 and step % self.every_n_steps == 0 and self._saved_at != (step, trainer.current_epoch)
+        # Several optimizers go on by several steps a batch.
+        passed = step // self.every_n_steps > self._step // self.every_n_steps
+        self._step = step
+        self._due |= passed and self._saved_at != (step, trainer.current_epoch)
         # A run resumed from here would leave out a validation that follows: let that one save.
         if self._due and not self._validation_follows(trainer, batch_idx):
             self._save_due(trainer)
@@ -109,15 +116,13 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if trainer.state.fn != "fit":
             return
         if self.monitor not in trainer.callback_metrics:
-            raise UserError(
-                f"checkpoint.monitor={self.monitor!r} is not logged; there are "
-                f"{', '.join(sorted(trainer.callback_metrics))}. Set --checkpoint.monitor."
-            )
+            self._say_that_it_is_not_logged(trainer)
+            return self._save_due(trainer)
         if trainer.sanity_checking:
             return
         # Rank zero's, for all: they save together or not at all.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
-        larger = self.mode == "max" if self.mode else self._larger_is_better(module)
+        larger = self.mode == "max" if self.mode else larger_is_better(module, self.monitor)
         better = self.run.best_score is None or (score > self.run.best_score if larger else score < self.run.best_score)
         if better and score == score:
             self.run.best_score = score
@@ -127,15 +132,21 @@ class RunCheckpoint(Checkpoint, RunCallback):
                 self._save(trainer, "best.ckpt")
         self._save_due(trainer)
 
-    def _larger_is_better(self, module: LightningModule) -> bool:
-        metrics: Any = getattr(module, "metrics", {})
-        name = self.monitor.removeprefix("val/")
-        return name in metrics and bool(metrics[name].higher_is_better)
+    def _say_that_it_is_not_logged(self, trainer: Trainer) -> None:
+        logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+        told = f"checkpoint.monitor={self.monitor!r} is not logged; there is {logged}. Set --checkpoint.monitor."
+        if self.monitor != "val/loss":
+            raise UserError(told)
+        if trainer.sanity_checking and trainer.is_global_zero:
+            print(f"warning: {told} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now is everything done that ends the epoch before.
         if trainer.global_step > 0:
             self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        step_plateau(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._best_due:
@@ -144,7 +155,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.run.config
-        settle(checkpoint["loops"]["fit_loop"], trainer.max_steps)
+        settle(checkpoint["loops"]["fit_loop"], trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.run.best_score}

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.draws import apart, seed_all
-from src.engine.lightning_fixes import EndsWorkers
+from src.engine.lightning_fixes.parts import EndsWorkers
 from src.engine.order import Position, mix
 from src.engine.workers import Outlive
 
@@ -38,12 +38,13 @@ class StreamLoader(EndsWorkers, Position):
         self._source.__dict__ |= {
             "worker_init_fn": Outlive(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
             "generator": torch.Generator(),
-            # Workers that stay would go on with the generators of the epoch before.
-            "persistent_workers": own and loader.persistent_workers,
+            # Workers that stay would go on with the generators, and the data set, of the epoch before.
+            "persistent_workers": False,
         }
-        self._keeper: Any = self._source if own else None
-        if not own and loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None)):
-            self._keeper = loader.dataset
+        # The data set itself may go on from epoch to epoch, a loader begins anew.
+        here = loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None))
+        self._lasting: Any = loader.dataset if here else None
+        self._keeper: Any = self._source if own else self._lasting
         self._compared = world_size == 1
         self._states: list[Any] = [None, None]  # before the last batch and after it
         self._loaded: Any = None
@@ -52,12 +53,15 @@ class StreamLoader(EndsWorkers, Position):
 
     def state_dict(self) -> dict[str, Any]:
         """The position counts the batches that were trained on."""
-        return super().state_dict() | {"stream": self._states[0 if self.behind else 1]}
+        between = copy.deepcopy(self._lasting.state_dict()) if self._lasting is not None else None
+        return super().state_dict() | {"stream": self._states[0 if self.behind else 1], "between_epochs": between}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at a saved position."""
         super().load_state_dict(state)
         self._loaded = state.get("stream")
+        if "batch" not in state and state["between_epochs"] is not None and self._lasting is not None:
+            self._lasting.load_state_dict(state["between_epochs"])
 
     def __iter__(self) -> Iterator[Any]:
         first, loaded = self.begin(), self._loaded

@@ -26,16 +26,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.engine.lightning_fixes import (
-    IDLE_WARNINGS,
+from src.engine.lightning_fixes.parts import (
     EmaAlsoInTheTest,
     NoProfiler,
     QuickAttributes,
-    Quiet,
     Trainer,
     double_before_weights,
     spare_the_question_for_a_gpu,
 )
+from src.engine.quiet import IDLE_WARNINGS, Quiet
 from tests.conftest import CONFIGS, SMALL, run_process
 
 pytestmark = [

@@ -34,6 +34,11 @@ CASES: dict[str, dict[str, Any]] = {
     "validation across epochs": config(check_val_every_n_epoch=None, val_check_interval=17, max_epochs=4),
     "some batches": config(limit_train_batches=7),
     "max_steps": config(max_steps=29, max_epochs=-1),
+    "max_steps without validation": config(max_steps=29, max_epochs=-1, limit_val_batches=0),
+    "max_steps and a validation now and then": config(max_steps=40, max_epochs=-1, check_val_every_n_epoch=2),
+    "max_steps and validation across epochs": config(
+        max_steps=40, max_epochs=-1, check_val_every_n_epoch=None, val_check_interval=17
+    ),
     "one-cycle": config(scheduler=ONE_CYCLE, interval="step"),
     "step": config(scheduler=STEP),
     "plateau": config(scheduler=PLATEAU, max_epochs=6),

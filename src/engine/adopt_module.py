@@ -1,0 +1,70 @@
+"""What any LightningModule gets: gradients and logged means over all processes, and only weights that fit."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from src.engine.checkpoint import check_fit
+from src.engine.lightning_fixes.loops import SyncedLog
+from src.engine.lightning_fixes.parts import double_before_weights
+from src.engine.order import leaves
+
+
+def adopt_module(trainer: Trainer, module: LightningModule) -> None:
+    """Wrap three of its methods; a subclass may override each.
+
+    Args:
+        trainer: That will run it.
+        module: Any.
+    """
+    module.on_load_checkpoint = _Fits(module.on_load_checkpoint, module)  # type: ignore[method-assign]
+    if trainer.world_size > 1:
+        module.backward = _Weighed(module.backward, module, trainer)  # type: ignore[method-assign]
+        module.log = SyncedLog(module.log, module)  # type: ignore[method-assign]
+
+
+class _Fits:
+    """`on_load_checkpoint` that refuses weights of another net in words."""
+
+    def __init__(self, hook: Callable[..., None], module: LightningModule) -> None:
+        functools.update_wrapper(self, hook)
+        self._hook = hook
+        self._module = module
+
+    def __call__(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" in checkpoint:  # sharded, FSDP has read it already
+            check_fit(checkpoint["state_dict"], self._module)
+        double_before_weights(self._module)
+        self._hook(checkpoint)
+
+
+class _Weighed:
+    """A module's `backward` whose gradients, averaged over the processes, are the mean over all samples."""
+
+    def __init__(self, backward: Callable[..., None], module: LightningModule, trainer: Trainer) -> None:
+        functools.update_wrapper(self, backward)
+        self._backward = backward
+        self._module = module
+        self._trainer = trainer
+
+    def __call__(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        weight = batch_weight(self._trainer, self._module)
+        self._backward(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
+
+
+def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
+    """What the batch in hand of this process counts for in the mean over all; all processes ask together.
+
+    Args:
+        trainer: Amid a training step.
+        module: That trains.
+    """
+    own: Callable[[], Tensor | None] | None = getattr(module, "batch_weight", None)
+    weight = own() if own else None
+    if weight is not None:
+        return weight
+    # Not 1 where the rows of a batch do not split evenly.
+    return float(getattr(next(leaves(trainer.train_dataloader), None), "weight", 1.0))

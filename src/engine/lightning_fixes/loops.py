@@ -1,0 +1,120 @@
+"""Repairs of Lightning's loops and of what they log: a run that goes on, means over all processes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+
+def step_plateau(trainer: pl.Trainer) -> None:
+    """Let a ReduceLROnPlateau see an epoch that was resumed: Lightning leaves it out there.
+
+    Call it at the end of a training epoch. Lightning issue 14699, whose repair it is to leave it out.
+    """
+    if trainer.fit_loop.restarting and trainer.is_last_batch:
+        trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+
+
+def align_reloads(trainer: pl.Trainer) -> None:
+    """Let a resumed run reload its loaders when one that was never stopped does: Lightning counts from the resume.
+
+    Call it when training starts.
+    """
+    if every := getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        begun = trainer.current_epoch - trainer.current_epoch % every
+        trainer.fit_loop._last_train_dl_reload_epoch = begun
+        trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = begun
+
+
+def settle(loops: dict[str, Any], trainer: pl.Trainer) -> None:
+    """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
+
+    Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it. Lightning
+    issue 19617 has a case of it: `max_steps` that end with an epoch.
+
+    Args:
+        loops: Of a checkpoint, as Lightning's fit loop puts them in.
+        trainer: That saves it.
+    """
+    epochs = loops["epoch_progress"]
+    if epochs["total"]["completed"] < epochs["total"]["started"]:
+        return
+    for counts in epochs.values():
+        counts["ready"] = counts["started"]
+
+    def reset(node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if key == "current":
+                node[key] = dict.fromkeys(value, 0)
+            elif isinstance(value, dict) and value is not epochs:
+                reset(value)
+
+    reset(loops)
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = validation["is_last_batch"] = False
+    validation["total"] = dict.fromkeys(validation["total"], 0)
+    for position in loops["state_dict"].get("combined_loader", []):
+        if "between_epochs" in position:  # of a loader of ours; the rest is its place in the finished epoch
+            for key in position.keys() - {"between_epochs"}:
+                del position[key]
+    # With max_steps Lightning restarts each epoch. Where it takes the start for the time of a validation, its first
+    # round trains nothing but is counted as a batch. The same issue.
+    if trainer.max_steps != -1 and _validates(trainer, loops["epoch_loop.batch_progress"]["total"]["completed"]):
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
+    """Whether a validation seems due when an epoch begins, after so many batches of the run."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or trainer.val_check_batch is None:
+        return False
+    if every is None:
+        return num_batches % trainer.val_check_batch == 0
+    return (trainer.current_epoch + 1) % every == 0
+
+
+class SyncedLog:
+    """A module's `self.log` whose means over an epoch are over all processes: Lightning's are of one, unless told.
+
+    Lightning issue 20153. What is logged for a step alone stays of one process, as in Lightning.
+    """
+
+    def __init__(self, log: Callable[..., None], module: pl.LightningModule) -> None:
+        functools.update_wrapper(self, log)
+        self._log = log
+        self._module = module
+
+    def __call__(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("on_epoch") or self._module._current_fx_name != "training_step":
+            kwargs.setdefault("sync_dist", not kwargs.get("rank_zero_only", False))
+        self._log(name, value, *args, **kwargs)
+
+
+def running_logs(trainer: pl.Trainer) -> dict[str, list[torch.Tensor]]:
+    """What `self.log(..., on_epoch=True)` has summed up in the running epoch: Lightning's checkpoint leaves it out."""
+    found = {}
+    for key, result in trainer.fit_loop.epoch_loop._results.items():
+        if result.is_tensor and result.meta.on_epoch and not result.has_reset:
+            count = result.cumulated_batch_size if result.meta.is_mean_reduction else torch.tensor(0)
+            found[key] = [result.value.cpu(), count.cpu()]
+    return found
+
+
+def add_to_running_logs(trainer: pl.Trainer, saved: dict[str, list[torch.Tensor]]) -> None:
+    """Put sums back that `running_logs` gave, as soon as the resumed epoch has logged that name again.
+
+    Args:
+        trainer: Of a resumed run, after a step.
+        saved: What is put back is taken out of it.
+    """
+    for key in saved.keys() & trainer.fit_loop.epoch_loop._results.keys():
+        result, (value, count) = trainer.fit_loop.epoch_loop._results[key], saved.pop(key)
+        value = value.to(result.value.device)
+        if result.meta.is_max_reduction or result.meta.is_min_reduction:
+            result.value = result.meta.reduce_fx(value, result.value)
+        else:
+            result.value = value + result.value
+        if result.meta.is_mean_reduction:
+            result.cumulated_batch_size = count.to(result.value.device) + result.cumulated_batch_size
