@@ -81,9 +81,20 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
 
 
 def _load(path: Path, map_location: Any) -> dict[str, Any]:
+    checkpoint = read_plain(path / "meta.pt" if path.is_dir() else path, map_location)
+    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
+    return checkpoint
+
+
+def read_plain(path: Path, map_location: Any = "cpu") -> Any:
+    """What torch saved in a file, whoever did it.
+
+    Raises:
+        UserError: If the file is not whole, or holds more than tensors and plain values.
+    """
     try:
-        file = path / "meta.pt" if path.is_dir() else path
-        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True)
     except (FileNotFoundError, PermissionError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # torch.load may stumble over foreign bytes in any way
@@ -93,11 +104,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
                 f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
                 f"code. {refused[0]}"
             ) from error
-        size = sum(part.stat().st_size for part in (path.rglob("*") if path.is_dir() else [path]))
-        raise UserError(f"{path} ({size:,} bytes) is no checkpoint, or only a part of one.") from error
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
-    return checkpoint
+        raise UserError(f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.") from error
 
 
 class ShardsIO(TorchCheckpointIO):

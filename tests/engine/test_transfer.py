@@ -1,5 +1,7 @@
 """A fit that begins with the net's weights of another run."""
 
+import sys
+
 import pytest
 import torch
 import yaml
@@ -88,3 +90,128 @@ def test_another_shape_is_named(cli, source, tmp_path):
 class Wide(torch.nn.Sequential):
     def __init__(self):
         super().__init__(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+
+
+def seeded_net():
+    """Weights that no run here begins with."""
+    torch.manual_seed(7)
+    return stopping.Net().state_dict()
+
+
+def save(path, kind, weights):
+    """Write weights as trainings elsewhere do."""
+    kinds = {
+        "names and tensors": lambda: torch.save(weights, path),
+        "state_dict": lambda: torch.save({"state_dict": weights, "epoch": 3}, path),
+        "model": lambda: torch.save({"model": weights, "config": {"lr": 0.1}}, path),
+        "DistributedDataParallel": lambda: torch.save({f"module.{name}": v for name, v in weights.items()}, path),
+    }
+    kinds[kind]()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["names and tensors", "state_dict", "model", "DistributedDataParallel"])
+@pytest.mark.parametrize("ending", ["pt", "pth", "bin"])
+def test_a_file_of_weights_from_elsewhere(cli, tmp_path, kind, ending):
+    file = save(tmp_path / f"weights.{ending}", kind, seeded_net())
+    done = cli(*options(tmp_path), f"--transfer.weights={file}")
+    assert done.code == 0, done.err
+    assert f"weights from {file}: 4 of 4 tensors" in done.out
+    begun = weights(tmp_path / "runs/other/version_0/checkpoints/last.ckpt")
+    assert all(torch.equal(value, begun[f"net.{name}"]) for name, value in seeded_net().items())
+
+
+def test_a_safetensors_file(cli, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="needs the package safetensors")
+    safetensors.save_file(seeded_net(), tmp_path / "weights.safetensors")
+    assert cli(*options(tmp_path), "--transfer.weights=weights.safetensors").code == 0
+    begun = weights(tmp_path / "runs/other/version_0/checkpoints/last.ckpt")
+    assert all(torch.equal(value, begun[f"net.{name}"]) for name, value in seeded_net().items())
+
+
+def test_without_the_package_a_safetensors_file_says_how_to_get_it(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # as if it were not installed
+    (tmp_path / "weights.safetensors").touch()
+    done = cli(*options(tmp_path), "--transfer.weights=weights.safetensors")
+    assert last_line(done) == (
+        "error: weights.safetensors needs a package that is not installed: pip install safetensors"
+    )
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_prefix_is_taken_off_and_what_lacks_it_left_out(cli, tmp_path, before):
+    file = {f"{before}backbone.{name}": value for name, value in seeded_net().items()}
+    torch.save(file | {f"{before}head.weight": torch.ones(1)}, tmp_path / "weights.pt")
+    done = cli(*options(tmp_path), "--transfer.weights=weights.pt", "--transfer.prefix=backbone.")
+    assert done.code == 0, done.err
+    assert "4 of 4 tensors" in done.out
+    begun = weights(tmp_path / "runs/other/version_0/checkpoints/last.ckpt")
+    assert all(torch.equal(value, begun[f"net.{name}"]) for name, value in seeded_net().items())
+
+
+def test_a_part_of_another_runs_net(cli, source, tmp_path):
+    own = torch.load(source, weights_only=True)
+    own["state_dict"] = {name.replace("net.", "net.encoder."): value for name, value in own["state_dict"].items()}
+    torch.save(own, source)
+    done = cli(*options(tmp_path), f"--transfer.weights={source}", "--transfer.prefix=net.encoder.")
+    assert "4 of 4 tensors" in done.out
+
+
+def test_skip_leaves_out_the_head_of_a_file(cli, tmp_path):
+    file = seeded_net() | {"2.weight": torch.ones(1000, 8), "2.bias": torch.ones(1000)}
+    torch.save(file, tmp_path / "weights.pt")
+    done = cli(*options(tmp_path), "--transfer.weights=weights.pt", '--transfer.skip=["2."]')
+    assert "2 of 4 tensors" in done.out
+
+
+class Wrapped(torch.nn.Module):
+    """A net that has a part `module` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = stopping.Net()
+
+    def forward(self, x):
+        return self.module(x)
+
+
+def test_a_net_with_a_part_called_module_keeps_that_word(cli, tmp_path):
+    torch.save({f"module.{name}": value for name, value in seeded_net().items()}, tmp_path / "weights.pt")
+    done = cli(*options(tmp_path), "--transfer.weights=weights.pt", f"--model.net={__name__}.Wrapped")
+    assert "4 of 4 tensors" in done.out, done.err
+
+
+FILES = {
+    "names that do not fit": ({f"a.b.{n}": v for n, v in seeded_net().items()}, "take 'a.b.' off the names with --tr"),
+    "no weights": ({"epoch": 3, "lr": 0.1}, "has no weights: it holds the names epoch, lr"),
+    "a tensor": (torch.ones(3), "has no weights: it holds a Tensor"),
+    "a whole net": (stopping.Net(), "refused: it holds more than tensors and plain values"),
+}
+
+
+@pytest.mark.parametrize(("held", "hint"), FILES.values(), ids=FILES.keys())
+def test_a_file_that_does_not_fit_is_one_clear_line(cli, tmp_path, held, hint):
+    torch.save(held, tmp_path / "weights.pt")
+    done = cli(*options(tmp_path), "--transfer.weights=weights.pt")
+    assert hint in last_line(done)
+
+
+def test_a_prefix_that_nothing_has_names_what_is_there(cli, tmp_path):
+    torch.save(seeded_net(), tmp_path / "weights.pt")
+    done = cli(*options(tmp_path), "--transfer.weights=weights.pt", "--transfer.prefix=backbone.")
+    assert "no weight of weights.pt begins with backbone.; there are 0.weight, 0.bias" in last_line(done)
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_file_that_is_cut_short_is_one_clear_line(cli, tmp_path, ending):
+    if ending == "safetensors":
+        pytest.importorskip("safetensors", reason="needs the package safetensors")
+    (tmp_path / f"weights.{ending}").write_bytes(b"\x10\0\0")
+    done = cli(*options(tmp_path), f"--transfer.weights=weights.{ending}")
+    assert "or only a part of one" in last_line(done)
+
+
+def last_line(done):
+    assert done.code != 0
+    (line,) = [line for line in done.err.splitlines() if "Seed set" not in line]
+    return line

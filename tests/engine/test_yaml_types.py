@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from src.engine.yaml_types import to_numbers, to_tensor
 from src.module import LitModule
 from tests import stopping
+from tests.conftest import PROJECT
+from tests.copies import python
 
 
 class Signs(stopping.Sums):
@@ -72,6 +74,13 @@ def test_the_checkpoint_alone_has_the_weight_for_a_test_a_resume_and_a_notebook(
     assert cli("fit", "--ckpt_path", "runs/sums/version_1", "--trainer.max_epochs=2").code == 0
     whole, resumed = (saved(number)["state_dict"] for number in range(2))
     assert stopping.differences(whole, resumed) == []
+
+
+def test_a_notebook_of_its_own_loads_it(cli, signs, tmp_path):
+    assert cli(*signs, "--config", "weight.yaml").code == 0
+    code = "from src.module import LitModule; print(LitModule.load_from_checkpoint({!r}).loss.pos_weight)"
+    done = python("-c", code.format(str(tmp_path / "runs/sums/version_0")), cwd=PROJECT)
+    assert done.stdout.strip() == "tensor([0.1000])", done.stderr
 
 
 def test_an_argument_that_must_be_a_tensor_and_one_with_a_default_of_whole_numbers(cli, signs):
