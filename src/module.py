@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import Metric
 
 from src.engine.base_module import BaseModule
@@ -20,14 +20,14 @@ class LitModule(BaseModule):
 
     Args:
         net: Takes x, or a dict's tensors as keywords; returns logits (or values, for a regression). A plain module.
-        loss: Takes (logits, target), returns the mean over the batch, or (sum, weight), or a dict with `loss` and its
-            parts. Without one the net takes the whole dict and returns an object with `loss` and `logits`.
+        loss: Takes (logits, target), returns the mean over the batch, (sum, weight), or a dict of `loss` and its parts.
+            With null the net takes the whole dict and returns an object with `loss` and `logits`.
         optimizer: Takes the parameters, returns their optimizer.
         metrics: By name. Each takes (scores, target), see `scores`.
         scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps: null` becomes the number of
             steps of the run, whatever its epochs, batches and devices.
         scheduler_interval: When the scheduler moves on.
-        activation: Turns logits into scores, see `scores`; a module of yours, too. By default what belongs to the loss.
+        activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -89,19 +89,14 @@ class LitModule(BaseModule):
                 )
         return self.activation(outputs)
 
-    def _step(self, batch: Any, stage: str, number: int = 0) -> Tensor:
-        output = self.step(batch)
-        self.count(stage, output, number)
-        return output.loss
-
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self._step(batch, "train")
+        return self.count("train", self.step(batch))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self._step(batch, "val", dataloader_idx)
+        self.count("val", self.step(batch), dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self._step(batch, "test", dataloader_idx)
+        self.count("test", self.step(batch), dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Scores of a batch; it may lack the target."""

@@ -208,7 +208,7 @@ class Watched(nn.BCEWithLogitsLoss):
 
 
 def test_from_main_to_the_loss_there_are_three_hops(cli, monkeypatch):
-    """`main`, with what the command line is made of, then through Lightning `training_step` and `_step`."""
+    """`main`, with what the command line is made of, then through Lightning `training_step` and `step`."""
     monkeypatch.setattr(Watched, "calls", [], raising=False)
     step = ("--trainer.max_epochs=1", "--data.passes=1", "--trainer.accelerator=cpu", "--trainer.devices=1")
     done = cli("fit", "--config", SMALL, *step, f"--model.loss={Watched.__module__}.Watched")
@@ -216,7 +216,7 @@ def test_from_main_to_the_loss_there_are_three_hops(cli, monkeypatch):
     (calls,) = Watched.calls
     assert calls[0] == ("cli.py", "main")
     assert {file for file, _ in calls[:-2]} == {"cli.py"}
-    assert calls[-2:] == [("module.py", "LitModule.training_step"), ("module.py", "LitModule._step")]
+    assert calls[-2:] == [("module.py", "LitModule.training_step"), ("module.py", "LitModule.step")]
 
 
 def test_top_level_has_what_is_named_and_nothing_else():

@@ -62,8 +62,8 @@ class BaseModule(QuickAttributes):
         """What metrics see of the net's outputs."""
         return outputs
 
-    def count(self, stage: str, output: StepOutput, number: int = 0) -> None:
-        """Count a batch; nothing waits for the device.
+    def count(self, stage: str, output: StepOutput, number: int = 0) -> Tensor:
+        """Count a batch and return its loss; nothing waits for the device.
 
         Args:
             stage: `train`, `val` or `test`.
@@ -73,6 +73,7 @@ class BaseModule(QuickAttributes):
         self._means.add(f"{stage}/{number}", output)
         if stage != "train" and len(self.metrics) and output.outputs is not None:
             self._evaluation.update(number, self.scores(output.outputs), output.target)
+        return output.loss
 
     def batch_weight(self) -> Tensor | None:
         """What the last counted batch of this process counts for in the mean over all, where rows do not tell."""

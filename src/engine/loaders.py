@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.adopt_module import adopt_module
+from src.engine.lightning_fixes.loops import hand_back_between_epochs
 from src.engine.map_loader import MapLoader
 from src.engine.order import Position, leaves
 from src.engine.stream_loader import take_over
@@ -67,6 +68,8 @@ class _Adopted:
                 # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
                 loader.set_epoch(self._trainer.current_epoch)
                 loader.looks_ahead = self._looks_ahead
+        if self._hook.__name__ == "train_dataloader":
+            hand_back_between_epochs(self._trainer, leaves(loaders))
         return loaders
 
     def _looks_ahead(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.draws import apart, seed_all
+from src.engine.errors import UserError
 from src.engine.lightning_fixes.parts import EndsWorkers
 from src.engine.order import Position, mix
 from src.engine.workers import Outlive
@@ -52,16 +53,33 @@ class StreamLoader(EndsWorkers, Position):
         self.looks_ahead = lambda: True
 
     def state_dict(self) -> dict[str, Any]:
-        """The position counts the batches that were trained on."""
+        """The position counts the batches that were trained on; each process has a stream of its own."""
         between = copy.deepcopy(self._lasting.state_dict()) if self._lasting is not None else None
-        return super().state_dict() | {"stream": self._states[0 if self.behind else 1], "between_epochs": between}
+        own = {"stream": self._states[0 if self.behind else 1], "between_epochs": between}
+        shares: list[Any] = [own] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(shares, own)
+        return super().state_dict() | {key: [share[key] for share in shares] for key in own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position."""
+        """Go on at a saved position.
+
+        Raises:
+            UserError: If the stream was another one on each of another number of processes.
+        """
         super().load_state_dict(state)
-        self._loaded = state.get("stream")
-        if "batch" not in state and state["between_epochs"] is not None and self._lasting is not None:
-            self._lasting.load_state_dict(state["between_epochs"])
+        shares = state["stream"] if "batch" in state else state["between_epochs"]
+        if all(share is None for share in shares):
+            return
+        if len(shares) != self.world_size:
+            raise UserError(
+                f"The checkpoint holds the places of {len(shares)} streams, one for each process; this run has "
+                f"{self.world_size}. Set --trainer.devices {len(shares)}."
+            )
+        if "batch" in state:
+            self._loaded = shares[self.rank]
+        elif self._lasting is not None:
+            self._lasting.load_state_dict(shares[self.rank])
 
     def __iter__(self) -> Iterator[Any]:
         first, loaded = self.begin(), self._loaded

@@ -49,7 +49,15 @@ MATRIX = {
     "tensors": ("between", "sigterm"),
     "tensor-dataset": ("amid", "between"),
 }
-ON_TWO_PROCESSES = [("plain", "twice"), ("two-workers", "between"), ("weighted", "sigterm"), ("buckets", "amid")]
+ON_TWO_PROCESSES = [
+    ("plain", "twice"),
+    ("two-workers", "between"),
+    ("weighted", "sigterm"),
+    ("buckets", "amid"),
+    ("stream", "between"),
+    ("stream-with-state", "amid"),
+    ("loader-and-stream", "twice"),
+]
 QUICKLY = [
     ("plain", AMID_AN_EPOCH),
     ("two-workers", BETWEEN_EPOCHS),

@@ -1,7 +1,7 @@
 """Repairs of Lightning's loops and of what they log: a run that goes on, means over all processes."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -73,6 +73,19 @@ def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
     if every is None:
         return num_batches % trainer.val_check_batch == 0
     return (trainer.current_epoch + 1) % every == 0
+
+
+def hand_back_between_epochs(trainer: pl.Trainer, loaders: Iterable[Any]) -> None:
+    """Load the positions of a checkpoint between two epochs: Lightning loads those amid an epoch alone.
+
+    Call it when the training loaders are made.
+    """
+    states = trainer.fit_loop._combined_loader_states_to_load
+    if not states or trainer.fit_loop.restarting:
+        return
+    for loader in loaders:
+        if states and hasattr(loader, "load_state_dict") and hasattr(loader, "state_dict"):
+            loader.load_state_dict(states.pop(0))
 
 
 class SyncedLog:
