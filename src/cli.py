@@ -16,6 +16,7 @@ from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.engine.config_files import LOCAL, check, read_env_file
 from src.engine.errors import READ_WELL, UserError, devices_here, instantiate, one_line
+from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
 from src.engine.parser import Parser, look_ahead, refer_to, verb_options
@@ -104,6 +105,7 @@ class CLI(LightningCLI):
         self.config_init = instantiate(self.parser, self.config)
         config = self.config_init[str(self.subcommand)]
         self.model, self.datamodule = config.model, config.data
+        restore_learned(self.datamodule, self.ckpt_path)
         self.trainer = self.instantiate_trainer()
         adopt(self.trainer, self.model, self.datamodule)
 

@@ -50,3 +50,14 @@ def test_the_checkpoint_alone_is_enough_to_test_and_to_predict(cli):
     assert cli(*FIT, "--trainer.max_epochs=1").code == 0
     assert "test/acc" in cli("test", "--ckpt_path", "runs/rows/version_0").metrics
     assert "probability" in cli("predict", "--ckpt_path", "runs/rows/version_0").out
+
+
+def test_rows_that_came_since_do_not_change_the_scale(cli, monkeypatch):
+    assert cli(*FIT, "--trainer.max_epochs=1").code == 0
+    before = cli("test", "--ckpt_path", "runs/rows/version_0").metrics
+    x, target = load_rows()
+    made = RowsDataModule()
+    made.setup("test")
+    x[made.train_rows] += 100
+    monkeypatch.setattr("src.data.rows.load_rows", lambda: (x, target))
+    assert cli("test", "--ckpt_path", "runs/rows/version_0").metrics == before

@@ -36,6 +36,7 @@ class RowsDataModule(LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.split_seed = split_seed
+        self.learned: dict[str, Tensor] = {}
 
     # A method `prepare_data` is the place for a download: it runs once, on one process.
 
@@ -44,9 +45,18 @@ class RowsDataModule(LightningDataModule):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.split_seed))
         fifth = len(x) // 5
         self.test_rows, self.val_rows, self.train_rows = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
-        # Only the training rows may tell what is usual.
-        seen = x[self.train_rows]
-        self.tensors = ((x - seen.mean(dim=0)) / seen.std(dim=0), target)
+        if not self.learned:  # a checkpoint's are here already
+            # Only the training rows may tell what is usual.
+            seen = x[self.train_rows]
+            self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0)}
+        self.tensors = ((x - self.learned["mean"]) / self.learned["std"], target)
+
+    # The checkpoint keeps what was learned here, so that later data is scaled as the training rows were.
+    def state_dict(self) -> dict[str, Any]:
+        return self.learned
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.learned = state_dict
 
     # For data that fits in memory. For larger data return a torch DataLoader instead.
     def train_dataloader(self) -> TensorLoader:

@@ -45,5 +45,5 @@ def _refuse_objects(part: Path) -> None:
         (shutil.rmtree if part.is_dir() else Path.unlink)(part)
         raise UserError(
             f"The checkpoint would hold more than tensors and plain values: {', '.join(objects)}. Not saved. See what "
-            "your modules, schedulers and callbacks put into it by state_dict() and on_save_checkpoint()."
+            "your modules, data modules, schedulers and callbacks put into it by state_dict() and on_save_checkpoint()."
         )
