@@ -90,6 +90,8 @@ class CLI(LightningCLI):
         config.ckpt_path, config.weights_only = None, True
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
+        if "return_predictions" in config and config.return_predictions is None:
+            config.return_predictions = False  # the files have them: Lightning would keep all in memory
         config.experiment = config.experiment or (Path(given.config[0]).stem if given.config else "run")
 
     def before_instantiate_classes(self) -> None:

@@ -20,7 +20,8 @@ MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 t
 class MNISTDataModule(LightningDataModule):
     """60,000 training images, split by a seed into training and validation; 10,000 test images, left whole and unseen.
 
-    Batches of x (B, 1, 28, 28) float32, normalised, and target (B,) int64; for `predict` of x alone.
+    Batches of x (B, 1, 28, 28) float32, normalised, and target (B,) int64; for `predict` of x and the
+    number of each image's file.
 
     Args:
         root: Folder in torchvision's layout, `<root>/MNIST/raw`. A relative one is looked for in the current folder,
@@ -69,7 +70,8 @@ class MNISTDataModule(LightningDataModule):
         """
         if stage == "predict":
             self.files = find_images(self.predict_path)
-            self.images: tuple[Tensor, ...] = (torch.stack([read_image(file) for file in self.files]),)
+            images = torch.stack([read_image(file) for file in self.files])
+            self.images: tuple[Tensor, Tensor] = (images, torch.arange(len(images)))
             return
         data = read(self.source, self.root, train=stage != "test")
         self.images = (data.data, data.targets)
@@ -93,15 +95,16 @@ class MNISTDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+    def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
         """What `predict` prints and writes: each image's file, likeliest digit (or class) and its probability.
 
         Args:
-            scores: (N, 10) float32 probabilities.
+            outputs: (B, 10) float32 probabilities.
+            batch: Of x and the number of each image's file.
         """
-        best = scores.max(dim=1)
-        rows = zip(self.files[: len(scores)], best.indices.tolist(), best.values.tolist(), strict=True)
-        return [{"file": str(file), "digit": digit, "probability": round(value, 4)} for file, digit, value in rows]
+        best = outputs.max(dim=1)
+        rows = zip(batch[1].tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"file": str(self.files[k]), "digit": digit, "probability": round(p, 4)} for k, digit, p in rows]
 
 
 def normalize(images: Tensor) -> Tensor:

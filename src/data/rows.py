@@ -68,16 +68,19 @@ class RowsDataModule(LightningDataModule):
     def test_dataloader(self) -> TensorLoader:
         return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows)
 
-    # What `predict` reads: batches of (x, target), or of x alone for new rows.
-    predict_dataloader = test_dataloader
+    # What `predict` reads: batches of x, with what its rows are to name; here the number of each.
+    def predict_dataloader(self) -> TensorLoader:
+        x = self.tensors[0][self.test_rows]
+        return TensorLoader((x, torch.arange(len(x))), self.batch_size)
 
     # For a regression delete it: the net's values are printed as they are.
-    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+    def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
         """What `predict` prints and writes: each row's likeliest class and its probability.
 
         Args:
-            scores: (N, 3) float32 probabilities.
+            outputs: (B, 3) float32 probabilities.
+            batch: Of x and the number of each row.
         """
-        best = scores.max(dim=1)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [{"row": row, "class": k, "probability": round(p, 4)} for row, (k, p) in enumerate(pairs)]
+        best = outputs.max(dim=1)
+        rows = zip(batch[1].tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"row": row, "class": k, "probability": round(p, 4)} for row, k, p in rows]

@@ -34,13 +34,14 @@ class XorDataModule(LightningDataModule):
 
     test_dataloader = predict_dataloader = val_dataloader
 
-    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+    def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
         """What `predict` prints and writes, a dict per row of XOR.
 
         Args:
-            scores: (4, 1) float32, the probability of a 1.
+            outputs: (B, 1) float32, the probability of a 1.
+            batch: Of x and target.
         """
         return [
             {"input": f"{x[0]:.0f} {x[1]:.0f}", "output": round(score.item(), 3), "truth": int(target.item())}
-            for x, score, target in zip(INPUTS[: len(scores)], scores, TARGETS[: len(scores)], strict=True)
+            for x, score, target in zip(batch[0], outputs, batch[1], strict=True)
         ]

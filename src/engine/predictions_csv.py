@@ -1,21 +1,31 @@
-"""What `predict` found: a table on the screen, predictions.csv in the run's folder."""
+"""What `predict` found: a table on the screen, predictions.csv and predictions.pt in the run's folder."""
 
-import csv
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from src.engine.errors import UserError
+from src.engine.order import leaves
+from src.engine.outputs import Column, Outputs, by_sample, first_rows
+from src.engine.prediction_files import PredictionFiles
+from src.engine.prediction_parts import Part, Written, join
 from src.engine.run import RunCallback
+from src.engine.table import lines
 
 
 class PredictionsCsv(RunCallback):
-    """Prints and writes each sample once, in the order of the data, whatever the number of processes.
+    """Prints and writes each sample once, in the order of the data, whatever the number of processes and loaders.
 
-    A data module with a method `prediction_rows(scores)` says what a row holds; without it a row is the sample's number
-    and its scores.
+    Takes whatever `predict_step` returns: tensors, tuples, lists, dicts and objects of them. A number is a column, up
+    to 64 of them are columns; what is larger, or of another size in each sample, goes into predictions.pt, in the order
+    of the rows. A data module with a method `prediction_rows(outputs, batch)` says what the rows of a batch hold: a
+    list with a dict for each of its samples.
+
+    Batches are written as they come; each process has a file of its own until the end.
 
     Args:
         max_printed: Rows on the screen; the file has them all.
@@ -23,8 +33,7 @@ class PredictionsCsv(RunCallback):
 
     def __init__(self, max_printed: int = 20) -> None:
         self.max_printed = max_printed
-        # Of each batch: the loader's number, the places of its samples in the data, their scores.
-        self._batches: list[tuple[int, Tensor, Tensor]] = []
+        self._part: Part | None = None
 
     def needed(self) -> bool:
         """Of `predict` alone."""
@@ -32,9 +41,10 @@ class PredictionsCsv(RunCallback):
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin anew."""
-        self._batches = []
-        loaders = trainer.predict_dataloaders
-        self._loaders = loaders if isinstance(loaders, list) else [loaders]
+        self._loaders = list(leaves(trainer.predict_dataloaders))
+        self._rows = rows_method(getattr(trainer, "datamodule", None))
+        self._outputs = Outputs()
+        self._part = Part(self.run.folder / f".predictions-{trainer.global_rank}.part")
 
     def on_predict_batch_end(
         self,
@@ -45,60 +55,87 @@ class PredictionsCsv(RunCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch."""
-        scores = outputs.float().cpu()
-        ordinals = getattr(self._loaders[dataloader_idx], "ordinals", None)
+        """Write a batch to this process's part."""
+        if self._part is None or (outputs is None and self._rows is None):
+            return
+        loader = self._loaders[dataloader_idx]
+        ordinals = getattr(loader, "ordinals", None)
         if ordinals is None and trainer.world_size > 1:
             raise UserError(
                 f"predict on {trainer.world_size} processes needs a DataLoader or a TensorLoader, got "
-                f"{type(self._loaders[dataloader_idx]).__name__}: nobody knows the order of its samples."
+                f"{type(loader).__name__}: nobody knows the order of its samples."
             )
         places = ordinals(batch_idx) if ordinals else torch.full((1,), batch_idx)
-        if len(places) != len(scores):  # a loader without batches, whose items hold several samples
-            places = places[0].expand(len(scores))
-        self._batches.append((dataloader_idx, places, scores))
+        columns = self._columns(outputs, batch, len(places) if ordinals else None)
+        num_samples = max((len(column) for column in columns.values()), default=0)
+        if len(places) != num_samples:  # a loader without batches, whose items hold several samples
+            places = places[0].expand(num_samples)
+        self._part.add(dataloader_idx, places, columns)
+
+    def _columns(self, outputs: Any, batch: Any, expected: int | None) -> dict[str, Column]:
+        if self._rows is None:
+            return self._outputs.columns(outputs, expected, first_rows(batch))
+        here = torch.device("cpu")
+        rows = self._rows(move_data_to_device(outputs, here), move_data_to_device(batch, here))
+        sizes = [size for size in (expected, first_rows(batch), first_rows(outputs)) if size is not None]
+        if not isinstance(rows, list) or (sizes and len(rows) not in sizes):
+            got = f"{len(rows)} rows" if isinstance(rows, list) else type(rows).__name__
+            of = f" of {sizes[0]}" if sizes else ""
+            raise UserError(
+                f"prediction_rows(outputs, batch) returned {got} for a batch{of}: it has to return a list with a dict "
+                "for each sample."
+            )
+        return by_sample(rows)
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put the ranks' shares together, print and write."""
-        shares = self._batches
+        """Put the processes' parts together, print and write."""
+        assert self._part is not None, "predict has begun"
+        parts = [self._part.close()]
+        self._part = None
         if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self._batches)
-            shares = [entry for share in gathered for entry in share]
-        if not trainer.is_global_zero or not shares:
+            parts *= trainer.world_size
+            torch.distributed.all_gather_object(parts, parts[0])
+        if trainer.is_global_zero:
+            try:
+                self._write(parts)
+            finally:
+                for part in parts:
+                    part.path.unlink(missing_ok=True)
+
+    def _write(self, parts: list[Written]) -> None:
+        total = join(parts)
+        if total.kinds is None:
             return
-        keys = [(loader, place) for loader, places, _ in shares for place in places.tolist()]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        scores = torch.cat([scores for _, _, scores in shares])[order]
-        describe = getattr(getattr(trainer, "datamodule", None), "prediction_rows", plain_rows)
-        rows = describe(scores)
-        if len(self._loaders) > 1:
-            rows = [{"loader": keys[k][0]} | row for k, row in zip(order, rows, strict=True)]
-        path = self.run.folder / "predictions.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        table = [list(rows[0]), *(list(map(str, row.values())) for row in rows[: self.max_printed])]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            print("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
-        if len(rows) > self.max_printed:
-            print(f"... and {len(rows) - self.max_printed} more")
-        print(f"written to {path}")
+        files = PredictionFiles(self.run.folder, total.kinds, self._rows is None, len(self._loaders) > 1)
+        first = files.write(parts, total.num_samples, self.max_printed)
+        print("\n".join(lines(first)))
+        if total.num_samples > self.max_printed:
+            print(f"... and {total.num_samples - self.max_printed} more")
+        if files.large:
+            print(f"written to {files.pt}: {', '.join(files.large)}")
+        print(f"written to {files.csv}")
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Leave no part behind."""
+        if self._part is not None:
+            self._part.discard()
 
 
-def plain_rows(scores: Tensor) -> list[dict[str, Any]]:
-    """The number of each sample, and its scores.
+def rows_method(datamodule: Any) -> Callable[[Any, Any], Any] | None:
+    """A data module's own word on what the rows hold, if it has one.
 
-    Args:
-        scores: (N, ...) float32.
+    Raises:
+        UserError: If it takes something else than the outputs and the batch.
     """
-    return [
-        {"sample": number}
-        | {
-            f"score_{k}" if row.numel() > 1 else "score": float(f"{v:.6g}")
-            for k, v in enumerate(row.flatten().tolist())
-        }
-        for number, row in enumerate(scores)
-    ]
+    method: Callable[[Any, Any], Any] | None = getattr(datamodule, "prediction_rows", None)
+    if method is None:
+        return None
+    try:
+        inspect.signature(method).bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"{type(datamodule).__name__}.prediction_rows{inspect.signature(method)} must be prediction_rows(outputs, "
+            "batch): it is called for each batch with what predict_step returned and the batch, and returns a list "
+            "with a dict for each sample."
+        ) from error
+    return method

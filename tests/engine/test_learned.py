@@ -54,8 +54,8 @@ class Reviews(LightningDataModule):
     def load_state_dict(self, state_dict):
         self.vocabulary, self.classes = state_dict["vocabulary"], state_dict["classes"]
 
-    def prediction_rows(self, scores):
-        return [{"class": self.classes[row.argmax()], "score": row.max().item()} for row in scores]
+    def prediction_rows(self, outputs, batch):
+        return [{"class": self.classes[row.argmax()], "score": row.max().item()} for row in outputs]
 """
 CONFIG = """
 model:

@@ -1,0 +1,176 @@
+"""Modules whose `predict_step` returns each form of output, over data whose rows know their number."""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from src.data.loader import TensorLoader
+
+NUM_ROWS = 11  # neither 2 nor a batch of 4 divides it
+
+
+@dataclass
+class Found:
+    score: Tensor
+    boxes: list[Tensor]
+
+
+class Bare:
+    """Neither a dict nor a dataclass."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.logits = torch.stack([x, -x], dim=1)
+        self.loss = x.mean() * 0
+        self.missing = None
+        self._private = "not to be seen"
+
+
+Pair = namedtuple("Pair", ["low", "high"])
+
+
+def boxes(x: Tensor) -> list[Tensor]:
+    """Of sample k there are k % 3, each of 4 numbers."""
+    return [torch.full((int(k) % 3, 4), float(k)) for k in x]
+
+
+def image(x: Tensor) -> Tensor:
+    """(B,) to (B, 3, 32, 32): a large output."""
+    return x.view(-1, 1, 1, 1) + torch.arange(3 * 32 * 32).view(3, 32, 32) / 4096
+
+
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "scalar": lambda x: x / 3,
+    "vector": lambda x: torch.stack([x, x / 3], dim=1),
+    "tuple": lambda x: (x / 3, torch.stack([x, -x], dim=1)),
+    "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "sure": x > 4},
+    "dataclass": lambda x: Found(x / 3, boxes(x)),
+    "named-tuple": lambda x: Pair(x - 1, x + 1),
+    "object": Bare,
+    "ragged": boxes,
+    "detections": lambda x: [{"boxes": b, "label": int(k)} for k, b in zip(x, boxes(x), strict=True)],
+    "image": image,
+    "half": lambda x: {"image": image(x).bfloat16(), "score": x.half()},
+    # Padded within a batch: the width differs from batch to batch.
+    "padded": lambda x: x.view(-1, 1).expand(-1, int(x.max()) + 1),
+    "wrong": lambda x: torch.cat([x, x]),
+    "nothing": lambda x: None,
+}
+
+
+class Predicts(LightningModule):
+    """Returns a form of output for rows that are numbers.
+
+    Args:
+        form: A key of `FORMS`.
+        size: Of an image's side, for the form `large`.
+    """
+
+    def __init__(self, form: str = "scalar", size: int = 0) -> None:
+        super().__init__()
+        self.form = form
+        self.size = size
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        if self.size:
+            return x.view(-1, 1, 1, 1).expand(-1, 3, self.size, self.size) + self.weight
+        return FORMS[self.form](x)
+
+
+class Numbers(Dataset[Tensor]):
+    def __init__(self, first: int, num_rows: int) -> None:
+        self.first = first
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.tensor(float(self.first + index))
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return (torch.tensor(float(k)) for k in range(NUM_ROWS))
+
+
+class Repeats:
+    """A loader of one's own that knows its order: it ends with the rows that the others begin with."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.ordinals(batch).float() for batch in range(4))
+
+    def ordinals(self, batch: int) -> Tensor:
+        return torch.tensor([[4, 5], [7, 6], [2, 3], [0, 1]][batch])
+
+
+LOADERS: dict[str, Callable[[int, int], Any]] = {
+    "loader": lambda n, size: DataLoader(Numbers(0, n), size),
+    "tensors": lambda n, size: TensorLoader((torch.arange(float(n)), torch.arange(n)), size),
+    "two": lambda n, size: [DataLoader(Numbers(0, n), size), DataLoader(Numbers(100, 3), size)],
+    "dict": lambda n, size: {"a": DataLoader(Numbers(0, n), size), "b": DataLoader(Numbers(100, 3), size)},
+    "stream": lambda n, size: DataLoader(Stream(), size),
+    "backwards": lambda n, size: Repeats(),
+}
+
+
+class Data(LightningDataModule):
+    """Rows 0, 1, 2, ...
+
+    Args:
+        loader: A key of `LOADERS`.
+        num_rows: How many.
+        batch_size: Of a process.
+    """
+
+    def __init__(self, loader: str = "loader", num_rows: int = NUM_ROWS, batch_size: int = 4) -> None:
+        super().__init__()
+        self.loader = loader
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+
+    def predict_dataloader(self) -> Any:
+        return LOADERS[self.loader](self.num_rows, self.batch_size)
+
+
+class Named(Data):
+    """Rows that name what lies in the batch; `harm` spoils them."""
+
+    def __init__(self, harm: str = "", loader: str = "tensors", batch_size: int = 4) -> None:
+        super().__init__(loader, batch_size=batch_size)
+        self.harm = harm
+
+    def prediction_rows(self, outputs: Tensor, batch: Any) -> Any:
+        pairs = zip(batch[1].tolist(), outputs.tolist(), strict=True)
+        rows = [{"name": f"row {k}", "third": round(value, 3)} for k, value in pairs]
+        if self.harm == "key":
+            rows[-1]["other"] = 1
+        if self.harm == "later" and batch[1][0] > 0:
+            rows = [{"name": ""} for _ in rows]
+        return rows[:-1] if self.harm == "short" else dict(enumerate(rows)) if self.harm == "dict" else rows
+
+
+class Old(Data):
+    """As it was written once."""
+
+    def prediction_rows(self, scores: Tensor) -> list[dict[str, Any]]:
+        return [{"score": score.item()} for score in scores]
+
+
+class PeakMemory(Callback):
+    """Prints the most memory that the process ever held, in KiB."""
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        status = Path("/proc/self/status").read_text()
+        print("peak", next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
