@@ -14,11 +14,13 @@ def write_data(folder: Path) -> None:
     x = 5 + 3 * torch.randn(90, 3, generator=generator) + target[:, None]
     for name, rows in (("train.csv", slice(0, 60)), ("test.csv", slice(60, 83))):
         with (folder / name).open("w", newline="") as file:
-            csv.writer(file).writerows([*row, k] for row, k in zip(x[rows].tolist(), target[rows].tolist(), strict=True))
+            csv.writer(file).writerows(
+                [*row, k] for row, k in zip(x[rows].tolist(), target[rows].tolist(), strict=True)
+            )
 
 
 def read(path):
-    with open(path) as file:
+    with path.open() as file:
         rows = [[float(value) for value in row] for row in csv.reader(file)]
     table = torch.tensor(rows)
     return table[:, :-1], table[:, -1].long()

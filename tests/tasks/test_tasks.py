@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import Done, run_process
+from tests.conftest import run_process
 from tests.processes import launch, processes
 from tests.stopping import fit, resume, rows, run_differences, run_main
 

@@ -1,0 +1,176 @@
+"""Metrics: each with its own counts, fed as its kind wants, for each data set, watched in the right direction."""
+
+import csv
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanSquaredError
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelRecall,
+)
+from torchmetrics.wrappers import ClasswiseWrapper
+
+from src.data.loader import TensorLoader
+from src.module import LitModule
+from tests.stopping import config, fit, rows, run_main
+from tests.test_module import Same, sgd, trainer
+
+LOGITS = torch.tensor([[4.0], [4.0], [0.5], [0.5]])
+TARGET = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+GENERATOR = torch.Generator().manual_seed(0)
+X, CLASSES = torch.randn(40, 4, generator=GENERATOR), torch.randint(0, 4, (40,), generator=GENERATOR)
+
+
+def results(module, x, target, batch_size):
+    (result,) = trainer().test(module, TensorLoader((x, target), batch_size), verbose=False)
+    return result
+
+
+def test_metrics_that_agree_on_the_first_batch_keep_counts_of_their_own():
+    metrics = {"a": BinaryAccuracy(), "strict": BinaryAccuracy(threshold=0.9), "middle": BinaryAccuracy(threshold=0.7)}
+    result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), LOGITS, TARGET, 2)
+    alone = {}
+    for name, threshold in (("a", 0.5), ("strict", 0.9), ("middle", 0.7)):
+        right = (LOGITS.sigmoid() > threshold).float() == TARGET
+        alone[f"test/{name}"] = float(right.float().mean())
+    assert {name: result[name] for name in alone} == alone
+    assert len(set(alone.values())) == 2
+
+
+def test_a_value_for_each_class_has_a_name_for_each():
+    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, {"f1": MulticlassF1Score(4, average=None)})
+    result = results(module, X, CLASSES, 7)
+    expected = MulticlassF1Score(4, average=None)(X, CLASSES)
+    assert [result[f"test/f1/{k}"] for k in range(4)] == pytest.approx(expected.tolist())
+
+
+class Named(LightningDataModule):
+    class_names = ("cat", "dog", "fox", "owl")
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(X, CLASSES), 8)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+FOUR = {"num_classes": 4}
+MANY = {
+    "f1": ("MulticlassF1Score", {**FOUR, "average": None}),
+    "confusion": ("MulticlassConfusionMatrix", FOUR),
+    "roc": ("MulticlassROC", {**FOUR, "thresholds": 5}),
+}
+
+
+def test_class_names_come_from_the_data_module_and_matrices_and_curves_go_into_files(tmp_path):
+    made = config(limit_train_batches=1, max_epochs=1)
+    made["data"] = {"class_path": "tests.engine.test_evaluation.Named"}
+    made["model"] |= {
+        "net": {"class_path": "torch.nn.Identity"},
+        "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
+        "metrics": {
+            name: {"class_path": f"torchmetrics.classification.{kind}", "init_args": options}
+            for name, (kind, options) in MANY.items()
+        },
+    }
+    made["model"]["net"] = {"class_path": "torch.nn.LayerNorm", "init_args": {"normalized_shape": 4}}
+    made["test_after_fit"] = True
+    run = fit(tmp_path, made)
+    assert {f"val/f1/{name}" for name in Named.class_names} <= rows(run)[0].keys()
+    with (run / "test_confusion.csv").open() as file:
+        table = torch.tensor([[float(value) for value in row] for row in csv.reader(file)])
+    assert table.shape == (4, 4)
+    assert table.sum() == 40
+    assert torch.equal(table.sum(dim=1), torch.bincount(CLASSES).float())
+    assert (run / "val_confusion.csv").is_file()
+    false_positives, true_positives, thresholds = torch.load(run / "test_roc.pt", weights_only=True)
+    assert false_positives.shape == true_positives.shape == (4, 5)
+    assert len(thresholds) == 5
+
+
+def test_several_labels_and_a_regression_metric_see_the_target_that_each_wants():
+    target = (X > 0.3).float() * 0.8 + 0.1  # smoothed
+    metrics = {"exact": MultilabelExactMatch(4), "recall": MultilabelRecall(4), "brier": MeanSquaredError()}
+    result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), X, target, 7)
+    whole, scores = (target > 0.5).int(), X.sigmoid()
+    assert result["test/exact"] == pytest.approx(float(MultilabelExactMatch(4)(scores, whole)))
+    assert result["test/recall"] == pytest.approx(float(MultilabelRecall(4)(scores, whole)))
+    assert result["test/brier"] == pytest.approx(float((scores - target).square().mean()))
+
+
+def test_a_wrapper_is_fed_like_what_it_wraps():
+    metrics = {"recall": ClasswiseWrapper(MultilabelRecall(4, average=None), labels=list("abcd"))}
+    result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), X, (X > 0.3).float(), 7)
+    expected = MultilabelRecall(4, average=None)(X.sigmoid(), (X > 0.3).int()).tolist()
+    found = [value for name, value in result.items() if name.startswith("test/recall/")]
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_several_data_sets_have_figures_of_their_own(form):
+    parts = {"day": slice(0, 11), "night": slice(11, 40)}
+    loaders = {name: TensorLoader((X[part], CLASSES[part]), 4) for name, part in parts.items()}
+    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, {"acc": MulticlassAccuracy(4, average="micro")})
+    validating = trainer()
+    for _ in range(2):  # the counts of one validation are not those of the next
+        validating.validate(module, loaders if form is dict else list(loaders.values()), verbose=False)
+        logged = {name: float(value) for name, value in validating.callback_metrics.items()}
+        expected = {}
+        for number, (name, part) in enumerate(parts.items()):
+            label = name if form is dict else number
+            x, target = X[part], CLASSES[part]
+            expected[f"val/acc/{label}"] = float((x.argmax(dim=1) == target).float().mean())
+            expected[f"val/loss/{label}"] = float(nn.functional.cross_entropy(x, target))
+        first = "day" if form is dict else "0"
+        expected |= {"val/acc": expected[f"val/acc/{first}"], "val/loss": expected[f"val/loss/{first}"]}
+        assert logged == pytest.approx(expected)
+
+
+EARLY = "lightning.pytorch.callbacks.EarlyStopping"
+PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
+
+
+def watching(kind: str, monitor: str, mode: str) -> dict:
+    options = {"monitor": monitor, "mode": mode}
+    if kind == "early":
+        made = config(callbacks=({"class_path": EARLY, "init_args": options},))
+    else:
+        made = config(scheduler=(PLATEAU, options))
+    made["model"]["metrics"] = {"r2": {"class_path": "torchmetrics.R2Score"}}
+    return made
+
+
+@pytest.mark.parametrize("kind", ["early", "plateau"])
+@pytest.mark.parametrize(
+    ("monitor", "mode", "right"),
+    [("val/r2", "min", "max"), ("val/loss", "max", "min"), ("val/r2", "max", None), ("val/loss", "min", None)],
+)
+def test_who_watches_in_the_wrong_direction_is_told_before_the_first_step(kind, monitor, mode, right, tmp_path, capfd):
+    run = fit(tmp_path, watching(kind, monitor, mode))
+    err = capfd.readouterr().err
+    if right:
+        assert f"watches {monitor} with mode: {mode}" in err
+        assert f"Set mode: {right}." in err
+        assert rows(run) == []
+    else:
+        assert rows(run)
+
+
+def test_the_best_checkpoint_follows_a_metric_of_one_of_several_sets(tmp_path):
+    from tests.tasks import sites
+    from tests.tasks.test_tasks import experiment
+
+    sites.write_data(tmp_path)
+    made = experiment("sites")
+    made["data"]["init_args"] = {"folder": str(tmp_path)}
+    run = fit(tmp_path, made)
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    score = best["callbacks"]["RunCheckpoint"]["best_score"]
+    assert score == pytest.approx(max(float(row["val/acc/night"]) for row in rows(run)))
+    assert run_main(["validate", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0

@@ -1,0 +1,317 @@
+"""What a batch, a loss and a step may be, and what is told where nobody can know."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanSquaredError
+from torchmetrics.classification import MulticlassAccuracy
+
+from src.data.loader import TensorLoader
+from src.engine.errors import UserError
+from src.engine.step import count_samples, loss_of, take_apart
+from src.module import LitModule
+from tests.processes import launch, processes, rows, weights
+from tests.stopping import fit, run_main
+from tests.test_module import Same, sgd, trainer
+
+
+def test_what_goes_into_the_net_and_what_is_the_target():
+    x, y = torch.zeros(2, 3), torch.ones(2)
+    assert take_apart((x, y)) == (x, y)
+    assert take_apart([x], needs_target=False) == (x, None)
+    assert take_apart(x, needs_target=False) == (x, None)
+    batch = {"input_ids": x, "attention_mask": y, "labels": y, "names": ["a", "b"]}
+    assert take_apart(batch) == ({"input_ids": x, "attention_mask": y}, y)
+
+
+@pytest.mark.parametrize(
+    ("batch", "problem"),
+    [
+        (torch.zeros(2, 3), r"no target for the loss. It was \(2, 3\) float32"),
+        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), r"has 3 parts, only \(x, target\) explains itself"),
+        ({"x": torch.zeros(2)}, r"no target for the loss. It was x \(2,\) float32"),
+        ({"x": torch.zeros(2), "y": torch.zeros(2), "label": 1}, "has label and y: which is the target"),
+    ],
+)
+def test_a_batch_that_does_not_say_what_it_is_is_refused(batch, problem):
+    with pytest.raises(UserError, match=rf"{problem}.*Say in LitModule.step\(\)"):
+        take_apart(batch)
+
+
+@pytest.mark.parametrize(
+    ("batch", "number"),
+    [
+        ((torch.zeros(5, 2), torch.zeros(5)), 5),
+        ({"a": torch.zeros(4, 2), "b": torch.zeros(4), "c": torch.zeros(())}, 4),
+        (torch.zeros(3), 3),
+        ([{"boxes": ["a", "b"]}, torch.zeros(6)], 6),
+        ({"names": ["a", "b", "c"]}, 3),
+        (SimpleNamespace(x=torch.zeros(7, 1), y=None), 7),
+    ],
+)
+def test_the_samples_of_a_batch_are_counted(batch, number):
+    assert count_samples(batch) == number
+
+
+def test_a_loss_may_give_a_mean_a_sum_with_its_weight_or_its_parts():
+    three, parts = torch.tensor(3.0), {"kl": torch.tensor(1.0), "mse": torch.tensor(2.0)}
+    assert loss_of(three, 4) == {"loss": three, "num_samples": 4}
+    made = loss_of((torch.tensor(6.0), 4), 2)
+    assert (made["loss"], made["num_samples"]) == (1.5, 4)
+    assert isinstance(made["num_samples"], torch.Tensor)
+    assert loss_of({"loss": three, **parts}, 4) == {"loss": three, "num_samples": 4, "parts": parts}
+    for wrong in (torch.zeros(3), "loss", {"kl": three}):
+        with pytest.raises(UserError, match=r"has to give one number, \(sum, weight\), or a dict"):
+            loss_of(wrong, 4)
+
+
+def test_a_net_that_returns_an_object_is_taken_at_its_word():
+    class Pretrained(Same):
+        def forward(self, input_ids, labels=None):
+            logits = super().forward(input_ids)
+            loss = None if labels is None else (logits.sum(dim=1) - labels).square().mean()
+            return SimpleNamespace(loss=loss, logits=logits)
+
+    x, y = torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 4.0, 9.0])
+    module = LitModule(Pretrained(), None, sgd, activation="identity")
+    output = module.step({"input_ids": x, "labels": y})
+    assert (float(output.loss.detach()), output.num_samples) == (pytest.approx(1 / 3), 3)
+    assert torch.equal(module.predict_step({"input_ids": x}, 0), x)
+    # With a loss of one's own its logits alone are used.
+    output = LitModule(Pretrained(), nn.MSELoss(), sgd).step({"input_ids": x, "labels": x + 2})
+    assert output.loss == 4.0
+
+
+PAIR = (torch.tensor([[3.0, 1.0]]), torch.tensor([[-2.0, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "problem"),
+    [
+        (nn.CrossEntropyLoss(), PAIR, r"holds no probabilities.*x \(1, 2\) float32, target \(1, 2\) float32"),
+        (nn.MSELoss(), (torch.zeros(4, 1), torch.zeros(4)), r"has shape \(4,\); for outputs of shape \(4, 1\)"),
+        (nn.L1Loss(), (torch.zeros(4, 3), torch.zeros(4, 1)), r"has shape \(4, 1\)"),
+        (nn.CrossEntropyLoss(), (torch.zeros(4, 3), torch.zeros(4, 1).long()), r"has shape.*has to have shape \(4,\)"),
+        (nn.BCEWithLogitsLoss(), (torch.zeros(4, 3), ["a"] * 4), "is a list"),
+    ],
+)
+def test_a_second_part_that_cannot_be_the_target_is_refused(loss, batch, problem):
+    with pytest.raises(UserError, match=f"The target of {type(loss).__name__} {problem}"):
+        LitModule(Same(), loss, sgd).step(batch)
+
+
+def test_probabilities_are_targets_of_cross_entropy():
+    target = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    metrics = {"acc": MulticlassAccuracy(2, average="micro")}
+    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics)
+    x = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
+    (result,) = trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+    assert result["test/acc"] == 0.5
+    assert result["test/loss"] == pytest.approx(float(nn.functional.cross_entropy(x, target)))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_a_loss_that_is_no_mean_is_refused(reduction):
+    with pytest.raises(UserError, match=rf"model.loss.reduction='{reduction}'.*returns \(sum, weight\)"):
+        LitModule(Same(), nn.MSELoss(reduction=reduction), sgd)
+
+
+X = torch.randn(13, 3, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(13) % 3
+IMAGES = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+PIXELS = (torch.arange(52) % 4).reshape(13, 2, 2)  # class 3 is none
+ONLY_PADDING = PIXELS.clone()
+ONLY_PADDING[:3] = 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 13])
+@pytest.mark.parametrize(
+    ("loss", "x", "target"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 16.0])), X, CLASSES),
+        (nn.NLLLoss(weight=torch.tensor([1.0, 5.0, 16.0])), X, CLASSES),
+        (nn.CrossEntropyLoss(ignore_index=3), IMAGES, PIXELS),
+        (nn.CrossEntropyLoss(ignore_index=3, weight=torch.tensor([1.0, 2.0, 3.0])), IMAGES, PIXELS),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0, 16.0])), X, (X > 0).float()),
+    ],
+    ids=["weights", "nll", "ignored", "ignored and weights", "pos_weight"],
+)
+def test_the_logged_loss_is_that_of_all_samples_whatever_the_batches(loss, x, target, batch_size):
+    module = LitModule(Same(), loss, sgd)
+    (result,) = trainer().test(module, TensorLoader((x, target), batch_size), verbose=False)
+    assert result["test/loss"] == pytest.approx(float(loss(x, target)), rel=1e-6)
+    fitting = trainer(max_epochs=1)
+    fitting.fit(module, TensorLoader((x, target), batch_size))
+    assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss(x, target)), rel=1e-6)
+
+
+def test_a_batch_of_nothing_but_padding_counts_for_nothing():
+    loss = nn.CrossEntropyLoss(ignore_index=3)
+    module = LitModule(Same(), loss, sgd)
+    (result,) = trainer().test(module, TensorLoader((IMAGES, ONLY_PADDING), 3), verbose=False)
+    assert result["test/loss"] == pytest.approx(float(loss(IMAGES, ONLY_PADDING)), rel=1e-6)
+
+
+class SumOverWeight(nn.Module):
+    """A loss of one's own: the sum, and what it is a sum over."""
+
+    def forward(self, values, target):
+        weight = 1 + target.abs()
+        return (weight * (values - target).square()).sum(), weight.sum()
+
+
+def test_a_loss_of_ones_own_that_gives_sum_and_weight():
+    x, target = X[:, :1], X[:, 1:2]
+    module = LitModule(Same(), SumOverWeight(), sgd, activation="identity")
+    (result,) = trainer().test(module, TensorLoader((x, target), 4), verbose=False)
+    total, weight = SumOverWeight()(x, target)
+    assert result["test/loss"] == pytest.approx(float(total / weight), rel=1e-6)
+
+
+def test_parts_of_the_loss_are_means_over_the_samples():
+    class Parts(nn.Module):
+        def forward(self, values, target):
+            mse, l1 = (values - target).square().mean(), (values - target).abs().mean()
+            return {"loss": mse + l1, "mse": mse, "l1": l1}
+
+    x, target = X[:, :1], X[:, 1:2]
+    module = LitModule(Same(), Parts(), sgd)
+    (result,) = trainer().test(module, TensorLoader((x, target), 4), verbose=False)
+    assert result["test/mse"] == pytest.approx(float((x - target).square().mean()), rel=1e-6)
+    assert result["test/l1"] == pytest.approx(float((x - target).abs().mean()), rel=1e-6)
+    assert result["test/loss"] == pytest.approx(result["test/mse"] + result["test/l1"], rel=1e-6)
+
+
+class OwnLoss(nn.Module):
+    def forward(self, values, target):
+        return (values - target).square().mean()
+
+
+def test_who_needs_scores_that_nobody_named_is_told():
+    module = LitModule(Same(), OwnLoss(), sgd, metrics={"mse": MeanSquaredError()})
+    told = r"what turns the outputs into scores: OwnLoss does not tell. Set --model.activation sigmoid"
+    with pytest.raises(UserError, match=told):
+        trainer().test(module, TensorLoader((X, X), 4), verbose=False)
+    with pytest.raises(UserError, match=told):
+        module.predict_step(X, 0)
+    # Without a metric nobody needs them.
+    trainer().test(LitModule(Same(), OwnLoss(), sgd), TensorLoader((X, X), 4), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "scores"),
+    [
+        (nn.BCEWithLogitsLoss(), X.sigmoid()),
+        (nn.CrossEntropyLoss(), X.softmax(dim=1)),
+        (nn.NLLLoss(), X.exp()),
+        (nn.BCELoss(), X),
+        (nn.SmoothL1Loss(), X),
+    ],
+)
+def test_a_known_loss_tells_what_the_outputs_are(loss, scores):
+    assert torch.equal(LitModule(Same(), loss, sgd).scores(X), scores)
+
+
+def test_an_activation_of_ones_own():
+    assert torch.equal(LitModule(Same(), OwnLoss(), sgd, activation=nn.Tanh()).scores(X), X.tanh())
+
+
+class OwnSteps(LitModule):
+    """As Lightning's manual has it: a step of its own that logs by itself."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.mse_loss(self.net(x), y)
+        self.log("train/loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val/loss", (self.net(x) - y).abs().mean())
+
+
+def test_a_step_of_ones_own_logs_its_own_numbers_and_no_others():
+    module, loader = OwnSteps(Same(), nn.MSELoss(), sgd), TensorLoader((X, X + 2), 4)
+    fitting = trainer(max_epochs=1)
+    fitting.fit(module, loader, loader)
+    logged = {name: float(value) for name, value in fitting.callback_metrics.items()}
+    assert logged == {"train/loss": pytest.approx(4.0), "val/loss": pytest.approx(2.0)}
+
+
+class Both(LitModule):
+    """Calls the step above and logs a number of the same name."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val/loss", torch.tensor(7.0))
+
+
+def test_a_name_that_a_subclass_logs_is_its_own():
+    module = Both(Same(), nn.MSELoss(), sgd, metrics={"mse": MeanSquaredError()})
+    (result,) = trainer().validate(module, TensorLoader((X, X + 2), 4), verbose=False)
+    assert result == {"val/loss": 7.0, "val/mse": pytest.approx(4.0)}
+
+
+def unequal(loss: dict) -> dict:
+    return {
+        "seed_everything": 0,
+        "experiment": "sums",
+        "model": {
+            "net": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 3}},
+            "loss": loss,
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+        },
+        "data": {"class_path": "tests.engine.test_step.Data"},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+
+
+class Data(LightningDataModule):
+    def __init__(self, batch_size: int = 6):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(X, CLASSES), self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(X, CLASSES), self.batch_size)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.mark.slow
+def test_processes_train_like_one_where_classes_have_weights(tmp_path):
+    loss = {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"weight": [1.0, 5.0, 16.0]}}
+    one = fit(tmp_path / "1", unequal(loss))
+    for number in (2, 3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "sums.yaml").write_text(yaml.safe_dump(unequal(loss)))
+        size = f"--data.batch_size={6 // number}"
+        launch("fit", "--config", "sums.yaml", size, *processes(number), cwd=folder)
+        for name, value in weights(one).items():
+            assert torch.allclose(weights(folder / "runs/sums/version_0")[name], value, rtol=1e-5, atol=1e-6)
+        for left, right in zip(rows(one), rows(folder / "runs/sums/version_0"), strict=True):
+            assert left == pytest.approx(right, rel=1e-5)
+
+
+NAMED = {"model": "Classifier", "data": "Data"}
+
+
+def test_any_module_may_be_named_and_lit_module_need_not_be(tmp_path, capfd):
+    plain = unequal({"class_path": "torch.nn.CrossEntropyLoss"})
+    run = fit(tmp_path / "a", plain)
+    assert torch.load(run / "checkpoints/last.ckpt")["config"]["model"]["class_path"] == "src.module.LitModule"
+    named = plain | {
+        "model": {"class_path": "tests.tasks.plain.Classifier"},
+        "data": {"class_path": "tests.tasks.plain.Data"},
+    }
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(named))
+    assert run_main(["fit", "--config", str(tmp_path / "b.yaml"), "--model.lr=text"]) == 2
+    assert "lr" in capfd.readouterr().err
