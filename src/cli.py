@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.engine.config_files import LOCAL, check, read_env_file
-from src.engine.errors import READ_WELL, UserError, devices_here, instantiate, one_line
+from src.engine.errors import READ_WELL, UserError, devices_here, explained, instantiate, one_line
 from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
@@ -164,6 +164,6 @@ def main(args: list[str] | None = None) -> CLI:
         return CLI(args)
     except Exception as error:
         leave_if_told(error)
-        if not isinstance(error, READ_WELL):
-            raise
-        sys.exit(f"error: {one_line(error)}")
+        if told := explained(error):
+            sys.exit(f"error: {told}")
+        raise

@@ -63,9 +63,22 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     raise first
 
 
+# What a library says of a run in many lines, by a word of it, and what to do.
+IN_OTHER_WORDS = {
+    "find_unused_parameters": "Some parameters got no gradient in a step, which DDP does not expect. Set "
+    "--trainer.strategy ddp_find_unused_parameters_true, or let the loss use them.",
+}
+
+
 def one_line(error: BaseException) -> str:
     """A mistake in a line."""
     return " ".join(str(error).split())
+
+
+def explained(error: BaseException) -> str:
+    """What to say in a line in place of a traceback; nothing of an error in a user's own code."""
+    told = next((advice for word, advice in IN_OTHER_WORDS.items() if word in str(error)), "")
+    return told or (one_line(error) if isinstance(error, READ_WELL) else "")
 
 
 def devices_here() -> str:

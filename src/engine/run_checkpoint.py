@@ -133,8 +133,9 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._save_due(trainer)
 
     def _say_that_it_is_not_logged(self, trainer: Trainer) -> None:
-        logged = f"there are {', '.join(sorted(trainer.callback_metrics))}" if trainer.callback_metrics else "nothing is"
-        told = f"checkpoint.monitor={self.monitor!r} is not logged; {logged}. Set --checkpoint.monitor."
+        logged = ", ".join(sorted(trainer.callback_metrics))
+        there = f"there are {logged}" if logged else "nothing is"
+        told = f"checkpoint.monitor={self.monitor!r} is not logged; {there}. Set --checkpoint.monitor."
         if self.monitor != "val/loss":
             raise UserError(told)
         if trainer.sanity_checking and trainer.is_global_zero:

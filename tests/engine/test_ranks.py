@@ -1,8 +1,9 @@
 """When a process ends the others leave: its error is the last thing on the screen."""
 
 import pytest
+import torch
 
-from tests.processes import MNIST, XOR, fail, finish, processes, start
+from tests.processes import MNIST, XOR, fail, finish, launch, processes, start
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +36,21 @@ def test_the_report_of_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_p
     report = done.stderr[done.stderr.index("Root Cause") :]
     assert "RuntimeError: rank 1 broke down" in report
     assert "gloo/transport" not in done.stderr
+
+
+class Unused(torch.nn.Linear):
+    """A layer, and one that nobody calls."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.idle = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.slow
+def test_parameters_without_a_gradient_are_told_in_one_line_with_the_option(tmp_path):
+    net = ("--model.net", f"{Unused.__module__}.Unused", "--trainer.max_epochs=1")
+    done = finish(start("fit", *XOR, *processes(2), *net, cwd=tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.count("ddp_find_unused_parameters_true") == 1
+    assert "Traceback" not in done.stderr
+    launch("fit", *XOR, *processes(2), *net, "--trainer.strategy=ddp_find_unused_parameters_true", cwd=tmp_path)
