@@ -9,7 +9,7 @@ from src.engine.console import Console, Progress
 from src.engine.errors import Errors
 from src.engine.finite import Finite
 from src.engine.metrics_csv import MetricsCsv
-from src.engine.predictions_csv import PredictionsCsv
+from src.engine.predictions.callback import PredictionsCsv
 from src.engine.resume import Resume
 from src.engine.run import Run, RunCallback
 from src.engine.run_checkpoint import RunCheckpoint

@@ -3,7 +3,6 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 
 from src.engine.errors import UserError
 
@@ -32,7 +31,7 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
         UserError: If one does.
     """
     watchers: list[tuple[str, str | None, str]] = [
-        ("EarlyStopping", each.monitor, each.mode) for each in trainer.callbacks if isinstance(each, EarlyStopping)
+        ("EarlyStopping", each.monitor, each.mode) for each in trainer.early_stopping_callbacks
     ]
     for config in trainer.lr_scheduler_configs:
         if mode := getattr(config.scheduler, "mode", None):

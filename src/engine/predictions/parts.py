@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.outputs import Column, different_keys
-from src.engine.prediction_kinds import Kind, kind_of
+from src.engine.predictions.kinds import Kind, kind_of
+from src.engine.predictions.outputs import Column, different_keys
 
 Key = tuple[int, int]  # the loader's number, the sample's place in its data
 

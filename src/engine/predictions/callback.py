@@ -10,11 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.errors import UserError
 from src.engine.order import leaves
-from src.engine.outputs import Column, Outputs, by_sample, first_rows
-from src.engine.prediction_files import PredictionFiles
-from src.engine.prediction_parts import Part, Written, join
+from src.engine.predictions.files import PredictionFiles
+from src.engine.predictions.outputs import Column, Outputs, by_sample, first_rows
+from src.engine.predictions.parts import Part, Written, join
+from src.engine.predictions.table import lines
 from src.engine.run import RunCallback
-from src.engine.table import lines
 
 
 class PredictionsCsv(RunCallback):

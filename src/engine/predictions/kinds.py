@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.outputs import Column, mixed
+from src.engine.predictions.outputs import Column, mixed
 
 MAX_COLUMNS = 64  # numbers of one name that become columns of a table
 

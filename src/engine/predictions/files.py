@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from src.engine.errors import UserError
-from src.engine.prediction_kinds import Kind
-from src.engine.prediction_parts import Written, merge, writing
-from src.engine.predictions_pt import PredictionsPt
+from src.engine.predictions.kinds import Kind
+from src.engine.predictions.parts import Written, merge, writing
+from src.engine.predictions.pt import PredictionsPt
 
 
 class PredictionFiles:

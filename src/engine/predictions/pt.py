@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
-from src.engine.prediction_kinds import Kind
+from src.engine.predictions.kinds import Kind
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shape and dtype, in the order of the file
 
