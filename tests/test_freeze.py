@@ -1,10 +1,147 @@
 """A part of the net that stays as it is for a while."""
 
+from typing import ClassVar
+
+import pytest
 import torch
 import yaml
+from torch import nn
 
+from src.module import LitModule
 from tests import stopping
 from tests.conftest import CONFIGS
+
+
+class Normed(nn.Module):
+    """An encoder with two norms, a norm of its own, a head, and a weight that is never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.norm = nn.SyncBatchNorm(8)
+        self.head = nn.Linear(8, 1)
+        self.scale = nn.Module()
+        self.scale.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        encoded = self.encoder(x)
+        # On a CPU a SyncBatchNorm works in evaluation only.
+        return self.head(encoded if self.norm.training else self.norm(encoded)) * self.scale.fixed
+
+
+class Watch(stopping.Stop):
+    """Part of every run: notes which parts train, in steps."""
+
+    seen: ClassVar[list[dict[str, bool]]] = []
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        if module.training:
+            self.seen.append({name: part.training for name, part in module.net.named_modules()})
+
+
+class Loud(LitModule):
+    """Does what many do after a validation."""
+
+    def on_validation_model_train(self):
+        self.train()
+
+
+def experiment(freeze, **more):
+    """A run of the net above with Freeze."""
+    callbacks = ({"class_path": "src.callbacks.freeze.Freeze", "init_args": freeze},) if freeze is not None else ()
+    made = stopping.config(callbacks=callbacks, **more)
+    made["trainer"]["callbacks"][0] = {"class_path": f"{__name__}.Watch"}
+    made["model"]["net"] = {"class_path": f"{__name__}.Normed"}
+    return made
+
+
+@pytest.fixture
+def fit_normed(cli, tmp_path):
+    """Fit it; returns the weights, and leaves the modes of the parts in each step in Watch.seen."""
+
+    def fit(freeze, *more, epochs=2):
+        (tmp_path / "sums.yaml").write_text(yaml.safe_dump(experiment(freeze, max_epochs=epochs)))
+        number = len(list(tmp_path.glob("runs/sums/*")))
+        Watch.seen.clear()
+        done = cli("fit", "--config", "sums.yaml", *more)
+        assert done.code == 0, done.err
+        return {name.removeprefix("net."): value for name, value in load(number=number)["state_dict"].items()}
+
+    return fit
+
+
+def changed(one, two):
+    """The parts of which anything differs, running statistics included."""
+    return {name.rpartition(".")[0] for name in one if not torch.equal(one[name], two[name])}
+
+
+NORMS = {"encoder.1", "encoder.4", "norm"}
+REST = {"encoder.0", "encoder.3", "head"}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trained"),
+    [
+        ({"modules": ["net.encoder"]}, {"head"}),
+        ({"modules": ["net.encoder.*"]}, {"head"}),
+        ({"modules": ["net.encoder.[01]"], "types": ["SyncBatchNorm"]}, {"encoder.3", "encoder.4", "head"}),
+        ({"types": ["BatchNorm1d"]}, REST),
+        ({"types": ["_BatchNorm"]}, REST),
+        ({"types": ["Linear"]}, NORMS - {"norm"}),
+    ],
+    ids=str,
+)
+def test_what_is_frozen_keeps_weights_and_running_statistics_all_else_learns(fit_normed, freeze, trained):
+    one, three = (fit_normed(freeze, epochs=epochs) for epochs in (1, 3))
+    assert changed(one, three) == trained
+
+
+def test_nothing_frozen_learns_all_but_what_the_net_keeps_fixed(fit_normed):
+    assert changed(fit_normed(None, epochs=1), fit_normed(None, epochs=3)) == REST | NORMS - {"norm"}
+
+
+VALIDATE_AMID_AN_EPOCH = "--trainer.val_check_interval=3"
+
+
+@pytest.mark.parametrize("more", [[], [f"--model={__name__}.Loud"]], ids=["as Lightning does", "by a hook"])
+def test_after_a_validation_amid_an_epoch_it_is_still_frozen_and_the_rest_trains(fit_normed, more):
+    fit_normed({"types": ["_BatchNorm"]}, VALIDATE_AMID_AN_EPOCH, *more)
+    assert len(Watch.seen) == 24
+    for modes in Watch.seen:
+        assert {name for name, training in modes.items() if not training} == NORMS
+
+
+def test_what_was_frozen_trains_later_and_what_the_net_keeps_fixed_does_not(fit_normed):
+    freeze = {"modules": ["net.encoder*", "net.scale"], "until_epoch": 2}
+    two, three = (fit_normed(freeze, epochs=epochs) for epochs in (2, 3))
+    assert changed(two, three) == {"head", *(f"encoder.{number}" for number in (0, 1, 3, 4))}
+    assert [modes["encoder.1"] for modes in Watch.seen] == [False] * 24 + [True] * 12
+
+
+@pytest.mark.parametrize("step", [6, 12, 20, 24, 30])
+def test_a_run_that_was_stopped_freezes_and_thaws_as_one_that_was_not(tmp_path, step):
+    made = experiment({"types": ["BatchNorm1d"], "until_epoch": 2})
+    whole = stopping.fit(tmp_path / "whole", made)
+    stopped = stopping.fit(tmp_path / "stopped", made, stop_at=("on_train_batch_start", step))
+    assert stopping.resume(stopped) == 0
+    assert stopping.run_differences(whole, stopped) == []
+
+
+WRONG = {
+    "a pattern": ({"modules": ["net.decoder.*"]}, "there is no module net.decoder.*; there are"),
+    "a type": ({"types": ["BatchNrom1d"]}, "no module is a BatchNrom1d; there are"),
+    "nothing": ({}, "name what is to be frozen, by modules or types"),
+}
+
+
+@pytest.mark.parametrize(("freeze", "hint"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_one_clear_error(cli, tmp_path, freeze, hint):
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(experiment(freeze)))
+    done = cli("fit", "--config", "sums.yaml")
+    assert done.code == 1
+    assert hint in done.err
+    assert ("net.encoder.0" in done.err) == ("types" not in freeze)
+    assert ("BatchNorm1d" in done.err) == ("types" in freeze)
 
 
 def load(name="last", number=0):
@@ -27,4 +164,5 @@ def test_freezing_what_is_not_there_names_what_is(cli, tmp_path):
     (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
     done = cli("fit", "--config", "sums.yaml", "--config", CONFIGS / "callbacks/freeze.yaml")
     assert done.code != 0
-    assert "no module net.layers.1; there are net, net.0" in done.err
+    assert "there is no module net.layers.1; there are" in done.err
+    assert "net, net.0, net.1" in done.err
