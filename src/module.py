@@ -8,8 +8,11 @@ from torchmetrics import Metric
 
 from src.engine.base_module import BaseModule
 from src.engine.errors import UserError
+from src.engine.param_groups import Group, build_optimizer, build_scheduler
 from src.engine.step import StepOutput, count_samples, loss_of, take_apart
 from src.engine.torch_losses import Activation, activation_of, check_target, mean_over, refuse_sum
+
+__all__ = ["LitModule", "StepOutput"]
 
 
 class LitModule(BaseModule):
@@ -28,6 +31,7 @@ class LitModule(BaseModule):
             steps of the run, whatever its epochs, batches and devices.
         scheduler_interval: When the scheduler moves on.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
+        groups: Options of the optimizer for some parameters, by patterns of their names; see `src.engine.param_groups`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -40,20 +44,23 @@ class LitModule(BaseModule):
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
         activation: Activation | nn.Module | None = None,
+        groups: list[Group] | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__(metrics, compile)
         refuse_sum(loss)
         self.net = net
-        self.loss = loss
+        self.loss: Any = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
+        self.groups = groups
         self.activation = activation or activation_of(loss)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the net gives: logits."""
-        return self.net(*args, **kwargs)
+    def forward(self, inputs: Any) -> Any:
+        """Logits of x, or of a dict with the net's keywords."""
+        outputs = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
+        return getattr(outputs, "logits", outputs)
 
     def step(self, batch: Any) -> StepOutput:
         """What a batch is and what it gives: override it for batches, nets or losses of another kind."""
@@ -61,8 +68,7 @@ class LitModule(BaseModule):
             outputs = self.net(**batch)
             return StepOutput(outputs.loss, count_samples(batch), outputs.logits, take_apart(batch, False)[1])
         inputs, target = take_apart(batch)
-        logits = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
-        logits = getattr(logits, "logits", logits)
+        logits = self(inputs)
         if self.is_first_batch():
             check_target(self.loss, logits, target, batch)
         value = self.loss(logits, target)
@@ -100,15 +106,13 @@ class LitModule(BaseModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Scores of a batch; it may lack the target."""
-        inputs, _ = take_apart(batch, needs_target=False)
-        outputs = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
-        return self.scores(getattr(outputs, "logits", outputs))
+        return self.scores(self(take_apart(batch, needs_target=False)[0]))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = build_optimizer(self.optimizer, self, self.groups)
         if self.scheduler is None:
             return optimizer
-        scheduler = self.fill_total_steps(self.scheduler)(optimizer)
+        scheduler = build_scheduler(self.fill_total_steps(self.scheduler), optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = scheduler.monitor

@@ -1,7 +1,5 @@
 """Options of the optimizer for some parameters, by their names."""
 
-import inspect
-
 import pytest
 import torch
 import yaml
@@ -9,7 +7,6 @@ from torch import nn
 
 from src.engine.errors import UserError
 from src.engine.param_groups import build_optimizer, build_scheduler, param_groups
-from src.module import LitModule
 from tests import stopping
 
 
@@ -136,8 +133,6 @@ def test_an_optimizer_of_ones_own_may_read_what_it_likes():
     assert optimizer.param_groups[1]["orthogonal"]
 
 
-# `groups` is an argument of LitModule; a test of the command line needs it there.
-wired = pytest.mark.skipif("groups" not in inspect.signature(LitModule).parameters, reason="LitModule takes no groups")
 GROUPS = [
     {"names": ["net.0.*"], "lr": 0},
     {"names": ["*.bias"], "lr_scale": 0.1, "betas": [0.5, 0.9], "amsgrad": True, "fused": None},
@@ -155,7 +150,6 @@ def saved(number=0):
     return torch.load(f"runs/sums/version_{number}/checkpoints/last.ckpt", weights_only=True)
 
 
-@wired
 def test_groups_in_yaml_and_on_the_command_line_train_each_at_its_rate(cli, tmp_path):
     for more in ([], ["--trainer.max_epochs=1"], ["--model.groups", '[{names: ["net.0.*"], lr: 1e-3}]']):
         done = cli(*experiment(tmp_path, GROUPS), *more)
@@ -169,7 +163,6 @@ def test_groups_in_yaml_and_on_the_command_line_train_each_at_its_rate(cli, tmp_
     assert other["optimizer_states"][0]["param_groups"][1]["initial_lr"] == 0.001
 
 
-@wired
 def test_a_resumed_run_with_groups_ends_with_the_bits_of_one_never_stopped(cli, tmp_path):
     assert cli(*experiment(tmp_path, GROUPS)).code == 0
     assert cli(*experiment(tmp_path, GROUPS), "--trainer.max_epochs=2").code == 0
@@ -179,14 +172,12 @@ def test_a_resumed_run_with_groups_ends_with_the_bits_of_one_never_stopped(cli, 
     assert done.code == 0, done.err
 
 
-@wired
 def test_no_groups_change_nothing(cli, tmp_path):
     assert cli(*experiment(tmp_path, None)).code == 0
     assert cli(*experiment(tmp_path, [{"names": ["*"]}])).code == 0
     assert stopping.differences(saved(0)["state_dict"], saved(1)["state_dict"]) == []
 
 
-@wired
 def test_a_mistake_in_yaml_is_one_line(cli, tmp_path):
     done = cli(*experiment(tmp_path, [{"names": ["head.*"], "lr": 0.1}]))
     assert done.code == 1

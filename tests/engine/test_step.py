@@ -121,8 +121,8 @@ def test_a_loss_that_is_no_mean_is_refused(reduction):
         LitModule(Same(), nn.MSELoss(reduction=reduction), sgd)
 
 
-X = torch.randn(13, 3, generator=torch.Generator().manual_seed(0))
-CLASSES = torch.arange(13) % 3
+X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(16) % 3
 IMAGES = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 PIXELS = (torch.arange(52) % 4).reshape(13, 2, 2)  # class 3 is none
 ONLY_PADDING = PIXELS.clone()

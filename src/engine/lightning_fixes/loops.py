@@ -103,6 +103,10 @@ class SyncedLog:
         if kwargs.get("on_epoch") or self._module._current_fx_name != "training_step":
             kwargs.setdefault("sync_dist", not kwargs.get("rank_zero_only", False))
         self._log(name, value, *args, **kwargs)
+        for result in (self._module.trainer._results or {}).values():
+            if result.meta.name == name and result.is_tensor and result.meta.is_mean_reduction:
+                # The number of samples is averaged, too: 17 of two processes, a whole number, would become 8.
+                result.cumulated_batch_size = result.cumulated_batch_size.to(result.value.dtype)
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, list[torch.Tensor]]:
