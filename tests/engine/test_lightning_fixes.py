@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from src.engine.lightning_fixes.loops import settle
 from src.engine.lightning_fixes.parts import (
     EmaAlsoInTheTest,
     NoProfiler,
@@ -405,3 +406,82 @@ def test_lightning_still_ends_workers_by_the_name_of_a_loaders_own_iterator():
     combined = CombinedLoader([holds])
     combined.reset()
     assert holds._iterator is None, "Lightning ends workers in another way: EndsWorkers may go, or has to follow"
+
+
+# --- SyncedLog, running_logs, hand_back_between_epochs
+
+
+class Logs(Plain):
+    """Logs the mean of what it was given, over an epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("batch", torch.tensor(float(batch_idx)), on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def test_lightning_still_forgets_what_was_logged_before_a_resume(tmp_path):
+    path, trainers = tmp_path / "a.ckpt", [plain(Save(tmp_path / "a.ckpt", "on_train_batch_end", 2)), plain()]
+    for trainer in trainers:
+        trainer.fit_loop.max_epochs = 1
+        trainer.fit(Logs(), DATA, ckpt_path=path if trainer is trainers[1] else None, weights_only=True)
+    whole, resumed = (float(trainer.callback_metrics["batch"]) for trainer in trainers)
+    assert (whole, resumed) == (1.0, 2.0), "the mean is that of the whole epoch: running_logs can go"
+
+
+class Keeps:
+    """Batches that know their place."""
+
+    def __init__(self) -> None:
+        self.loaded: list[Any] = []
+
+    def __iter__(self) -> Any:
+        return iter([(torch.ones(1, 1),)] * 3)
+
+    def __len__(self) -> int:
+        return 3
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": 3}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded.append(state)
+
+
+def test_lightning_still_hands_back_no_position_between_two_epochs(tmp_path):
+    path, keeps = tmp_path / "a.ckpt", Keeps()
+    plain(Save(path, "on_train_epoch_start", 2), max_epochs=2).fit(Plain(), keeps)
+    checkpoint = torch.load(path, weights_only=True)
+    loops = checkpoint["loops"]["fit_loop"]
+    settle(loops, plain(max_epochs=2))
+    assert loops["state_dict"]["combined_loader"] == [{"place": 3}]
+    torch.save(checkpoint, path)
+    plain(max_epochs=2).fit(Plain(), keeps, ckpt_path=path, weights_only=True)
+    assert keeps.loaded == [], "it was handed back: hand_back_between_epochs can go"
+
+
+TWO = """
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+class Module(LightningModule):
+    def test_step(self, batch, batch_idx):
+        number = torch.tensor(float(self.global_rank))
+        self.log("own", number, batch_size=8 + self.global_rank)
+        self.log("synced", number, batch_size=8 + self.global_rank, sync_dist=True)
+
+if __name__ == "__main__":
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False)
+    trainer.test(Module(), DataLoader(TensorDataset(torch.ones(2, 1))), verbose=False)
+    if trainer.is_global_zero:
+        print("found", *(float(trainer.callback_metrics[name]) for name in ("own", "synced")))
+"""
+
+
+@pytest.mark.slow
+def test_lightning_still_logs_the_mean_of_one_process_and_averages_counts_as_whole_numbers(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    done = subprocess.run([sys.executable, "two.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    own, synced = map(float, re.findall(r"found (\S+) (\S+)", done.stdout)[0])
+    assert own == 0.0, "a mean is over all processes: SyncedLog need not set sync_dist"
+    assert synced == pytest.approx(9 / 16), "9 of 17 samples: the last lines of SyncedLog can go"
