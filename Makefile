@@ -22,6 +22,10 @@ lint: .venv/ready ## Check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+format: .venv/ready ## Put the format in order, and of the style what needs no thought
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
 new: .venv/ready ## Write the files of a new task from an example: make new NAME=iris FROM=rows
 	@$(BIN)/python -m src new "$(NAME)" --from "$(or $(FROM),rows)"
 
@@ -43,4 +47,4 @@ lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup train test test-slow lint new remove-examples bench lock
+.PHONY: help setup train test test-slow lint format new remove-examples bench lock

@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch.distributed import TCPStore, is_initialized  # type: ignore[attr-defined]
+from torch.distributed import TCPStore, is_initialized
 
 CHILD_ENDS_WITHIN_S = 20
 
