@@ -63,7 +63,7 @@ def may_import(parts: tuple[str, ...], name: str) -> bool:
         case "tools":  # each for itself, by the two doors that a user has
             return within("src.cli", "src.module", ".".join(["src", *parts[:2]])) or not within("src")
         case "models":  # nets know nothing of training
-            return within("src.models", "torch", *sys.stdlib_module_names)
+            return within("src.models") or not within("src", "lightning", "pytorch_lightning", "torchmetrics")
         case "cli":
             return not within("src.tools")
         case "__main__":  # only when called, by importlib
