@@ -4,7 +4,6 @@ import ast
 import functools
 import re
 import subprocess
-import sys
 import traceback
 from pathlib import Path
 
