@@ -67,6 +67,8 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 IN_OTHER_WORDS = {
     "find_unused_parameters": "Some parameters got no gradient in a step, which DDP does not expect. Set "
     "--trainer.strategy ddp_find_unused_parameters_true, or let the loss use them.",
+    "different number of parameter groups": "The run's optimizer has other groups of parameters than model.groups now "
+    "says. Leave model.groups as it was, or begin a new run from the weights (--transfer.weights).",
 }
 
 

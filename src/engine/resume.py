@@ -1,16 +1,16 @@
 """What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped."""
 
-import random
 import sys
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import add_to_running_logs, align_reloads, running_logs
+from src.engine.random_state import random_state, set_random_state
+from src.engine.resume_options import options_in_use, take_up_options
 from src.engine.run import RunCallback
 
 
@@ -35,6 +35,8 @@ class Resume(RunCallback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._world_size = trainer.world_size
+        # An option, which Lightning takes for a state.
+        self._patience = {each.state_key: each.patience for each in trainer.early_stopping_callbacks}
 
     def state_dict(self) -> dict[str, Any]:
         states: list[Any] = [random_state()]
@@ -49,6 +51,7 @@ class Resume(RunCallback):
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
+        checkpoint["options"] = options_in_use(trainer, module)
         checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
@@ -61,6 +64,7 @@ class Resume(RunCallback):
         loaded, self._loaded = self._loaded, {}
         if loaded:
             align_reloads(trainer)
+            self._take_up_options(trainer, module, loaded)
         self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
         self._take_up(trainer, module, loaded.get("running", []))
@@ -75,6 +79,18 @@ class Resume(RunCallback):
         if trainer.global_rank < len(self._states):
             set_random_state(self._states[trainer.global_rank])
         self._states = []
+
+    def _take_up_options(self, trainer: Trainer, module: LightningModule, loaded: dict[str, Any]) -> None:
+        changed = take_up_options(trainer, module, loaded["options"]) if "options" in loaded else []
+        for each in trainer.early_stopping_callbacks:
+            each.patience, before = self._patience[each.state_key], each.patience
+            if each.patience != before:
+                changed.append(f"patience {before} to {each.patience}")
+        seeds = [config.get("seed_everything") for config in (loaded.get("config", {}), self.run.config)]
+        if seeds[0] != seeds[1]:
+            changed.append(f"seed_everything has no effect: the run keeps {seeds[0]}")
+        if changed and trainer.is_global_zero:
+            print(f"changed  {'; '.join(changed)}", flush=True)
 
     def _take_up(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
         """Each process takes its own sums; of more processes than there are now, each those of some."""
@@ -149,36 +165,3 @@ def set_metric_states(module: LightningModule, states: dict[str, dict[str, Any]]
 def accumulating(trainer: Trainer) -> bool:
     """Whether the gradients hold a part of the batches of the next optimizer step."""
     return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
-
-
-def random_state() -> dict[str, Any]:
-    """The states of this process's generators, as plain values."""
-    version, numbers, gauss = random.getstate()
-    legacy: Any = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
-        "python": [version, torch.tensor(numbers), gauss],
-        "numpy": legacy
-        | {"state": {"key": torch.from_numpy(legacy["state"]["key"].astype(np.int64))}}
-        | {"pos": int(legacy["state"]["pos"]), "gauss": float(legacy["gauss"]), "has_gauss": int(legacy["has_gauss"])},
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back.
-
-    Args:
-        state: As `random_state` gives it. CUDA devices that are not here are left out.
-    """
-    torch.set_rng_state(state["torch"].cpu())
-    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(value.cpu(), device)
-    if state.get("mps") is not None and torch.mps.is_available():
-        torch.mps.set_rng_state(state["mps"].cpu())
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    numpy = state["numpy"]
-    key = numpy["state"]["key"].cpu().numpy().astype(np.uint32)
-    np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["pos"]}})
