@@ -2,16 +2,30 @@
 
 import importlib
 import importlib.util
+import os
+import signal
 import sys
+from types import FrameType
 
 
 def start() -> None:
     """Import what the first word names, and nothing else."""
+    before = signal.signal(signal.SIGINT, leave)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name that the terminal cannot show
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word.isidentifier() and importlib.util.find_spec(f"src.tools.{word}"):
-        importlib.import_module(f"src.tools.{word}").main(sys.argv[2:])
+        module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]
     else:
-        importlib.import_module("src.cli").main()
+        module, arguments = importlib.import_module("src.cli"), []
+    signal.signal(signal.SIGINT, before)
+    module.main(*arguments)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once: an exception amid an import may be taken for a package that is missing."""
+    os.write(2, b"SIGINT while starting; nothing was begun\n")
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

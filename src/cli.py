@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
 from src.engine.parser import Parser, look_ahead, refer_to, verb_options
+from src.engine.paths import expanded
 from src.engine.quiet import Quiet
 from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
+from src.engine.renamed import follow_renamed
 from src.engine.run import Run
-from src.engine.run_folder import begin, end, find_interrupted
+from src.engine.run_folder import begin, end, find_interrupted, runs_folder
 from src.engine.transfer import Transfer
 from src.module import LitModule
 
@@ -76,7 +80,8 @@ class CLI(LightningCLI):
         if given.verb in self.subcommands():
             first = ["--config", str(LOCAL)] if LOCAL.is_file() and LOCAL.stat().st_size else []
             if self.ckpt_path:
-                first += ["--config", yaml.safe_dump(carried_config(self.ckpt_path, given.verb, GROUPS))]
+                carried = carried_config(self.ckpt_path, given.verb, GROUPS)
+                first += ["--config", yaml.safe_dump(follow_renamed(carried, arguments, given.config or []))]
             at = arguments.index(given.verb) + 1
             arguments[at:at] = first
         self.config = parser.parse_or_explain(arguments)
@@ -104,7 +109,7 @@ class CLI(LightningCLI):
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
-        self.config_init = instantiate(self.parser, self.config)
+        self.config_init = instantiate(self.parser, expanded(self.config))
         config = self.config_init[str(self.subcommand)]
         self.model, self.datamodule = config.model, config.data
         restore_learned(self.datamodule, self.ckpt_path)
@@ -129,7 +134,7 @@ class CLI(LightningCLI):
 
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
-        return Path(config.trainer.default_root_dir, config.experiment)
+        return runs_folder(config.trainer.default_root_dir, config.experiment)
 
     def before_fit(self) -> None:
         if not self.run.source:
@@ -151,19 +156,27 @@ def tools() -> dict[str, str]:
     return {name: re.split(r"[:.\n]", text or "")[0] for name, text in sorted(says.items())}
 
 
-def main(args: list[str] | None = None) -> CLI:
+def main(args: Iterable[Any] | None = None) -> CLI:
     """Run the command line; a user's mistake ends it with one line and a code that is not 0.
 
     Args:
-        args: What follows `python -m src`; by default what the process was given.
+        args: What follows `python -m src`, paths and numbers too; by default what the process was given.
 
     Returns:
         The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
     """
     try:
-        return CLI(args)
+        return CLI(None if args is None else [str(each) for each in args])
+    except KeyboardInterrupt:
+        sys.stderr.write("SIGINT before the first step; nothing was to save\n")
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as stop:
+        # Lightning's own code for a Ctrl-C says nothing.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise
     except Exception as error:
         leave_if_told(error)
         if told := explained(error):
-            sys.exit(f"error: {told}")
+            sys.exit("\n".join([f"error: {told}", *getattr(error, "__notes__", [])]))
         raise

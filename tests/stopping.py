@@ -29,8 +29,8 @@ class Stop(Callback):
     """Does something at the n-th call of a hook; part of every run here, so that all have the same config.
 
     In a process of its own the environment says what: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal
-    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name for the second time; TELL=1 prints
-    each 250th step.
+    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name, or to append to it, for the second
+    time; TELL=1 prints each 250th step.
     """
 
     at: ClassVar[tuple[str, int] | None] = None
@@ -44,7 +44,8 @@ class Stop(Callback):
             sys.addaudithook(self._heard)
 
     def _heard(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "os.rename" and Stop.at and str(args[1]).endswith(Stop.at[0]):
+        written = {"os.rename": args[1:2], "open": args[:1] if args[1:2] == ("a",) else ()}.get(event, ())
+        if Stop.at and any(str(path).endswith(Stop.at[0]) for path in written):
             self._count()
 
     def _count(self) -> None:

@@ -144,12 +144,23 @@ class BaseModule(QuickAttributes):
             self._means.load_state_dict("train/0", checkpoint["train_means"], self)
 
     @classmethod
-    def load_from_checkpoint(cls, path: str | Path, map_location: Any = "cpu", **overrides: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **overrides: Any,
+    ) -> Self:
         """Build the module from the config inside a checkpoint, load its weights, and set it to evaluate.
 
         Args:
-            path: A checkpoint that a run of the command line wrote, or the run's folder.
-            map_location: Where the weights go, as for `torch.load`.
-            overrides: Arguments of the module that replace the config's.
+            checkpoint_path: A checkpoint that a run of the command line wrote, or the run's folder.
+            map_location: Where the weights go, as for `torch.load`; by default the CPU.
+            hparams_file: Lightning's; the checkpoint has its own config.
+            strict: Whether each weight must have its place; by default the module's `strict_loading`.
+            weights_only: Lightning's; nothing but tensors and plain values is ever read.
+            overrides: Arguments of the module that replace the config's: objects, or `class_path` and `init_args`.
         """
-        return load_module(cls, path, map_location, overrides).eval()
+        return load_module(cls, checkpoint_path, map_location or "cpu", overrides, strict).eval()

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.errors import UserError, instantiate
+from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
+from src.engine.renamed import follow_renamed
 from src.engine.sharded import load_shards
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
     """
     if not str(path):
         raise UserError(f"{option} is empty. Name a checkpoint file or a run's folder.")
-    path = Path(path)
+    path = at_home(path)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if not (path / "last.ckpt").exists() and (path / "best.ckpt").exists():
@@ -143,14 +145,35 @@ def build(base: type[T], config: dict[str, Any]) -> T:
     return made
 
 
-def load_module(base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any]) -> M:
-    """Build the module of a checkpoint's config, with other arguments where given, and load its weights."""
+def load_module(
+    base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any], strict: bool | None = None
+) -> M:
+    """Build the module of a checkpoint's config, with other arguments where given, and load its weights.
+
+    Args:
+        base: Its class, or one above it.
+        path: The checkpoint.
+        map_location: Where its tensors go.
+        overrides: Arguments that replace the config's.
+        strict: Whether each weight must have its place; by default as the module says.
+    """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
     config = checkpoint["config"]["model"]
+    named = [word for name, value in overrides.items() for word in (f"--model.{name}", _class_of(value))]
+    (config,) = follow_renamed({"model": config}, named, []).values()
     module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
-    check_fit(checkpoint["state_dict"], module)
-    module.load_state_dict(checkpoint["state_dict"])
+    strict = module.strict_loading if strict is None else strict
+    if strict:
+        check_fit(checkpoint["state_dict"], module)
+    module.load_state_dict(checkpoint["state_dict"], strict=strict)
     return module
+
+
+def _class_of(value: Any) -> str:
+    """The class that an argument names or is an object of."""
+    if isinstance(value, dict) and "class_path" in value:
+        return str(value["class_path"])
+    return value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:

@@ -2,14 +2,15 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from src.engine.ending import next_command, why_ended
 from src.engine.metrics_csv import stage_of
+from src.engine.paths import shorten
 from src.engine.run import RunCallback
 from src.engine.step import count_samples
 
@@ -21,6 +22,7 @@ class Console(RunCallback):
         self._told = False
         self._num_samples = 0
         self._start_s = self._train_start_s = self._train_s = 0.0
+        self._steps_before: int | None = None
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Start the clock; the first line stands once for a fit and its test."""
@@ -35,6 +37,7 @@ class Console(RunCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._train_start_s = time.perf_counter()
+        self._steps_before = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,6 +52,7 @@ class Console(RunCallback):
         if not trainer.is_global_zero:
             return
         if stage == "fit":
+            print(f"end   {why_ended(trainer, self._steps_before)}")
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
             print(
                 f"fit   {time.perf_counter() - self._start_s:.1f} s, {count(trainer.current_epoch, 'epoch')}, "
@@ -63,11 +67,8 @@ class Console(RunCallback):
         if stage == "fit" and self.run.config.get("test_after_fit"):
             return
         print(f"run   {shorten(self.run.folder)}")
-        if best := self.run.best:
-            verb = "test" if stage == "fit" else "predict"
-            wants_images = verb == "predict" and hasattr(getattr(trainer, "datamodule", None), "predict_path")
-            images = " --data.predict_path digit.png" if wants_images else ""
-            print(f"next  python -m src {verb} --ckpt_path {shorten(best)}{images}")
+        if following := next_command(self.run, trainer, module):
+            print(f"next  {following}")
 
 
 class Progress(TQDMProgressBar, RunCallback):
@@ -190,9 +191,3 @@ def in_words(values: dict[str, float]) -> str:
 def count(number: int, what: str) -> str:
     """In words: "1 epoch", "1,080 steps"."""
     return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def shorten(path: str | Path) -> Path:
-    """The path as seen from the current folder."""
-    there, here = Path(path).absolute(), Path.cwd()
-    return there.relative_to(here) if there.is_relative_to(here) else there

@@ -1,6 +1,7 @@
 """What a run says when it fails: a user's mistake in one line, anything else with its traceback and what went in."""
 
 import os
+import traceback
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from src.engine.paths import pasted
 from src.engine.ranks import leave_if_another_was_lost
 from src.engine.run import RunCallback
 
@@ -99,6 +101,7 @@ class Errors(RunCallback):
 
     def __init__(self) -> None:
         self._batch: Any = None
+        self._stepped = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse before the first step what Lightning refuses within it."""
@@ -107,6 +110,19 @@ class Errors(RunCallback):
             raise UserError(
                 f"A fused optimizer cannot clip gradients (gradient_clip_val={trainer.gradient_clip_val}) in "
                 f"{trainer.precision}. Set --model.optimizer.fused false."
+            )
+
+    def _say_how_to_go_on(self, trainer: Trainer, exception: BaseException) -> None:
+        """A crash of a fit leaves its traceback in the run's folder, and ends with the way back."""
+        if not isinstance(exception, Exception) or self.run.verb != "fit" or not trainer.is_global_zero:
+            return
+        if not isinstance(exception, READ_WELL) and self.run.folder.is_dir():
+            text = "".join(traceback.format_exception(exception))
+            (self.run.folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        if self._stepped:
+            way = f"go on with: python -m src fit --ckpt_path {pasted(self.run.folder)}"
+            exception.add_note(
+                f"run {pasted(self.run.folder)}; {way if self.run.last.exists() else 'nothing was saved'}"
             )
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -122,7 +138,7 @@ class Errors(RunCallback):
         self._batch = batch
 
     def on_train_batch_end(self, *rest: Any) -> None:
-        self._batch = None
+        self._batch, self._stepped = None, True
 
     def on_validation_batch_end(self, *rest: Any) -> None:
         self._batch = None
@@ -135,6 +151,7 @@ class Errors(RunCallback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         leave_if_another_was_lost(trainer, exception)
+        self._say_how_to_go_on(trainer, exception)
         batch, self._batch = self._batch, None
         if batch is None or not isinstance(exception, Exception) or isinstance(exception, READ_WELL):
             return

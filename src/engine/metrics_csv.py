@@ -9,42 +9,58 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from src.engine.errors import UserError
+from src.engine.rows_file import RowsFile
 from src.engine.run import RunCallback
 
 
 class MetricsCsv(RunCallback):
-    """Writes `metrics.csv` into the run's folder.
+    """Writes `metrics.csv` into the run's folder, a row at a time.
 
-    A checkpoint holds the rows up to it. A resumed run begins with them and writes the later ones anew, so each row
-    stands there once, in the same folder or another.
+    A checkpoint holds how many rows belong to it. A resumed run begins with these, of its own file or of the one beside
+    the checkpoint's folder, and writes the later ones anew: each row stands there once, in the same folder or another.
     """
 
     def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+        self._file = RowsFile(Path())
+        self._last: dict[str, Any] = {}  # the row of the last epoch
         self._validated = False  # since the last row: Lightning keeps the numbers of an earlier validation
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint keeps the rows."""
+        """Where a checkpoint keeps the number of rows."""
         return "Metrics"
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stage = stage
-        self._path = self.run.folder / "metrics.csv"
+        if stage == "fit" or self._file.path != self.run.folder / "metrics.csv":
+            self._file = RowsFile(self.run.folder / "metrics.csv")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self._rows, "validated": self._validated}
+        return {
+            "num_rows": self._file.num_rows,
+            "names": self._file.names,
+            "last": self._last,
+            "validated": self._validated,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # The test after a fit loads the best checkpoint and its rows, too.
-        if self._stage == "fit":
-            self._rows, self._validated = state["rows"], state["validated"]
+        if self._stage != "fit":
+            return
+        self._validated = state["validated"]
+        if "rows" in state:  # of an older engine, whole
+            self._last = state["rows"][-1] if state["rows"] else {}
+            self._file.begin_with(state["rows"])
+        else:
+            self._last = state["last"]
+            source = self.run.source or self.run.last
+            beside = source.parent.parent / "metrics.csv" if source.parent.name == "checkpoints" else Path()
+            self._file.begin_with_part(beside, state["num_rows"], state["names"])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         # A run that goes on in another folder may have no further row.
-        if self._rows and trainer.is_global_zero and not self._path.exists():
-            self._write()
+        if trainer.is_global_zero and not self._file.path.exists():
+            self._file.settle()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
@@ -86,25 +102,11 @@ class MetricsCsv(RunCallback):
         if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return
         # A run resumed between two epochs comes by here a second time.
-        if stages[0] == "train" and self._rows and row.items() <= self._rows[-1].items():
-            return
-        self._rows.append(row | metrics)
-        self._write()
-
-    def _write(self) -> None:
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
-        # Whole and then moved: a kill amid the writing leaves the file of before.
-        part = self._path.with_suffix(".part")
-        try:
-            with part.open("w", newline="") as file:
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(self._rows)
-            part.replace(self._path)
-        except OSError as error:
-            raise UserError(
-                f"Cannot write {self._path}: {error.strerror}. What stood there before is whole."
-            ) from error
+        if stages[0] == "train":
+            if self._last and row.items() <= self._last.items():
+                return
+            self._last = row | metrics
+        self._file.add(row | metrics)
 
 
 def stage_of(name: str) -> str:

@@ -14,18 +14,26 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
+from src.engine.paths import shorten
 from src.engine.run import Run
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 PROJECT = Path(__file__).parents[2]
+# Whatever a user's git is set to, a patch that applies.
+DIFF = (
+    *("diff", "--binary", "--unified=3", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
+)
+# Data that lies in the project is no part of the program, nor are packages installed there.
+NEW = ("src", "configs", "*.py", ":(exclude)*/site-packages/*")
 
 
 def add_entry(run: Run, trainer: Trainer) -> None:
     """Add an entry to `record.yaml` in the run's folder, one for each command that worked on the run.
 
     An entry holds the command, the time, the git commit and whether files were changed (the changes lie beside it as a
-    patch, with the new files of src and configs), versions, device, and the checksums of the data where the data
-    module has a method `checksums()`.
+    patch, with the new files of src and configs and new Python files elsewhere), versions (those of all packages in a
+    file that pip can read), device, and the checksums of the data where the data module has a method `checksums()`.
     """
     path = run.folder / "record.yaml"
     entries = yaml.safe_load(path.read_text()) if path.exists() else []
@@ -36,6 +44,7 @@ def add_entry(run: Run, trainer: Trainer) -> None:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": _git(run.folder / f"changes-{len(entries)}.patch"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "packages": _packages(run.folder / f"packages-{len(entries)}.txt"),
         "device": {"type": device.type, "name": _name(device), "processes": trainer.world_size}
         | {"machine": platform.platform()},
     }
@@ -53,19 +62,30 @@ def _git(patch: Path) -> dict[str, Any] | None:
     commit = _run_git("rev-parse", "HEAD")
     if not commit:
         return None
-    diff = _run_git("diff", "HEAD", "--binary")
-    for name in _run_git("ls-files", "-z", "--others", "--exclude-standard", "src", "configs").split(b"\0"):
-        diff += _run_git("diff", "--binary", "--no-index", "/dev/null", os.fsdecode(name)) if name else b""
+    diff = _run_git(*DIFF, "HEAD")
+    for name in _run_git("ls-files", "-z", "--others", "--exclude-standard", *NEW).split(b"\0"):
+        diff += _run_git(*DIFF, "--no-index", os.devnull, os.fsdecode(name)) if name else b""
     if diff:
         patch.write_bytes(diff)  # as git gives it: files may have any encoding and line ends
     return {"commit": commit.decode().strip(), "changes": patch.name if diff else None}
+
+
+def _packages(path: Path) -> str:
+    """Write the list of all packages, unless the one before is the same; returns the name of the file."""
+    found = sorted({f"{each.name}=={each.version}" for each in importlib.metadata.distributions()}, key=str.lower)
+    text = "".join(f"{line}\n" for line in found)
+    for other in path.parent.glob("packages-*.txt"):
+        if other.read_text(encoding="utf-8") == text:
+            return other.name
+    path.write_text(text, encoding="utf-8")
+    return path.name
 
 
 def _command(run: Run) -> str:
     if Path(sys.argv[0]).parts[-2:] == ("src", "__main__.py"):
         return shlex.join(["python", "-m", "src", *sys.argv[1:]])
     # A notebook or a script called `main`; what it was given stands in the config.
-    return shlex.join(["python", "-m", "src", run.verb, "--config", str(run.folder / "config.yaml")])
+    return shlex.join(["python", "-m", "src", run.verb, "--config", str(shorten(run.folder / "config.yaml"))])
 
 
 def changed_options(file: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,16 @@ class RunCheckpoint(Checkpoint, RunCallback):
         """Where the checkpoints lie."""
         return self.run.folder / "checkpoints"
 
+    @property
+    def best_model_path(self) -> str:
+        """By this name Lightning hands it from processes that it spawned or forked to the one that it did so from."""
+        return str(self.run.best or "")
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        if Path(path).name == "best.ckpt":
+            self.run.best_score = read_checkpoint(path, weights=False)["callbacks"][self.state_key]["best_score"]
+
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.errors import UserError
+from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
 from src.engine.record import add_entry
 from src.engine.run import RunCallback
@@ -27,6 +28,22 @@ class RunFolder(RunCallback):
         self._recorded = True
 
 
+def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
+    """The folder that holds the runs of an experiment: absolute, so that all who write there mean the same.
+
+    Args:
+        root: `trainer.default_root_dir`; None is the current folder, as in Lightning.
+        experiment: Its name.
+
+    Raises:
+        UserError: If it is the address of a server.
+    """
+    root = os.fspath(root or ".")
+    if "://" in root:
+        raise UserError(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
+    return Path(at_home(root), experiment).absolute()
+
+
 def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
     """The folder of a run: `version_<n>`, new; of a run that goes on from its `last.ckpt`, the same.
 
@@ -41,7 +58,7 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
         The folder; on processes other than rank zero, which write nothing, that may be `root`.
     """
     if last and last.absolute().parts[-2:] == ("checkpoints", "last.ckpt"):
-        folder = last.absolute().parent.parent if len(last.parts) < 3 else last.parent.parent
+        folder = last.absolute().parent.parent
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
     elif is_rank_zero():

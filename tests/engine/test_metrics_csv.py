@@ -1,6 +1,13 @@
 """metrics.csv: what each row holds."""
 
-from tests.stopping import config, fit, rows
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from src.engine.rows_file import RowsFile
+from tests.stopping import config, fit, resume, rows, run_differences
 
 
 def validated(run):
@@ -20,3 +27,56 @@ def test_a_validation_amid_an_epoch_has_a_row_of_its_own(tmp_path):
         ("10", True, False),
         ("12", False, True),
     ]
+
+
+def states(run, name="last.ckpt"):
+    return torch.load(run / "checkpoints" / name, weights_only=True)["callbacks"]["Metrics"]
+
+
+def test_a_checkpoint_does_not_grow_with_the_rows(tmp_path):
+    held = [len(pickle.dumps(states(fit(tmp_path / str(n), config(max_epochs=n))))) for n in (2, 20)]
+    assert held[1] - held[0] < 50
+
+
+def test_a_row_is_appended_and_the_others_are_not_written_again(tmp_path, monkeypatch):
+    rewritten = []
+    replace = RowsFile._replace
+    monkeypatch.setattr(RowsFile, "_replace", lambda self, rows: (rewritten.append(1), replace(self, rows)))
+    run = fit(tmp_path, config(max_epochs=10))
+    assert len(rows(run)) == 10
+    assert len(rewritten) == 1  # the first, with the names
+
+
+@pytest.mark.parametrize(
+    "left", ["3,36,half a ro", "3,36,0.01,1.0,1.0,1.0,1.0\r\n" * 3], ids=["half a row", "three rows"]
+)
+def test_what_came_after_the_checkpoint_is_cut_off(left, tmp_path):
+    whole = fit(tmp_path / "whole", config())
+    run = fit(tmp_path / "stopped", config(), ("on_train_batch_end", 30))
+    with (run / "metrics.csv").open("a", newline="") as file:
+        file.write(left)
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+def test_a_run_that_was_begun_by_an_older_engine_goes_on_with_its_rows(tmp_path):
+    whole = fit(tmp_path / "whole", config())
+    run = fit(tmp_path / "stopped", config(), ("on_train_batch_end", 30))
+    last = run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    numbers = [{n: float(v) if "." in v else int(v) for n, v in row.items() if v} for row in rows(run)]
+    checkpoint["callbacks"]["Metrics"] = {"rows": numbers, "validated": checkpoint["callbacks"]["Metrics"]["validated"]}
+    torch.save(checkpoint, last)
+    (run / "metrics.csv").unlink()
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+def test_rows_that_are_gone_are_told(tmp_path, capfd):
+    run = fit(tmp_path, config(), ("on_train_batch_end", 30))
+    copy = tmp_path / "copy.ckpt"
+    shutil.copy(run / "checkpoints/last.ckpt", copy)
+    (tmp_path.parent / "metrics.csv").write_text("epoch,step\n9,9\n9,9\n9,9\n")  # somebody's
+    assert resume(copy) == 0
+    assert "has 2 rows of metrics.csv, beside the checkpoint there are 0" in capfd.readouterr().err
+    assert [row["epoch"] for row in rows(run.parent / "version_1")] == ["3"]

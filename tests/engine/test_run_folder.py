@@ -1,7 +1,10 @@
 """A folder for each run, whatever the logger."""
 
+import pytest
 import yaml
+from jsonargparse import Namespace
 
+from src.engine.paths import expanded
 from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5", "--trainer.callbacks=null")
@@ -42,3 +45,42 @@ def test_the_config_holds_the_seed_and_every_option(cli, tmp_path):
     assert config["seed_everything"] == 0
     assert config["model"]["init_args"]["net"]["init_args"] == {"hidden": 4}
     assert config["trainer"]["gradient_clip_val"] is None
+
+
+@pytest.mark.parametrize("how", ["local.yaml", "option", "--config"])
+def test_a_tilde_names_one_folder_for_all_and_nothing_is_overwritten(how, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cli("fit", "--config", SMALL, *SHORT, f"--trainer.default_root_dir={tmp_path / 'home/runs'}").code == 0
+    first = tmp_path / "home/runs/xor/version_0"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    (tmp_path / ("local.yaml" if how == "local.yaml" else "mine.yaml")).write_text(
+        "trainer: {default_root_dir: ~/runs}"
+    )
+    more = {"local.yaml": [], "option": ["--trainer.default_root_dir=~/runs"], "--config": ["--config=mine.yaml"]}[how]
+    assert cli("fit", "--config", SMALL, *SHORT, "--seed_everything=7", *more).code == 0
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert (first.parent / "version_1/checkpoints/last.ckpt").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_tilde_in_other_paths(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/more.yaml").write_text("trainer: {default_root_dir: ~/runs}")
+    assert cli("fit", "--config", SMALL, "--config=~/more.yaml", *SHORT).code == 0
+    assert cli("test", "--ckpt_path=~/runs/xor/version_0").code == 0
+    weights = ("--transfer.weights=~/runs/xor/version_0/checkpoints/best.ckpt", "--trainer.logger=CSVLogger")
+    assert cli("fit", "--config", SMALL, *SHORT, *weights, "--trainer.logger.save_dir=~/logs").code == 0
+    assert list(tmp_path.glob("home/logs/**/metrics.csv"))
+    assert not (tmp_path / "~").exists()
+
+
+def test_an_address_is_no_folder(cli):
+    done = cli("fit", "--config", SMALL, "--trainer.default_root_dir=s3://bucket/runs")
+    assert done.code == 1
+    assert "s3://bucket/runs is an address" in done.err
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "a ~/b", "~"])
+def test_a_text_that_is_no_path_at_home_stays(value):
+    assert expanded(Namespace(a=[value], b={"c": (value,)})) == Namespace(a=[value], b={"c": (value,)})

@@ -5,12 +5,18 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch import Callback
 
+from src.cli import main
 from tests.conftest import PROJECT, SMALL
-from tests.stopping import config, fit, resume, run_differences, run_main
+from tests.processes import finish, processes, start
+from tests.stopping import Sums, config, fit, resume, run_differences, run_main
 
 
 def send(number: int):
@@ -50,6 +56,100 @@ def test_the_exit_code_tells_the_signal(name, code, tmp_path):
     assert process.returncode == code, err
     assert "go on with: python -m src fit --ckpt_path " in err
     assert "Traceback" not in err
+
+
+class Late(Callback):
+    """Sends a signal from within a stage."""
+
+    def __init__(self, stage: str, name: str) -> None:
+        self.stage, self.number = stage, getattr(signal, name)
+
+    def _send(self, stage: str) -> None:
+        if stage == self.stage:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.1)
+
+    def on_validation_batch_start(self, trainer, *rest):
+        self._send("sanity" if trainer.sanity_checking else trainer.state.fn.value)
+
+    def on_test_batch_start(self, trainer, *rest):
+        self._send("test")
+
+    def on_predict_batch_start(self, trainer, *rest):
+        self._send("predict")
+
+
+class WithPredict(Sums):
+    def predict_dataloader(self):
+        return self.val_dataloader()
+
+
+def late(stage: str, name: str) -> dict[str, object]:
+    callback = {"class_path": "tests.engine.test_signals.Late", "init_args": {"stage": stage, "name": name}}
+    return config(max_epochs=1, callbacks=(callback,)) | {
+        "data": {"class_path": "tests.engine.test_signals.WithPredict"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("verb", "stage", "words"),
+    [
+        ("fit", "sanity", "in the sanity check: nothing was trained yet"),
+        ("fit", "test", "in the test: the fit is whole, test it with: python -m src test --ckpt_path "),
+        ("validate", "validate", "in validate: nothing was written, start it again"),
+        ("test", "test", "in test: nothing was written, start it again"),
+        ("predict", "predict", "in predict: nothing was written, start it again"),
+    ],
+)
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_outside_of_training_ends_with_its_code_and_a_line(verb, stage, words, name, code, tmp_path, capfd):
+    (tmp_path / "late.yaml").write_text(yaml.safe_dump(late(stage, name)))
+    options = [f"--trainer.default_root_dir={tmp_path / 'runs'}", f"--test_after_fit={stage == 'test'}".lower()]
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert run_main([verb, "--config", str(tmp_path / "late.yaml"), *options]) == code
+    err = capfd.readouterr().err
+    assert f"{name} {words}" in err
+    assert "Traceback" not in err
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize(("verb", "stage"), [("fit", "sanity"), ("test", "test")])
+def test_of_two_processes_both_end_and_one_speaks(verb, stage, tmp_path):
+    (tmp_path / "late.yaml").write_text(yaml.safe_dump(late(stage, "SIGTERM")))
+    done = finish(start(verb, "--config", tmp_path / "late.yaml", *processes(2), cwd=tmp_path))
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("SIGTERM in ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
+    (tmp_path / "lightning").mkdir()
+    # In place of a slow library: it says that it is being imported, and is not done.
+    (tmp_path / "lightning/__init__.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}"}
+    command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "SIGINT while starting; nothing was begun\n")
+
+
+def test_main_trains_in_a_thread(tmp_path):
+    thread = threading.Thread(target=fit, args=(tmp_path, config(max_epochs=1)))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "runs/sums/version_0/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("args", [("fit", "--config", SMALL), ["fit", "--config", SMALL, "--seed_everything", 3]])
+def test_main_takes_paths_numbers_and_tuples(args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ("--trainer.max_epochs", 1, "--data.passes", 5)
+    assert main([*args, *short] if isinstance(args, list) else args + short).trainer.current_epoch == 1
 
 
 def twice(number: signal.Signals) -> None:
