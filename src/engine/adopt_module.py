@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.checkpoint import check_fit
-from src.engine.lightning_fixes.loops import SyncedLog
+from src.engine.lightning_fixes.loops import SyncedLog, weight_of_the_rest
 from src.engine.lightning_fixes.parts import double_before_weights
 from src.engine.order import leaves
 
@@ -21,12 +21,19 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
         module: Any.
     """
     module.on_load_checkpoint = _Fits(module.on_load_checkpoint, module)  # type: ignore[method-assign]
+    module.backward = _Weighed(module.backward, module, trainer)  # type: ignore[method-assign]
     if trainer.world_size > 1:
-        module.backward = _Weighed(module.backward, module, trainer)  # type: ignore[method-assign]
         module.log = SyncedLog(module.log, module)  # type: ignore[method-assign]
 
 
-class _Fits:
+class _Wrapper:
+    """Averaged weights lie in a copy of the module: what wraps its methods, and knows the trainer, stays one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Wrapper":
+        return self
+
+
+class _Fits(_Wrapper):
     """`on_load_checkpoint` that refuses weights of another net in words."""
 
     def __init__(self, hook: Callable[..., None], module: LightningModule) -> None:
@@ -41,8 +48,8 @@ class _Fits:
         self._hook(checkpoint)
 
 
-class _Weighed:
-    """A module's `backward` whose gradients, averaged over the processes, are the mean over all samples."""
+class _Weighed(_Wrapper):
+    """A module's `backward` whose gradients, averaged over processes and accumulated batches, are those of a mean."""
 
     def __init__(self, backward: Callable[..., None], module: LightningModule, trainer: Trainer) -> None:
         functools.update_wrapper(self, backward)
@@ -51,7 +58,9 @@ class _Weighed:
         self._trainer = trainer
 
     def __call__(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        weight = batch_weight(self._trainer, self._module)
+        weight = batch_weight(self._trainer, self._module) if self._trainer.world_size > 1 else 1.0
+        if self._trainer.accumulate_grad_batches > 1:
+            weight = weight * weight_of_the_rest(self._trainer)
         self._backward(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import settle, step_plateau
+from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
 from src.engine.monitors import larger_is_better, refuse_wrong_directions
 from src.engine.run import RunCallback
 from src.engine.write_checkpoint import write_checkpoint
@@ -125,6 +125,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
+        take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
             self._say_that_it_is_not_logged(trainer)
             return self._save_due(trainer)
@@ -158,6 +159,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         step_plateau(trainer)
+        take_back_an_early_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._best_due:

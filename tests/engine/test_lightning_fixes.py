@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.engine.lightning_fixes.loops import settle
+from src.engine.lightning_fixes.loops import settle, take_back_an_early_stop
 from src.engine.lightning_fixes.parts import (
     EmaAlsoInTheTest,
     NoProfiler,
@@ -35,6 +35,7 @@ from src.engine.lightning_fixes.parts import (
     double_before_weights,
     spare_the_question_for_a_gpu,
 )
+from src.engine.loaders import adopt
 from src.engine.quiet import IDLE_WARNINGS, Quiet
 from tests.conftest import CONFIGS, SMALL, run_process
 
@@ -485,3 +486,54 @@ def test_lightning_still_logs_the_mean_of_one_process_and_averages_counts_as_who
     own, synced = map(float, re.findall(r"found (\S+) (\S+)", done.stdout)[0])
     assert own == 0.0, "a mean is over all processes: SyncedLog need not set sync_dist"
     assert synced == pytest.approx(9 / 16), "9 of 17 samples: the last lines of SyncedLog can go"
+
+
+# --- weight_of_the_rest, take_back_an_early_stop
+
+
+class One(Plain):
+    """Its gradient is 1 whatever the batch, its weight begins at 0 and loses the rate times it in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.net.weight)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.net.weight.sum()
+
+
+def test_lightning_still_divides_the_last_batches_of_an_epoch_by_more_than_they_are():
+    module = One()
+    plain(max_epochs=1, accumulate_grad_batches=2).fit(module, DATA)
+    assert float(module.net.weight.detach()) == pytest.approx(-0.15), "two steps of 0.1: weight_of_the_rest can go"
+
+
+def test_the_last_batches_of_an_epoch_count_whole():
+    module, trainer = One(), plain(max_epochs=1, accumulate_grad_batches=2)
+    adopt(trainer, module)
+    trainer.fit(module, DATA)
+    assert float(module.net.weight.detach()) == pytest.approx(-0.2)
+
+
+class Bumpy(Plain):
+    """Its validation is worse after the second epoch, and then better with each."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("loss", torch.tensor([5.0, 6.0, 4.0, 3.0, 2.0][min(self.trainer.current_epoch, 4)]))
+
+
+def stopped_at(*callbacks: pl.Callback) -> int:
+    early = pl.callbacks.EarlyStopping("loss", patience=1)
+    trainer = plain(early, *callbacks, max_epochs=5, min_epochs=3, enable_checkpointing=bool(callbacks))
+    trainer.fit(Bumpy(), DATA, DATA)
+    return int(trainer.current_epoch)
+
+
+class TakesBack(pl.callbacks.Checkpoint):  # these come last
+    def on_train_epoch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        take_back_an_early_stop(trainer)
+
+
+def test_lightning_still_stops_for_a_patience_that_ran_out_before_min_epochs_though_it_improved_since():
+    assert stopped_at() == 3, "it goes on: take_back_an_early_stop can go"
+    assert stopped_at(TakesBack()) == 5

@@ -17,6 +17,31 @@ def step_plateau(trainer: pl.Trainer) -> None:
         trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
 
+def weight_of_the_rest(trainer: pl.Trainer) -> float:
+    """What makes up for Lightning's dividing the loss by the number of batches that are accumulated elsewhere.
+
+    The last step of an epoch may have fewer: its gradient would be a fraction of their mean. Lightning issue 19987. Of
+    a stream without a length nobody knows which batches are the last.
+    """
+    every, total = trainer.accumulate_grad_batches, trainer.num_training_batches
+    if not isinstance(total, int):
+        return 1.0
+    first = trainer.fit_loop.batch_idx // every * every
+    return every / min(every, total - first)
+
+
+def take_back_an_early_stop(trainer: pl.Trainer) -> None:
+    """Let a run go on that early stopping gave up before `min_epochs`, and that has improved since.
+
+    Call it after early stopping has looked. Lightning issue 19966.
+    """
+    stopped = [each for each in trainer.early_stopping_callbacks if each.stopped_epoch]
+    if trainer.should_stop and stopped and all(each.wait_count == 0 for each in stopped):
+        trainer.should_stop = False
+        for each in stopped:
+            each.stopped_epoch = 0
+
+
 def align_reloads(trainer: pl.Trainer) -> None:
     """Let a resumed run reload its loaders when one that was never stopped does: Lightning counts from the resume.
 

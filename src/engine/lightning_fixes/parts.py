@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch.utils.data import DataLoader
 
@@ -75,12 +75,16 @@ def double_before_weights(module: pl.LightningModule) -> None:
         module.double()
 
 
-class EmaAlsoInTheTest(EMAWeightAveraging):
+class AverageAlsoInTheTest(WeightAveraging):
     """In the test that follows a fit Lightning's would load the weights without the average."""
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
             super().on_load_checkpoint(trainer, module, checkpoint)
+
+
+class EmaAlsoInTheTest(AverageAlsoInTheTest, EMAWeightAveraging):
+    """The same of the exponential average."""
 
 
 class EndsWorkers:
