@@ -17,12 +17,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
 from src.engine.config_files import LOCAL, check, read_env_file
-from src.engine.errors import READ_WELL, UserError, devices_here, explained, instantiate, one_line
+from src.engine.errors import READ_WELL, UserError, devices_here, explained, one_line
+from src.engine.instances import instantiate
 from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
 from src.engine.parser import Parser, look_ahead, refer_to, verb_options
 from src.engine.paths import expanded
+from src.engine.port import check_port
 from src.engine.quiet import Quiet
 from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.renamed import follow_renamed
@@ -92,7 +94,7 @@ class CLI(LightningCLI):
                 f"config is read first. Give it on the command line: --ckpt_path {config.ckpt_path}."
             )
         # Lightning would let what the file says overwrite the command line: it gets the path later.
-        config.ckpt_path, config.weights_only = None, True
+        config.ckpt_path = None
         if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
             config.verbose = False  # the summary has the metrics in one line
         if "return_predictions" in config and config.return_predictions is None:
@@ -111,9 +113,11 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self.config_init = instantiate(self.parser, expanded(self.config))
         config = self.config_init[str(self.subcommand)]
+        config.weights_only = True  # Lightning's methods take it; there is no option
         self.model, self.datamodule = config.model, config.data
         restore_learned(self.datamodule, self.ckpt_path)
         self.trainer = self.instantiate_trainer()
+        check_port(self.trainer)
         adopt(self.trainer, self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

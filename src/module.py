@@ -2,13 +2,14 @@
 
 from typing import Any, Literal
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torchmetrics import Metric
 
 from src.engine.base_module import BaseModule
 from src.engine.errors import UserError
 from src.engine.param_groups import Group, build_optimizer, build_scheduler
+from src.engine.schedulers import scheduler_config
 from src.engine.step import StepOutput, count_samples, loss_of, take_apart
 from src.engine.torch_losses import Activation, activation_of, check_target, mean_over, refuse_sum
 
@@ -27,8 +28,8 @@ class LitModule(BaseModule):
             With null the net takes the whole dict and returns an object with `loss` and `logits`.
         optimizer: Takes the parameters, returns their optimizer.
         metrics: By name. Each takes (scores, target), see `scores`.
-        scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps: null` becomes the number of
-            steps of the run, whatever its epochs, batches and devices.
+        scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps`, `T_max`, `total_iters` of null become
+            the length of the run in steps or epochs (`scheduler_interval`), or of its part in a SequentialLR.
         scheduler_interval: When the scheduler moves on.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
         groups: Options of the optimizer for some parameters, by patterns of their names; see `src.engine.param_groups`.
@@ -112,8 +113,6 @@ class LitModule(BaseModule):
         optimizer = build_optimizer(self.optimizer, self, self.groups)
         if self.scheduler is None:
             return optimizer
-        scheduler = build_scheduler(self.fill_total_steps(self.scheduler), optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = scheduler.monitor
+        scheduler = build_scheduler(self.fill_length(self.scheduler, self.scheduler_interval), optimizer)
+        config = scheduler_config(scheduler, self.scheduler_interval, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": config}

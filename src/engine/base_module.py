@@ -1,6 +1,5 @@
 """The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ from src.engine.errors import UserError
 from src.engine.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.lightning_fixes.parts import QuickAttributes
 from src.engine.means import Means
+from src.engine.schedulers import fill_length, needs_length, run_length
 from src.engine.step import StepOutput
 
 
@@ -43,7 +43,7 @@ class BaseModule(QuickAttributes):
         self._own_names: set[str] = set()
         self._begun: set[bool] = set()
         self._compile = compile
-        self._total_steps: int | None = None
+        self.schedule_length: int | None = None
 
     def setup(self, stage: str) -> None:
         if self._compile:
@@ -125,21 +125,24 @@ class BaseModule(QuickAttributes):
         else:
             self.tables[name] = value
 
-    def fill_total_steps(self, scheduler: Callable[[Optimizer], Any]) -> Callable[[Optimizer], Any]:
-        """A scheduler whose `total_steps` YAML leaves null, with the steps of the run."""
-        if not isinstance(scheduler, functools.partial) or scheduler.keywords.get("total_steps", 0) is not None:
+    def fill_length(self, scheduler: Callable[[Optimizer], Any], interval: str) -> Callable[[Optimizer], Any]:
+        """A scheduler whose length YAML leaves null, with that of the run; a resumed run keeps it."""
+        if not needs_length(scheduler):
             return scheduler
         # Asked for it, Lightning sets up the data: on a resume too early.
-        return functools.partial(scheduler, total_steps=self._total_steps or self.trainer.estimated_stepping_batches)
+        self.schedule_length = self.schedule_length or run_length(self.trainer, interval)
+        filled: Callable[[Optimizer], Any] = fill_length(scheduler, self.schedule_length)
+        return filled
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running means."""
+        """Keep the running means, and the length of the schedule."""
+        checkpoint["schedule_length"] = self.schedule_length
         checkpoint["train_means"] = self._means.state_dict("train/0", self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the running means."""
+        """Take up the running means, and the length of the schedule."""
         for scheduler in checkpoint["lr_schedulers"]:
-            self._total_steps = scheduler.get("total_steps")
+            self.schedule_length = checkpoint.get("schedule_length") or scheduler.get("total_steps")
         if "train_means" in checkpoint:
             self._means.load_state_dict("train/0", checkpoint["train_means"], self)
 

@@ -12,7 +12,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
-from src.engine.errors import UserError, instantiate
+from src.engine.errors import UserError
+from src.engine.instances import instantiate
 from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
 from src.engine.renamed import follow_renamed

@@ -5,7 +5,6 @@ import traceback
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -25,45 +24,6 @@ class UserError(ValueError):
 
 # Errors of libraries whose message says it all.
 READ_WELL = (UserError, MisconfigurationException)
-# A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
-
-
-def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
-    """Make an object that the config names.
-
-    Raises:
-        UserError: If a library's class refuses its arguments. What a user's own class raises is left as it is.
-    """
-    try:
-        return cls(*args, **kwargs)
-    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        if cls.__module__.partition(".")[0] in LIBRARIES:
-            raise UserError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
-        raise
-
-
-def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Make all objects that a config names; what a class raises arrives as it was raised.
-
-    A parser that tries one type after the other would tell of all of them instead.
-    """
-    raised: list[Exception] = []
-
-    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return construct(cls, *args, **kwargs)
-        except Exception as error:
-            raised.append(error)
-            raise
-
-    try:
-        made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
-        return made
-    except Exception as error:
-        first = raised[0] if raised else error
-    raise first
-
 
 # What a library says of a run in many lines, by a word of it, and what to do.
 IN_OTHER_WORDS = {

@@ -3,13 +3,16 @@
 import argparse
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
+from src.engine.complaint import Complaint
 from src.engine.ranks import leave_if_told
+from src.engine.schedulers import MAKERS
 from src.engine.suggestions import explain
 
 PROGRAM = "python -m src"
@@ -24,6 +27,7 @@ DESCRIPTION = (
     "Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins; "
     "local.yaml and .env of the current folder are read first."
 )
+CKPT_PATH = "A checkpoint of a run, or the run's folder, which stands for its last.ckpt."
 # `${trainer.max_epochs}`, but neither a relative `${.x}` nor a resolver as in `${oc.env:NAME}`.
 REFERENCE = re.compile(r"\$\{([a-zA-Z_][\w.\[\]]*)\}")
 
@@ -39,10 +43,31 @@ class Parser(LightningArgumentParser):
         # A mistyped option is a mistake, not the beginning of another.
         super().__init__(*args, **own | {"allow_abbrev": False} | kwargs)
         self.verbs: list[LightningArgumentParser] = []
+        self._kind: Any = None
         self.programs = programs or {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SystemExit(message)
+        raise Complaint(message, self._kind, self.get_defaults().keys)
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
+        """Lightning's own; a scheduler that YAML cannot make as it is takes what our maker of it takes."""
+        if nested_key is None:
+            self._kind = theclass
+            if maker := MAKERS.get(theclass):
+                options = {key: value for key, value in kwargs.items() if key in ("fail_untyped", "sub_configs")}
+                return super().add_function_arguments(maker, skip={1}, **options)
+        return super().add_class_arguments(theclass, nested_key, **kwargs)
+
+    def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        self._kind = function
+        return super().add_function_arguments(function, nested_key, **kwargs)
+
+    def add_method_arguments(self, theclass: Any, themethod: str, *args: Any, **kwargs: Any) -> Any:
+        """Lightning's own, without what a checkpoint of ours needs not or cannot."""
+        skip = {*kwargs.pop("skip", ()), "ckpt_path", "weights_only"}
+        added = super().add_method_arguments(theclass, themethod, *args, skip=skip, **kwargs)
+        self.add_argument("--ckpt_path", type=str | Path | None, default=None, help=CKPT_PATH)
+        return [*added, "ckpt_path", "weights_only"]
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         try:
@@ -58,12 +83,11 @@ class Parser(LightningArgumentParser):
         """Parse a command line; a mistake ends the process with one line that names the nearest right word."""
         try:
             return self.parse_args(arguments)
-        except SystemExit as complaint:
-            if isinstance(complaint.code, str):
-                leave_if_told(complaint)
-                options = [option for each in (self, *self.verbs) for option in each.get_defaults().keys()]  # noqa: SIM118
-                sys.stderr.write(f"error: {explain(complaint.code, options, arguments)}\n")
-            sys.exit(2 if complaint.code else 0)  # 0 when the help was shown
+        except Complaint as complaint:
+            leave_if_told(complaint)
+            options = [option for each in (self, *self.verbs) for option in each.get_defaults().keys()]  # noqa: SIM118
+            sys.stderr.write(f"error: {explain(complaint, options, arguments)}\n")
+            sys.exit(2)
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         verbs: Any = super().add_subcommands(*args, **kwargs)

@@ -46,14 +46,16 @@ def _is_told(error: BaseException) -> bool:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    # A process that runs alone has nobody to be told by, whatever store is at that port.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and not is_initialized()
+    if alone or not address or not port.isdecimal():
         return False
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         # torch waits long for a store that is gone.
-        socket.create_connection((address, port), timeout=5).close()
-        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        socket.create_connection((address, int(port)), timeout=5).close()
+        store = TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=5))
         return int(store.add(f"error/{attempt}/{type(error).__name__}: {error}", 1)) > 1
     except (OSError, RuntimeError):
         # The store ends with rank zero: if it was there once, rank zero had an error of its own.

@@ -117,15 +117,17 @@ class Resume(RunCallback):
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:
-        """A schedule over a number of steps has no values beyond them."""
-        steps = trainer.estimated_stepping_batches
+        """A schedule over a number of steps or epochs has no values beyond them."""
         for config in trainer.lr_scheduler_configs:
-            total = getattr(config.scheduler, "total_steps", None)
-            if total and config.interval == "step" and total < steps:
+            by_step = config.interval == "step"
+            now = trainer.estimated_stepping_batches if by_step else (trainer.max_epochs or 0)
+            own = getattr(trainer.lightning_module, "schedule_length", None)
+            total = getattr(config.scheduler, "total_steps", None) or own
+            if total and total < now:
                 raise UserError(
-                    f"The learning-rate schedule of this run ends at step {total}, with these options the run would "
-                    f"go to {steps:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or begin a "
-                    "new run from its weights (--transfer.weights)."
+                    f"The learning-rate schedule of this run ends at {config.interval} {total}, with these options the "
+                    f"run would go to {now:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or "
+                    "begin a new run from its weights (--transfer.weights)."
                 )
 
 

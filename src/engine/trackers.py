@@ -7,7 +7,8 @@ from typing import Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from src.engine.errors import UserError, construct, one_line
+from src.engine.errors import UserError, one_line
+from src.engine.instances import construct
 from src.engine.run import RunCallback
 
 

@@ -5,6 +5,7 @@ import traceback
 
 import pytest
 
+from src.engine.complaint import Complaint
 from src.engine.suggestions import explain
 from tests.conftest import CONFIGS, SMALL, run_process
 
@@ -22,7 +23,7 @@ MISTAKES = {
     "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
-        "total_steps, but got inf",
+        "Set --trainer.max_epochs, or a length",
     ),
     "steps between checkpoints": ([*FIT, "--checkpoint.every_n_steps=0"], "every_n_steps=0 must be at least 1"),
     "batches between signals": ([*FIT, "--signals.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
@@ -174,7 +175,7 @@ def test_a_union_of_types_is_told_in_one_line():
         "  Subtypes: [<class 'int'>, typing.Literal['x', 'y'], <class 'NoneType'>]\n  Errors:\n    - ...\n"
         "  Given value type: <class 'str'>\n  Given value: z"
     )
-    assert explain(complaint, [], []) == "a.b: expected one of x, y or int or null; got 'z'"
+    assert explain(Complaint(complaint, None, list), [], []) == "a.b: expected one of x, y or int or null; got 'z'"
 
 
 def test_clipping_that_lightning_refuses_is_one_clear_error(cli, mnist):

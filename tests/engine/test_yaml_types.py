@@ -132,10 +132,10 @@ def test_what_is_no_number_is_one_clear_line(cli, signs, option, value):
     done = cli(*signs, *loss, f"--model.loss.{option}={value}")
     assert done.code == 2
     (line,) = [line for line in done.err.splitlines() if "Seed set" not in line]
-    assert line.startswith(f"error: {option}: ")
+    assert line.startswith(f"error: model.loss.{option}: ")
     assert "number" in line or "sequence of length" in line
 
 
 def test_a_learning_rate_that_is_none_asks_for_a_number_alone(cli, signs):
     done = cli(*signs, "--model.optimizer.lr=fast")
-    assert done.err.endswith("error: lr: expected float; got 'fast'\n")
+    assert done.err.endswith("error: model.optimizer.lr: expected float; got 'fast'\n")

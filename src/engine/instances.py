@@ -1,0 +1,53 @@
+"""Objects that a config names: what a library refuses is one line, a user's own class keeps its traceback."""
+
+from types import TracebackType
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from src.engine.errors import UserError
+from src.engine.schedulers import MAKERS
+
+# A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
+
+
+def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Make an object that the config names.
+
+    Raises:
+        UserError: If a library's class refuses its arguments. What a user's own class raises is left as it is.
+    """
+    try:
+        return MAKERS.get(cls, cls)(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        if cls.__module__.partition(".")[0] in LIBRARIES:
+            raise UserError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
+        raise
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Make all objects that a config names; what a class raises arrives as it was raised.
+
+    A parser that tries one type after the other would tell of all of them instead, and of its own way there.
+    """
+    raised: list[tuple[Exception, TracebackType | None]] = []
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return construct(cls, *args, **kwargs)
+        except Exception as error:
+            if not raised and not isinstance(error, UserError):
+                values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
+                error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
+            raised.append((error, error.__traceback__))
+            raise
+
+    try:
+        made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
+        return made
+    except Exception as error:
+        first, way = raised[0] if raised else (error, error.__traceback__)
+    raise first.with_traceback(way)
