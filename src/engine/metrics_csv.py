@@ -101,9 +101,9 @@ class MetricsCsv(RunCallback):
             row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
         if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return
-        # A run resumed between two epochs comes by here a second time.
+        # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
         if stages[0] == "train":
-            if self._last and row.items() <= self._last.items():
+            if self._last and (row["epoch"], row["step"]) == (self._last["epoch"], self._last["step"]):
                 return
             self._last = row | metrics
         self._file.add(row | metrics)
