@@ -6,6 +6,8 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import SMALL
+
 
 def load(name="last", number=0):
     return torch.load(f"runs/sums/version_{number}/checkpoints/{name}.ckpt", weights_only=True)
@@ -75,3 +77,25 @@ def test_a_checkpoint_callback_of_ones_own_writes_beside_ours(fit_sums, cli):
     assert {file.name for file in folder.iterdir()} == {"best.ckpt", "last.ckpt", "mine.ckpt"}
     for file in folder.iterdir():
         assert cli("test", "--ckpt_path", file).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("LearningRateFinder", "lr_range.yaml"),
+        ("BackboneFinetuning", "freeze.yaml"),
+        ("LearningRateMonitor", "no logger"),
+        ("DeviceStatsMonitor", "logger=False"),
+        ("ModelCheckpoint", ""),
+        ("BatchSizeFinder", ""),
+        ("ModelSummary", ""),
+    ],
+)
+def test_callbacks_of_lightnings_work_beside_ours_or_one_line_says_what_to_use_instead(name, instead, cli):
+    steps = ("--trainer.max_epochs=1", "--data.passes=20")
+    done = cli("fit", "--config", SMALL, *steps, f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}")
+    errors = [line for line in done.err.splitlines() if line.startswith("error")]
+    assert done.code == (1 if instead else 0), done.err
+    assert len(errors) == (1 if instead else 0)
+    assert instead in "".join(errors)
+    assert "Traceback" not in done.err

@@ -25,12 +25,17 @@ class UserError(ValueError):
 # Errors of libraries whose message says it all.
 READ_WELL = (UserError, MisconfigurationException)
 
-# What a library says of a run in many lines, by a word of it, and what to do.
+# What a library says of a run in many lines, by a word of it, and what to do; nothing where its own words do.
 IN_OTHER_WORDS = {
+    "Early stopping conditioned on metric": "",
     "find_unused_parameters": "Some parameters got no gradient in a step, which DDP does not expect. Set "
     "--trainer.strategy ddp_find_unused_parameters_true, or let the loss use them.",
     "different number of parameter groups": "The run's optimizer has other groups of parameters than model.groups now "
     "says. Leave model.groups as it was, or begin a new run from the weights (--transfer.weights).",
+    "When using the learning rate finder": "LearningRateFinder wants a module with an attribute `lr`. To find the rate "
+    "of any optimizer: --config configs/debug/lr_range.yaml.",
+    "'LitModule' object has no attribute 'backbone'": "BackboneFinetuning wants a module with an attribute `backbone`. "
+    "To freeze a part of any net: --config configs/callbacks/freeze.yaml.",
 }
 
 
@@ -41,8 +46,8 @@ def one_line(error: BaseException) -> str:
 
 def explained(error: BaseException) -> str:
     """What to say in a line in place of a traceback; nothing of an error in a user's own code."""
-    told = next((advice for word, advice in IN_OTHER_WORDS.items() if word in str(error)), "")
-    return told or (one_line(error) if isinstance(error, READ_WELL) else "")
+    told = [advice or one_line(error) for word, advice in IN_OTHER_WORDS.items() if word in str(error)]
+    return told[0] if told else one_line(error) if isinstance(error, READ_WELL) else ""
 
 
 def devices_here() -> str:
