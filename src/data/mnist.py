@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from src.data.loader import TensorLoader
 from src.data.mnist_files import checksums, download, read
-from src.data.mnist_images import find_images, read_image
+from src.data.mnist_images import find_images, read_images, tell
 from src.engine.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
@@ -30,8 +30,8 @@ class MNISTDataModule(LightningDataModule):
         batch_size: Images per device in a step.
         val_size: Images that validation takes from the training images.
         split_seed: Decides which ones; apart from `seed_everything`, so that runs with different seeds are comparable.
-        mirror: Address of a folder that serves the four files, in place of torchvision's own.
-        predict_path: What `predict` reads: an image file or a folder of them, PNG or JPEG.
+        mirror: A folder with the four files, or its address, in place of torchvision's own.
+        predict_path: What `predict` reads: an image file or a folder of them: PNG, JPEG, WebP, BMP, TIFF or GIF.
     """
 
     def __init__(
@@ -63,14 +63,9 @@ class MNISTDataModule(LightningDataModule):
         return checksums(self.raw)
 
     def setup(self, stage: str) -> None:
-        """Load what the stage needs.
-
-        Raises:
-            UserError: If `val_size` leaves no training image, `predict_path` holds no image, or a file cannot be read.
-        """
+        """Load what the stage needs; a UserError says what is missing, does not fit, or cannot be read."""
         if stage == "predict":
-            self.files = find_images(self.predict_path)
-            images = torch.stack([read_image(file) for file in self.files])
+            self.files, images, self.told = read_images(find_images(self.predict_path))
             self.images: tuple[Tensor, Tensor] = (images, torch.arange(len(images)))
             return
         data = read(self.source, self.root, train=stage != "test")
@@ -83,6 +78,9 @@ class MNISTDataModule(LightningDataModule):
                 )
             order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.split_seed))
             self.val_rows, self.train_rows = order[: self.val_size], order[self.val_size :]
+
+    def teardown(self, stage: str) -> None:
+        tell(self.told if stage == "predict" else [])
 
     def train_dataloader(self) -> Any:
         return TensorLoader(self.images, self.batch_size, rows=self.train_rows, transform=normalize, shuffle=True)

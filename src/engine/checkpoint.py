@@ -16,7 +16,7 @@ from src.engine.errors import UserError
 from src.engine.instances import instantiate
 from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
-from src.engine.renamed import follow_renamed
+from src.engine.renamed import as_options, follow_renamed
 from src.engine.sharded import load_shards
 
 T = TypeVar("T")
@@ -160,21 +160,13 @@ def load_module(
     """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
     config = checkpoint["config"]["model"]
-    named = [word for name, value in overrides.items() for word in (f"--model.{name}", _class_of(value))]
-    (config,) = follow_renamed({"model": config}, named, []).values()
+    (config,) = follow_renamed({"model": config}, as_options(overrides), []).values()
     module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
     strict = module.strict_loading if strict is None else strict
     if strict:
         check_fit(checkpoint["state_dict"], module)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
     return module
-
-
-def _class_of(value: Any) -> str:
-    """The class that an argument names or is an object of."""
-    if isinstance(value, dict) and "class_path" in value:
-        return str(value["class_path"])
-    return value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def check_fit(weights: dict[str, Tensor], module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """A loss of NaN or infinity stops the run before it is saved, and says where and why."""
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.errors import UserError
+from src.engine.metrics_csv import stage_of
 from src.engine.run import RunCallback
 
 
@@ -29,6 +31,20 @@ class Finite(RunCallback):
         self.every_n_batches = every_n_batches
         self._losses = torch.empty(0)
         self._steps: list[tuple[int, int, float]] = []
+        self._told = False
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say once that a validation gave no number: such a net is never the best one."""
+        if self._told or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
+        if bad := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
+            self._told = True
+            told = f"warning: {', '.join(bad)} in the validation at step {trainer.global_step}."
+            print(
+                f"{told} A net is never the best by such a number. Look for NaN in the validation data.",
+                file=sys.stderr,
+            )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._at_once = module.device.type == "cpu" and trainer.world_size == 1

@@ -28,26 +28,38 @@ def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
+class _Maker:
+    """Makes each object; keeps what a class raised first, and where.
+
+    An optimizer that is made later holds it: processes that a run spawns get it without what it kept.
+    """
+
+    def __init__(self) -> None:
+        self.raised: list[tuple[Exception, TracebackType | None]] = []
+
+    def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return construct(cls, *args, **kwargs)
+        except Exception as error:
+            if not self.raised and not isinstance(error, UserError):
+                values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
+                error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
+            self.raised.append((error, error.__traceback__))
+            raise
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Make all objects that a config names; what a class raises arrives as it was raised.
 
     A parser that tries one type after the other would tell of all of them instead, and of its own way there.
     """
-    raised: list[tuple[Exception, TracebackType | None]] = []
-
-    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return construct(cls, *args, **kwargs)
-        except Exception as error:
-            if not raised and not isinstance(error, UserError):
-                values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
-                error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
-            raised.append((error, error.__traceback__))
-            raise
-
+    make = _Maker()
     try:
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
         return made
     except Exception as error:
-        first, way = raised[0] if raised else (error, error.__traceback__)
+        first, way = make.raised[0] if make.raised else (error, error.__traceback__)
     raise first.with_traceback(way)

@@ -41,6 +41,8 @@ def cut(num_rows: int, size: int, world_size: int) -> list[tuple[int, int]]:
     The last one is smaller; a rest of fewer than `world_size` rows, which would leave a process without work, joins the
     batch before it.
     """
+    if num_rows == 0:
+        return []
     starts = list(range(0, num_rows, size))
     if len(starts) > 1 and num_rows - starts[-1] < world_size:
         starts.pop()
@@ -87,6 +89,10 @@ class Position:
         Raises:
             UserError: If there are too few.
         """
+        if num_rows == 0:
+            raise UserError(
+                "There is no sample to load: the data set, or the part of it that a loader was given, is empty."
+            )
         if num_rows < self.world_size:
             raise UserError(
                 f"{num_rows} samples cannot be shared by {self.world_size} processes: each needs at least one. "

@@ -80,3 +80,15 @@ def _in_file(node: Any, key: str) -> str | None:
         node = node.get(name) if isinstance(node, dict) else None
     found = node.get("class_path") if isinstance(node, dict) else node
     return found if isinstance(found, str) else None
+
+
+def as_options(overrides: dict[str, Any]) -> list[str]:
+    """The arguments that a module gets in Python, as the command line would name their classes."""
+    return [word for name, value in overrides.items() for word in (f"--model.{name}", _class_of(value))]
+
+
+def _class_of(value: Any) -> str:
+    """The class that an argument names or is an object of."""
+    if isinstance(value, dict) and "class_path" in value:
+        return str(value["class_path"])
+    return value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__qualname__}"

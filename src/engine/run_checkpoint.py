@@ -54,11 +54,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._then: Callable[[], None] | None = None
 
     @property
-    def folder(self) -> Path:
-        """Where the checkpoints lie."""
-        return self.run.folder / "checkpoints"
-
-    @property
     def best_model_path(self) -> str:
         """By this name Lightning hands it from processes that it spawned or forked to the one that it did so from."""
         return str(self.run.best or "")
@@ -86,11 +81,11 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def _bring_best(self, trainer: Trainer, source: Path) -> None:
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
-        target = self.folder / "best.ckpt"
+        target = self.run.last.with_name("best.ckpt")
         known = trainer.is_global_zero and source.exists() and not target.exists()
         if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / ".best.ckpt.part"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(".best.ckpt.part")
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
             part.replace(target)
         trainer.strategy.barrier("bring_best")
@@ -200,4 +195,4 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         if not getattr(trainer, "fast_dev_run", False):
-            write_checkpoint(trainer, self.folder / name)
+            write_checkpoint(trainer, self.run.last.with_name(name))

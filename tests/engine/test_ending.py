@@ -4,8 +4,10 @@ import shlex
 import time
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests import stopping
 from tests.conftest import SMALL
@@ -106,3 +108,34 @@ def test_a_mistake_before_the_first_step_is_one_line(tmp_path, capfd):
     fit(tmp_path, config(max_epochs=1) | {"checkpoint": {"monitor": "val/nothing"}})
     err = capfd.readouterr().err
     assert "go on with" not in err
+
+
+class NoRows(stopping.Sums):
+    def train_dataloader(self):
+        return self._loader(torch.arange(0), shuffle=True)
+
+
+class NoRowsOfTorch(stopping.Sums):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(0, 4), torch.zeros(0, 1)), batch_size=4)
+
+
+class NanInValidation(stopping.Sums):
+    def val_dataloader(self):
+        self.data[1][50] = float("nan")
+        return super().val_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("NoRows", "There is no sample to load"),
+        ("NoRowsOfTorch", "There is no sample to load"),
+        ("NanInValidation", "warning: val/loss is nan, val/mae is nan in the validation at step 12."),
+    ],
+)
+def test_odd_data_is_told_in_one_true_line(data, told, tmp_path, capfd):
+    fit(tmp_path, config(max_epochs=2) | {"data": {"class_path": f"tests.engine.test_ending.{data}"}})
+    done = capfd.readouterr()
+    assert (done.out + done.err).count(told) == 1
+    assert "Traceback" not in done.err

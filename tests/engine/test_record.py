@@ -1,8 +1,10 @@
 """record.yaml tells how a run was made, enough to make it again."""
 
+import importlib.metadata
 import subprocess
 import sys
 
+import pytest
 import torch
 import yaml
 
@@ -110,3 +112,48 @@ def test_a_run_that_a_notebook_started_is_run_again_from_its_config(cli, tmp_pat
     assert cli("fit", "--config", SMALL, *SHORT).code == 0
     (entry,) = yaml.safe_load((tmp_path / "runs/xor/version_0/record.yaml").read_text())
     assert entry["command"] == "python -m src fit --config runs/xor/version_0/config.yaml"
+
+
+SETTINGS = {"diff.external": "false", "diff.noprefix": "true", "color.ui": "always", "diff.context": "0"}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_patch_applies_whatever_git_is_set_to(setting, tmp_path, monkeypatch):
+    def git(*args, cwd):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=cwd, check=True)
+
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "src/a.py").write_text("".join(f"line = {n}\n" for n in range(20)))
+    git("init", "-q", cwd=project)
+    git("add", ".", cwd=project)
+    git("commit", "-q", "-m", "first", cwd=project)
+    git("clone", "-q", ".", "../fresh", cwd=project)
+    git("config", setting, SETTINGS[setting], cwd=project)
+    (project / "src/a.py").write_text("".join(f"line = {n + (n == 9)}\n" for n in range(20)))
+    (project / "mynets").mkdir()
+    (project / "mynets/new net.py").write_text("new = 1\n")
+    (project / "env/site-packages").mkdir(parents=True)
+    (project / "env/site-packages/theirs.py").write_text("theirs = 1\n")
+    (project / "data.csv").write_text("1,2\n")
+    monkeypatch.setattr(record, "PROJECT", project)
+    assert record._git(tmp_path / "changes.patch")["changes"] == "changes.patch"
+    git("apply", str(tmp_path / "changes.patch"), cwd=tmp_path / "fresh")
+    files = ("src/a.py", "mynets/new net.py")
+    assert [(tmp_path / "fresh" / name).read_text() for name in files] == [
+        (project / name).read_text() for name in files
+    ]
+    assert not (tmp_path / "fresh/env").exists()
+    assert not (tmp_path / "fresh/data.csv").exists()
+
+
+def test_the_record_has_all_packages_once(cli, tmp_path):
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    assert cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=2").code == 0
+    folder = tmp_path / "runs/xor/version_0"
+    entries = yaml.safe_load((folder / "record.yaml").read_text())
+    assert [entry["packages"] for entry in entries] == ["packages-0.txt"] * 2
+    listed = (folder / "packages-0.txt").read_text().splitlines()
+    wanted = ("torch", "pillow", "pytest")
+    assert {f"{name}=={importlib.metadata.version(name)}" for name in wanted} <= set(listed)
+    assert len(listed) == len(set(listed))

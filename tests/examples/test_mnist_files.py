@@ -127,6 +127,21 @@ def test_a_missing_file_on_the_server_is_named_with_the_reason(cli, server, file
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("form", ["folder", "file://", "file:// with a slash"])
+def test_a_folder_serves_as_a_mirror(cli, server, files, form, tmp_path):
+    mirror = {"folder": str(files), "file://": files.as_uri(), "file:// with a slash": f"{files.as_uri()}/"}[form]
+    done = test_data(cli, server, tmp_path / "data", f"--data.mirror={mirror}")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("mirror", ["example.com/mnist", "localhost:8000", "no/such/folder"])
+def test_a_mirror_without_a_scheme_is_one_line_and_nothing_is_made(cli, server, mirror, tmp_path):
+    done = test_data(cli, server, tmp_path / "data", f"--data.mirror={mirror}")
+    assert done.code == 1
+    assert f"mirror={mirror} is no folder here, and no address" in done.err
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_corrupted_file_on_disk_is_fetched_again(cli, server, files, tmp_path):
     raw = tmp_path / "data/MNIST/raw"
     raw.mkdir(parents=True)

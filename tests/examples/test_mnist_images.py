@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.datasets import MNIST
 
-from src.data.mnist_images import find_images, read_image
+from src.data.mnist_images import find_images, read_image, read_images
 from tests.conftest import CONFIGS
 
 
@@ -79,6 +79,53 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, name):
         [read_image(file) for file in find_images(tmp_path / name)]
 
 
+def test_white_ink_on_nothing_is_seen(seven, tmp_path):
+    ink = Image.eval(seven.convert("L"), lambda value: 255 - value)
+    for name, colour in {"white": 255, "light": 200, "black": 0}.items():
+        image = Image.new("RGBA", seven.size, (colour, colour, colour, 0))
+        image.putalpha(ink)
+        image.save(tmp_path / f"{name}.png")
+    forms = [read_image(tmp_path / f"{name}.png").float().flatten() for name in ("white", "light", "black")]
+    assert all(torch.nn.functional.cosine_similarity(form, forms[2], dim=0) > 0.93 for form in forms)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
+def test_a_scan_of_196_megapixels_is_read(seven, mode, tmp_path):
+    seven.resize((14_000, 14_000), Image.Resampling.NEAREST).convert(mode).save(tmp_path / "scan.png", compress_level=1)
+    seven.convert("L").save(tmp_path / "small.png")
+    scan, small = (read_image(tmp_path / f"{name}.png").float().flatten() for name in ("scan", "small"))
+    assert torch.nn.functional.cosine_similarity(scan, small, dim=0) > 0.93
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "tif", "gif"])
+def test_other_formats_are_read(seven, suffix, tmp_path):
+    seven.convert("L").save(tmp_path / f"seven.{suffix}")
+    seven.convert("L").save(tmp_path / "seven.png")
+    assert [file.name for file in find_images(tmp_path)] == sorted([f"seven.{suffix}", "seven.png"])
+    forms = [read_image(file).float().flatten() for file in find_images(tmp_path)]
+    assert torch.nn.functional.cosine_similarity(*forms, dim=0) > 0.93
+
+
+def test_a_broken_file_among_good_ones_is_told_and_a_blank_one_named(seven, tmp_path):
+    for name in ("a.png", "c.png"):
+        seven.save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    (tmp_path / "d.jpg").touch()
+    Image.new("L", (50, 50), 255).save(tmp_path / "e.png")
+    files, images, told = read_images(find_images(tmp_path))
+    assert [file.name for file in files] == ["a.png", "c.png", "e.png"]
+    assert images.shape == (3, 28, 28)
+    assert [line.partition(":")[0] for line in told] == ["left out", "left out", "blank"]
+    assert all(name in line for name, line in zip(("b.png", "d.jpg", "e.png"), told, strict=True))
+
+
+def test_nothing_but_broken_files_is_an_error(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a.png cannot be read as an image.* Nor can 1 more."):
+        read_images(find_images(tmp_path))
+
+
 def test_predict_without_images_says_which_option_is_missing():
     with pytest.raises(ValueError, match=r"set --data.predict_path"):
         find_images(None)
@@ -97,9 +144,11 @@ def test_predict_finds_the_digit_in_every_form(cli, mnist, seven, tmp_path):
     for name, image in forms.items():
         image.save(folder / name)
     (folder / "notes.txt").write_text("no image")
+    (folder / "half.jpg").write_bytes((folder / "faint_on_paper.jpg").read_bytes()[:600])
     done = cli("predict", "--ckpt_path", "runs/mnist/version_0", f"--data.predict_path={folder}")
     assert done.code == 0, done.err
     assert "file" in done.out
+    assert "half.jpg cannot be read as an image" in done.err
     assert "probability" in done.out
     with (tmp_path / "runs/mnist/version_1/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -134,6 +183,6 @@ def test_a_damaged_image_is_named(seven, tmp_path, monkeypatch, harm):
     elif harm == "length of a chunk":
         path.write_bytes(whole[:8] + b"\x00\x00\x00\x05" + whole[12:])
     else:
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        monkeypatch.setattr("src.data.mnist_images.LARGEST", 100)
     with pytest.raises(ValueError, match=r"harmed.png cannot be read as an image"):
         read_image(path)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.errors import UserError
 from src.engine.order import leaves
+from src.engine.paths import shorten
 from src.engine.predictions.files import PredictionFiles
 from src.engine.predictions.outputs import Column, Outputs, by_sample, first_rows
 from src.engine.predictions.parts import Part, Written, join
@@ -112,8 +113,8 @@ class PredictionsCsv(RunCallback):
         if total.num_samples > self.max_printed:
             print(f"... and {total.num_samples - self.max_printed} more")
         if files.large:
-            print(f"written to {files.pt}: {', '.join(files.large)}")
-        print(f"written to {files.csv}")
+            print(f"written to {shorten(files.pt)}: {', '.join(files.large)}")
+        print(f"written to {shorten(files.csv)}")
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Leave no part behind."""

@@ -66,7 +66,9 @@ class PredictionFiles:
     def _write(self, to: dict[Path, Path], parts: list[Written], num_samples: int, num_first: int) -> list[list[str]]:
         first = [self._header]
         with ExitStack() as stack:
-            writer = csv.writer(stack.enter_context(to[self.csv].open("w", newline="")))
+            writer = csv.writer(
+                stack.enter_context(to[self.csv].open("w", newline="", encoding="utf-8", errors="surrogateescape"))
+            )
             large = stack.enter_context(PredictionsPt(to[self.pt], self.large, num_samples)) if self.large else None
             writer.writerow(self._header)
             for number, (loader, entries) in enumerate(merge(parts, self.kinds)):
