@@ -56,20 +56,6 @@ def test_accumulated_gradients_make_fewer_steps(fit_sums):
     assert load()["global_step"] == 3 * 12 / 4
 
 
-def test_swa_saves_the_mean_and_tests_from_the_file(fit_sums, cli):
-    fit_sums(
-        "callbacks/swa.yaml",
-        "--trainer.callbacks.start=0.5",
-        "--trainer.max_epochs=4",
-        "--model.optimizer=torch.optim.SGD",
-        "--model.optimizer.lr=0.1",
-    )
-    fit_sums("--trainer.max_epochs=4", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")
-    plain, mean = load(number=1)["state_dict"], load(number=0)["state_dict"]
-    assert not torch.equal(plain["net.0.weight"], mean["net.0.weight"])
-    assert cli("test", "--ckpt_path", "runs/sums/version_0").code == 0
-
-
 def test_a_checkpoint_callback_of_ones_own_writes_beside_ours(fit_sums, cli):
     more = ("--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.filename=mine")
     fit_sums(*more, "--trainer.max_epochs=1")
