@@ -1,6 +1,7 @@
 """The parser: `${...}` between values, the file `.env`, and a help that can be read."""
 
 import argparse
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.complaint import Complaint
 from src.engine.ranks import leave_if_told
-from src.engine.schedulers import MAKERS
+from src.engine.schedulers import MAKERS, takes_the_first
 from src.engine.suggestions import explain
 
 PROGRAM = "python -m src"
@@ -52,14 +53,17 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
         """Lightning's own; a scheduler that YAML cannot make as it is takes what our maker of it takes."""
         if nested_key is None:
-            self._kind = theclass
+            self._kind = theclass if inspect.isclass(theclass) else None
             if maker := MAKERS.get(theclass):
                 options = {key: value for key, value in kwargs.items() if key in ("fail_untyped", "sub_configs")}
                 return super().add_function_arguments(maker, skip={1}, **options)
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
     def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        self._kind = function
+        if nested_key is None and takes_the_first(function):
+            path = f"{function.__module__}.{function.__name__}"
+            self.error(f"{path} is a function, which takes no options here. Name it alone: {path}")
+        self._kind = function if inspect.isroutine(function) else None
         return super().add_function_arguments(function, nested_key, **kwargs)
 
     def add_method_arguments(self, theclass: Any, themethod: str, *args: Any, **kwargs: Any) -> Any:

@@ -105,6 +105,12 @@ MAKERS: dict[type, Callable[..., Any]] = {
 }
 
 
+def takes_the_first(function: Callable[..., Any]) -> bool:
+    """Whether a function makes an optimizer or a scheduler, and so is called later, with its first argument."""
+    made = getattr(function, "__annotations__", {}).get("return")
+    return isinstance(made, type) and issubclass(made, Optimizer | lr_scheduler.LRScheduler)
+
+
 def needs_length(scheduler: Any) -> bool:
     """Whether a scheduler, or a part of it, is to be as long as the run."""
     if not isinstance(scheduler, functools.partial):
@@ -134,18 +140,15 @@ def fill_length(scheduler: Any, length: int) -> Any:
         return scheduler
     given = dict(scheduler.keywords) | dict.fromkeys(_open(scheduler.keywords), length)
     if parts := given.get("schedulers"):
-        ends = [round(end * length) if end < 1 else int(end) for end in given.get("milestones", [])]
-        borders = [0, *ends, length] if "milestones" in given else [0, length] * len(parts)
-        spans = [end - begin for begin, end in itertools.pairwise(borders)]
+        spans = [length] * len(parts)
         if "milestones" in given:
-            given["milestones"] = ends
-            if min(spans) < 1:
-                raise UserError(
-                    f"milestones {ends} do not rise within the {length} moves of the run. Lower them, or give shares "
-                    "below 1 (0.1); --model.scheduler_interval step moves at each step."
-                )
-        else:
-            spans = [length] * len(parts)
+            ends = given["milestones"] = [round(end * length) if end < 1 else int(end) for end in given["milestones"]]
+            spans = [end - begin for begin, end in itertools.pairwise([0, *ends, length])]
+        if min(spans) < 1:
+            raise UserError(
+                f"milestones {ends} do not rise within the {length} moves of the run. Lower them, or give shares "
+                "below 1 (0.1); --model.scheduler_interval step moves at each step."
+            )
         given["schedulers"] = [fill_length(part, span) for part, span in zip(parts, spans, strict=False)]
     return functools.partial(scheduler.func, *scheduler.args, **given)
 

@@ -23,7 +23,7 @@ def explain(complaint: Complaint, options: Iterable[str], arguments: list[str]) 
     if told := no_such_class(message) or _of_a_class(message):
         return told
     if union := re.search(r"Subtypes: \[(.*?)\]\n\s*Errors:.*Given value: (.*)", message, re.DOTALL):
-        message = f"{message.split(':')[0]}: expected {_types(union[1])}; got {union[2].strip()!r}"
+        message = f"{message.split(':')[0]}: expected {_types(union[1])}; got {_given(union[2])!r}"
     message = re.sub(
         r"Expected an? (.*)\. Got value: (.*)", lambda m: f"expected {_types(m[1])}; got {m[2]!r}", message
     )
@@ -39,10 +39,12 @@ def _hint(message: str, complaint: Complaint, options: Iterable[str]) -> str:
         return ". Did you mean --config?"
     if unknown := re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.]+)'", message):
         return nearest(unknown[1] or unknown[2], options)
-    if unknown := re.search(r"Option '(\w+)' is not accepted", message):
-        of = f" by {complaint.kind.__name__}" if complaint.kind else ""
+    if unknown := re.search(r"Option '(\w+)[\w.]*' is not accepted", message):
+        if not complaint.kind:
+            return ". Name the class first, whose it is"
+        of = f" by {complaint.kind.__name__}"
         known = sorted({name.split(".")[0] for name in complaint.options()})
-        return of + (nearest(unknown[1], known) or f". It takes {', '.join(known)}.")
+        return of + (nearest(unknown[1], [*known, "init_args"]) or f". It takes {', '.join(known)}.")
     if unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return nearest(unknown[2], members(unknown[1]))
     if unknown := re.search(r"invalid choice: '(\w+)' \(choose from (.*)\)", message):
@@ -62,12 +64,20 @@ def _of_a_class(message: str) -> str:
         return f"{option}: {silent[1]} does not say what it returns: def {silent[1].split('.')[-1]}(...) -> {kind}: ..."
     if given := re.search(r"Dict must include a class_path .* but got NestedArg\(key='(\w+)'", message):
         return f"{option}.{given[1]}: a function takes no options here. Give {given[1]} a default in Python."
+    if other := re.search(r"Expected '([\w.]+)' to be a subclass of (?:<class ')?(\w+)", message):
+        return f"{option}: {other[1]} is no {other[2]}"
+    found = re.search(
+        r"Expected a dot import path string: (.*)|Expected an import path .*, but got (.*?)\. Got", message
+    )
+    if found and "Subtypes" not in message:
+        return f"{option}: {found[1] or found[2]} names no class. Write its path: package.module.Class"
     return ""
 
 
 def _types(text: str) -> str:
     """Types as a user would write them: "int or null", "one of MNIST, KMNIST", "list[Callback] or null"."""
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null")
+    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), .*?\]", r"\1", text)
     choices = [choice.strip(" '") for group in re.findall(r"Literal\[(.*?)\]", text) for choice in group.split(",")]
     text = re.sub(r"(?:typing\.)?Literal\[.*?\]", "", text)
     text = re.sub(r"(?:typing\.)?Callable\[\[.*?\], (?:typing\.)?(?:Union\[(.*?)\]|([\w.]+))\]", r"\1\2", text)
@@ -77,6 +87,11 @@ def _types(text: str) -> str:
     names = ["numbers such as [1.0, 5.0]" if name == "torch.Tensor" else _without_modules(name) for name in names]
     words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
     return " or ".join(dict.fromkeys(words + names)) or text
+
+
+def _given(value: str) -> str:
+    """What was given, as it was written."""
+    return re.sub(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", r"\1: \2", value.strip())
 
 
 def _without_modules(name: str) -> str:

@@ -100,6 +100,14 @@ WRONG = {
         ["--model.optimizer=SGD", "--model.optimizer.xyz=1"],
         "Option 'xyz' is not accepted by SGD. It takes",
     ),
+    "a number for a class": (["--model.optimizer=3"], "3 names no class. Write its path"),
+    "a class of another kind": (
+        ["--model.optimizer=torch.optim.lr_scheduler.StepLR"],
+        "torch.optim.lr_scheduler.StepLR is no Optimizer",
+    ),
+    "an argument before its class": (["--model.scheduler.step_size=3"], "Name the class first"),
+    "text for a metric": (["--model.metrics.acc=3"], "expected dict[str, Metric] or null; got 'acc: 3'"),
+    "text for a share": (["--trainer.limit_val_batches=x"], "expected int or float or null; got 'x'"),
     "what is always so": (["--weights_only", "false"], "unrecognized arguments: --weights_only"),
 }
 
@@ -146,6 +154,28 @@ def test_a_users_own_constructor_keeps_its_traceback_and_nothing_of_the_parsers(
     assert "in __init__" in done.stderr
     assert "jsonargparse" not in done.stderr
     assert len(done.stderr.splitlines()) < 45
+
+
+def too_wide(hidden: int = 4) -> XorMLP:
+    """A function that makes a net, with a bug."""
+    raise ValueError(f"{hidden} is too wide")
+
+
+def test_a_users_own_function_keeps_its_traceback_too(tmp_path):
+    done = run_process(*FIT, "--model.net", f"{__name__}.too_wide", "--model.net.hidden=7", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ValueError: 7 is too wide"
+    assert "in too_wide" in done.stderr
+    assert "Given value" not in done.stderr
+    assert len(done.stderr.splitlines()) < 45
+
+
+def test_an_early_stopping_that_watches_nothing_is_one_line(cli):
+    watch = ("--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/los")
+    done = cli(*FIT, *watch)
+    assert done.code == 1
+    assert "any of the following: `val/loss`, `val/acc`, `train/loss`" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_help_promises_only_what_works(cli):

@@ -117,6 +117,15 @@ def test_a_function_that_cannot_be_taken_is_one_line(cli, options, hint):
     assert len(done.err.splitlines()) == 1
 
 
+def test_options_for_a_function_in_a_file_are_refused_with_the_way(cli, tmp_path):
+    optimizer = {"class_path": f"{__name__}.own_sgd", "init_args": {"lr": 0.1}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"model": {"optimizer": optimizer}}))
+    done = cli(*FIT, "--config", "own.yaml")
+    assert done.code == 2
+    assert f"{__name__}.own_sgd is a function, which takes no options here" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
 PLATEAUS = {
     "torch's path": [],
     "with the metric": ["--model.scheduler.monitor=train/loss"],
