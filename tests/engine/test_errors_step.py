@@ -38,9 +38,9 @@ def test_the_batch_told_is_the_last_smaller_one_also_where_a_users_forward_fails
     with pytest.raises(KeyError) as raised:
         main(["fit", "--config", str(SMALL), "--data.batch_size=3", "--model.net=tests.engine.test_errors_step.Picky",
               "--trainer.num_sanity_val_steps=0"])  # fmt: skip
-    assert raised.value.__notes__ == [
+    assert raised.value.__notes__[-1] == (
         "net Picky, loss BCEWithLogitsLoss; the batch was x (1, 2) float32, target (1, 1) float32"
-    ]
+    )
 
 
 class BetweenSteps(Callback):
@@ -52,7 +52,7 @@ def test_an_error_between_two_steps_tells_of_no_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError) as raised:
         main(["fit", "--config", str(SMALL), "--trainer.callbacks=tests.engine.test_errors_step.BetweenSteps"])
-    assert not hasattr(raised.value, "__notes__")
+    assert not any("the batch was" in note for note in raised.value.__notes__)
 
 
 def test_batches_of_any_kind_are_described():
