@@ -1,5 +1,6 @@
 """Who watches a metric looks in the right direction: best checkpoint, early stopping, plateau."""
 
+import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -43,3 +44,18 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
                 f"{name} watches {monitor} with mode: {mode}, but a {'larger' if larger else 'smaller'} one is better. "
                 f"Set mode: {'max' if larger else 'min'}."
             )
+
+
+def tell_that_it_is_not_logged(trainer: Trainer, monitor: str) -> None:
+    """Say before the first step that there is nothing by which a checkpoint could be the best.
+
+    Raises:
+        UserError: If somebody asked for it.
+    """
+    logged = ", ".join(sorted(trainer.callback_metrics))
+    there = f"there are {logged}" if logged else "nothing is"
+    told = f"checkpoint.monitor={monitor!r} is not logged; {there}. Set --checkpoint.monitor."
+    if monitor != "val/loss":
+        raise UserError(told)
+    if trainer.sanity_checking and trainer.is_global_zero:
+        print(f"warning: {told} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)

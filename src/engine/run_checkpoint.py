@@ -1,7 +1,6 @@
 """Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
 
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
-from src.engine.monitors import larger_is_better, refuse_wrong_directions
+from src.engine.monitors import larger_is_better, refuse_wrong_directions, tell_that_it_is_not_logged
 from src.engine.run import RunCallback
 from src.engine.write_checkpoint import write_checkpoint
 
@@ -122,7 +121,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
             return
         take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
-            self._say_that_it_is_not_logged(trainer)
+            tell_that_it_is_not_logged(trainer, self.monitor)
             return self._save_due(trainer)
         if trainer.sanity_checking:
             return
@@ -137,15 +136,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
             else:
                 self._save(trainer, "best.ckpt")
         self._save_due(trainer)
-
-    def _say_that_it_is_not_logged(self, trainer: Trainer) -> None:
-        logged = ", ".join(sorted(trainer.callback_metrics))
-        there = f"there are {logged}" if logged else "nothing is"
-        told = f"checkpoint.monitor={self.monitor!r} is not logged; {there}. Set --checkpoint.monitor."
-        if self.monitor != "val/loss":
-            raise UserError(told)
-        if trainer.sanity_checking and trainer.is_global_zero:
-            print(f"warning: {told} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now is everything done that ends the epoch before.
