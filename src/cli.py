@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src.engine.always_on import ALWAYS_ON, callbacks
-from src.engine.checkpoint import ShardsIO, carried_config, find_checkpoint
-from src.engine.config_files import LOCAL, check, read_env_file
+from src.engine.checkpoint import ShardsIO, find_checkpoint
+from src.engine.configs.compose import carried_config, compose
+from src.engine.configs.files import read_env_file
+from src.engine.configs.nulls import refuse_nulls
 from src.engine.errors import READ_WELL, UserError, devices_here, explained, one_line
 from src.engine.instances import instantiate
 from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.loaders import adopt
-from src.engine.parser import Parser, look_ahead, refer_to, verb_options
+from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
 from src.engine.port import check_port
 from src.engine.quiet import Quiet
-from src.engine.ranks import leave_if_told, leave_the_seed_to_rank_zero
+from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.renamed import follow_renamed
 from src.engine.run import Run
 from src.engine.run_folder import begin, end, find_interrupted, runs_folder
@@ -76,17 +77,18 @@ class CLI(LightningCLI):
         arguments = list(args) if isinstance(args, list) else sys.argv[1:]
         read_env_file(Path(".env"))
         given = look_ahead(arguments)
-        arguments = refer_to(given.verb or "fit", arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
-        check([str(LOCAL), *(given.config or [])])
         if given.verb in self.subcommands():
-            first = ["--config", str(LOCAL)] if LOCAL.is_file() and LOCAL.stat().st_size else []
-            if self.ckpt_path:
-                carried = carried_config(self.ckpt_path, given.verb, GROUPS)
-                first += ["--config", yaml.safe_dump(follow_renamed(carried, arguments, given.config or []))]
-            at = arguments.index(given.verb) + 1
-            arguments[at:at] = first
+            carried = carried_config(self.ckpt_path, given.verb, GROUPS) if self.ckpt_path else {}
+            behind = arguments.index(given.verb) + 1
+            carried = follow_renamed(carried, arguments[behind:], given.config or [])
+            sections = {"trainer", "model", "data", *GROUPS}
+            self.given = compose(given.verb, given.config or [], carried, arguments[behind:], sections)
+            arguments[behind - 1 :] = self.given.arguments()
         self.config = parser.parse_or_explain(arguments)
+        refuse_nulls(self.config[self.config.subcommand], {"trainer": Trainer} | GROUPS)
+        for note in self.given.notes if is_rank_zero() else []:
+            print(f"note: {note}", file=sys.stderr)
         config = self.config[self.config.subcommand]
         if config.ckpt_path and not given.ckpt_path:
             raise UserError(
@@ -104,7 +106,8 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         # As plain values: what YAML and a checkpoint can hold.
         config = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))[str(self.subcommand)]
-        self.run = Run(str(self.subcommand), {key: value for key, value in config.items() if key not in VERB_OPTIONS})
+        values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
+        self.run = Run(str(self.subcommand), self.given.carried(values))
         if self.subcommand == "fit":
             self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None

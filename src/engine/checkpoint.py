@@ -1,7 +1,6 @@
 """Checkpoints as documents: plain values only, with the run's config inside; how they are read."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
+from src.engine.configs.text import resolved
 from src.engine.errors import UserError
 from src.engine.instances import instantiate
 from src.engine.paths import at_home
@@ -117,22 +117,6 @@ class ShardsIO(TorchCheckpointIO):
         return read_checkpoint(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
 
-def carried_config(path: Path, verb: str, extras: Iterable[str]) -> dict[str, Any]:
-    """The config inside a checkpoint, as far as it concerns a verb.
-
-    Args:
-        path: The checkpoint.
-        verb: Where a run was trained does not decide where it is evaluated.
-        extras: Names of the callbacks there are; one that was deleted since has no say.
-    """
-    known = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit", *extras}
-    config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
-    if verb != "fit":
-        place = {"accelerator", "devices", "num_nodes", "strategy"}
-        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in place}
-    return config
-
-
 def build(base: type[T], config: dict[str, Any]) -> T:
     """Make the object that a config describes.
 
@@ -159,7 +143,7 @@ def load_module(
         strict: Whether each weight must have its place; by default as the module says.
     """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
-    config = checkpoint["config"]["model"]
+    config = resolved(checkpoint["config"])["model"]
     (config,) = follow_renamed({"model": config}, as_options(overrides), []).values()
     module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
     strict = module.strict_loading if strict is None else strict

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace, get_loader, set_loader
+import yaml
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.complaint import Complaint
+from src.engine.configs.text import as_yaml
 from src.engine.ranks import leave_if_told
 from src.engine.schedulers import MAKERS, takes_the_first
 from src.engine.suggestions import explain
@@ -29,8 +31,6 @@ DESCRIPTION = (
     "local.yaml and .env of the current folder are read first."
 )
 CKPT_PATH = "A checkpoint of a run, or the run's folder, which stands for its last.ckpt."
-# `${trainer.max_epochs}`, but neither a relative `${.x}` nor a resolver as in `${oc.env:NAME}`.
-REFERENCE = re.compile(r"\$\{([a-zA-Z_][\w.\[\]]*)\}")
 
 
 class Parser(LightningArgumentParser):
@@ -93,6 +93,21 @@ class Parser(LightningArgumentParser):
             sys.stderr.write(f"error: {explain(complaint, options, arguments)}\n")
             sys.exit(2)
 
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Leave out what text cannot hold: no file gave it, it is the default of a class, and will be so again."""
+        kept, defaults = namespace.clone(), self.get_defaults()
+        for name, value in vars(namespace).items():
+            if not is_plain(value) and (repr(value) == repr(defaults.get(name)) or not self._can_write(name, value)):
+                del kept[name]
+        return str(super().dump(kept, *args, **kwargs))
+
+    def _can_write(self, name: str, value: Any) -> bool:
+        try:
+            alone = Namespace({name: value})  # type: ignore[no-untyped-call]
+            return "Unable to serialize instance" not in super().dump(alone, skip_validation=True)
+        except Exception:  # a serializer may stumble over foreign objects in any way
+            return False
+
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         verbs: Any = super().add_subcommands(*args, **kwargs)
         add = verbs.add_subcommand
@@ -111,6 +126,25 @@ class Parser(LightningArgumentParser):
         return text + "".join(f"    {name:<20}{what}\n" for name, what in self.programs.items())
 
 
+def is_plain(value: Any) -> bool:
+    """Whether YAML has a word for a value; what makes objects is looked at by the parser of its class."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(part) for part in value)
+    if isinstance(value, dict):
+        return all(is_plain(part) for part in value.values())
+    return isinstance(value, Namespace) or type(value) in (type(None), bool, int, float, str)
+
+
+def read_text(text: str) -> Any:
+    """The value of an option, or a config, by YAML: `[1, 2]` is a list. Of an anchor or a comment alone, the text."""
+    value = get_loader("yaml")(text)
+    return text if value is None and text.strip().lower() not in ("", "null", "~") else value
+
+
+set_loader("omegaconf+", read_text, (yaml.YAMLError,))
+set_dumper("yaml", as_yaml)
+
+
 def look_ahead(arguments: list[str]) -> argparse.Namespace:
     """What has to be known before the command line is parsed: `verb`, `ckpt_path` and the list `config`, or None."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -123,27 +157,3 @@ def look_ahead(arguments: list[str]) -> argparse.Namespace:
 def verb_options(verb: str) -> dict[str, Any]:
     """What the parser of a verb is made with."""
     return {"description": VERBS[verb], "usage": f"{PROGRAM} {verb} [options]"}
-
-
-def refer_to(verb: str, arguments: list[str]) -> list[str]:
-    """Let `${trainer.max_epochs}` mean the option of this verb; the parser's own names begin with the verb.
-
-    Args:
-        verb: `fit`, for example.
-        arguments: The command line.
-
-    Returns:
-        The command line with such references; config files are read so from now on.
-    """
-
-    def rename(text: str) -> str:
-        return REFERENCE.sub(lambda m: m[0] if m[1].startswith(f"{verb}.") else f"${{{verb}.{m[1]}}}", text)
-
-    load = get_loader("yaml")
-
-    def read(text: str) -> Any:
-        value = load(rename(text))
-        return {} if value is None and re.search(r"[#\n]", text) else value  # a file of comments holds no options
-
-    set_loader("omegaconf+", read)
-    return [rename(argument) for argument in arguments]

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
+from src.engine.configs.text import as_yaml
 from src.engine.errors import UserError
 from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
@@ -67,7 +68,7 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
         return root
     if is_rank_zero():
         if not (folder / "config.yaml").exists():
-            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            (folder / "config.yaml").write_text(as_yaml(config))
         for name in _jobs():
             (folder / name).touch()
     return folder

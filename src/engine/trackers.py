@@ -7,6 +7,7 @@ from typing import Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from src.engine.configs.text import resolved
 from src.engine.errors import UserError, one_line
 from src.engine.instances import construct
 from src.engine.run import RunCallback
@@ -52,9 +53,9 @@ class Trackers(RunCallback):
         """The first word to a tracker: what it misses (a login, a server) ends the run before it trains."""
         try:
             if not isinstance(logger, MLFlowLogger):
-                logger.log_hyperparams(self.run.config)
+                logger.log_hyperparams(resolved(self.run.config))
             elif not self._mlflow_id.exists():  # a run's parameters cannot be changed
-                logger.log_hyperparams(self.run.config)
+                logger.log_hyperparams(resolved(self.run.config))
                 if logger.run_id:  # rank zero has it
                     self._mlflow_id.write_text(logger.run_id, encoding="utf-8")
         except (OSError, UserError):
