@@ -89,7 +89,7 @@ REST = {"encoder.0", "encoder.3", "head"}
         ({"types": ["_BatchNorm"]}, REST),
         ({"types": ["Linear"]}, NORMS - {"norm"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_what_is_frozen_keeps_weights_and_running_statistics_all_else_learns(fit_normed, freeze, trained):
     one, three = (fit_normed(freeze, epochs=epochs) for epochs in (1, 3))
