@@ -68,7 +68,12 @@ def predict(cli, tmp_path):
 
 def found(folder):
     """The rows of predictions.csv and what is in predictions.pt; nothing else may be left."""
-    names = {path.name for path in folder.iterdir()} - {"config.yaml", "record.yaml", "changes-0.patch"}
+    names = {path.name for path in folder.iterdir()} - {
+        "config.yaml",
+        "record.yaml",
+        "changes-0.patch",
+        "packages-0.txt",
+    }
     assert names <= {"predictions.csv", "predictions.pt"}
     table = folder / "predictions.csv"
     rows = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []

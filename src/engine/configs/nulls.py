@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from src.engine.configs.merge import find_class
 from src.engine.errors import UserError
+from src.engine.schedulers import MAKERS
 
 
 def refuse_nulls(config: Any, kinds: dict[str, Any], at: str = "") -> None:
@@ -27,6 +28,7 @@ def refuse_nulls(config: Any, kinds: dict[str, Any], at: str = "") -> None:
             refuse_nulls(part, kinds, at)
     values = vars(config) if isinstance(config, Namespace) else config if isinstance(config, dict) else {}
     kind = find_class(values["class_path"]) if "init_args" in values and "class_path" in values else kinds.get(at)
+    kind = MAKERS.get(kind, kind)  # of a scheduler, ours that knows the length of the run
     if kind:
         refuse_in(kind, vars(values["init_args"]) if "class_path" in values else values, at)
     for name, value in values.items():
