@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from src.engine.errors import UserError
 
+SEQUENCES = ("SequentialLR", "ChainedScheduler")  # each part keeps a rate of its own
 # Schedules that set these in each group at every step: what the optimizer was given has no say.
 CYCLED = {"lr": "max_lr", "momentum": "max_momentum", "betas": "max_momentum"}
 
@@ -57,7 +58,8 @@ def take_up_options(trainer: Trainer, module: LightningModule, saved: dict[str, 
         UserError: If a change cannot act: another class, or a schedule that cannot be bent amid its way.
     """
     now = options_in_use(trainer, module)
-    for what in ("optimizers", "schedulers"):
+    # Lightning's averaging of weights puts a scheduler of its own in the place of any.
+    for what in ("optimizers", *(["schedulers"] if "SWALR" not in saved["schedulers"] else [])):
         classes = [[each[0] if isinstance(each, list) else each for each in options[what]] for options in (saved, now)]
         if classes[0] != classes[1]:
             was, given = (", ".join(names) or "none" for names in classes)
@@ -97,6 +99,11 @@ def _set(trainer: Trainer, optimizer: Optimizer, own: list[bool], name: str, bef
             group[name] = after
             continue
         ratio = after / before if before else 0.0
+        if any(kind(config.scheduler) in SEQUENCES for config in trainer.lr_scheduler_configs):
+            raise UserError(
+                f"optimizer.lr cannot change from {before} to {after} amid a schedule of several parts. Leave it out, or "
+                "begin a new run from the weights (--transfer.weights)."
+            )
         for key in ("lr", "initial_lr"):
             if key in group:
                 new = group[key] * ratio if before else after

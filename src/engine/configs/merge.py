@@ -64,7 +64,7 @@ class Merge:
             return
         merged.pop(f"{key}+", None)
         if isinstance(was, dict) and is_class(was) and isinstance(value, str) and names_class(value):
-            value = {"class_path": value}
+            value = by_name(value)
         if isinstance(value, dict):
             below = was if isinstance(was, dict) else {}
             if isinstance(was, str) and is_class(value) and names_class(was):
@@ -145,6 +145,12 @@ def find_class(path: str) -> Any:
         if found is not None:
             return found
     return None
+
+
+def by_name(path: str) -> str | dict[str, str]:
+    """What stands in a config for a class that is named alone; a function takes no options and stays a name."""
+    found = find_class(path)
+    return path if found is not None and not inspect.isclass(found) else {"class_path": path}
 
 
 def goes_on(old: str, new: str) -> bool:

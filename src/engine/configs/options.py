@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
-from src.engine.configs.merge import CLASSES, Merge, append, as_class, find_class, goes_on, is_class, names_class
+from src.engine.configs.merge import (
+    CLASSES,
+    Merge,
+    append,
+    as_class,
+    by_name,
+    find_class,
+    goes_on,
+    is_class,
+    names_class,
+)
 from src.engine.configs.text import refers
 
 NULL = ("null", "~")
@@ -116,7 +126,7 @@ def change_class(place: tuple[dict[str, Any], str, str, bool], value: str, merge
         return
     if find_class(value) is not None and not goes_on(was["class_path"], value):
         merge.tell_dropped(at, was, {"class_path": value})
-        holder[key] = {"class_path": value}
+        holder[key] = by_name(value)
 
 
 def with_references(full: Any, given: Any, given_by_option: set[str], at: str = "") -> Any:
