@@ -101,8 +101,8 @@ def _set(trainer: Trainer, optimizer: Optimizer, own: list[bool], name: str, bef
         ratio = after / before if before else 0.0
         if any(kind(config.scheduler) in SEQUENCES for config in trainer.lr_scheduler_configs):
             raise UserError(
-                f"optimizer.lr cannot change from {before} to {after} amid a schedule of several parts. Leave it out, or "
-                "begin a new run from the weights (--transfer.weights)."
+                f"optimizer.lr cannot change from {before} to {after} amid a schedule of several parts. Leave it out, "
+                "or begin a new run from the weights (--transfer.weights)."
             )
         for key in ("lr", "initial_lr"):
             if key in group:
