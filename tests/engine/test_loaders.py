@@ -222,7 +222,7 @@ def end_of(process: subprocess.Popen[str], within_s: float) -> str:
 
 def without_notes(err: str) -> list[str]:
     """The lines up to the error itself; below it may stand where the run lies and how to go on."""
-    lines = err.strip().splitlines()
+    lines = [line for line in err.splitlines() if line.strip() not in ("", "[rank0]:")]
     return lines[:-1] if "run runs/" in lines[-1] else lines
 
 
