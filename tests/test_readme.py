@@ -72,9 +72,9 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
-def test_the_readme_is_under_285_lines_and_2000_words():
-    assert len(README.splitlines()) < 285
-    assert len(README.split()) < 2_000  # as `wc -w` counts: a rule of a table is a word, too
+def test_the_readme_is_under_310_lines_and_2250_words():
+    assert len(README.splitlines()) < 310
+    assert len(README.split()) < 2_250  # as `wc -w` counts: a rule of a table is a word, too
 
 
 def test_the_map_names_every_entry_of_src_with_its_owner():
