@@ -165,7 +165,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def _stopping(trainer: Trainer) -> bool:
         """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
         enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-        return trainer.should_stop and enough
+        return (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step
 
     def _save_due(self, trainer: Trainer) -> None:
         # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
