@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 # What YAML 1.2, the parser and OmegaConf take for a number with a fraction: PyYAML would leave such texts bare.
 FLOAT = re.compile(
@@ -60,6 +59,8 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """A config with values in place of its references."""
     if "${" not in str(config):
         return config
+    from omegaconf import OmegaConf  # a tenth of a second, which --help need not wait
+
     values: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     return dict(values)
 
