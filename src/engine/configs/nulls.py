@@ -28,8 +28,8 @@ def refuse_nulls(config: Any, kinds: dict[str, Any], at: str = "") -> None:
             refuse_nulls(part, kinds, at)
     values = vars(config) if isinstance(config, Namespace) else config if isinstance(config, dict) else {}
     kind = find_class(values["class_path"]) if "init_args" in values and "class_path" in values else kinds.get(at)
-    kind = MAKERS.get(kind, kind)  # of a scheduler, ours that knows the length of the run
     if kind:
+        kind = MAKERS.get(kind, kind)  # of a scheduler, ours that knows the length of the run
         refuse_in(kind, vars(values["init_args"]) if "class_path" in values else values, at)
     for name, value in values.items():
         refuse_nulls(value, kinds, at if name == "init_args" else f"{at}.{name}".strip("."))
