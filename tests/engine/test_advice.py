@@ -140,6 +140,7 @@ def test_a_callback_of_a_library_that_refuses_is_one_line(cli, name):
     assert len([line for line in done.err.splitlines() if "Seed set" not in line]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "hidden", "last"),
     [
@@ -161,6 +162,7 @@ def too_wide(hidden: int = 4) -> XorMLP:
     raise ValueError(f"{hidden} is too wide")
 
 
+@pytest.mark.slow
 def test_a_users_own_function_keeps_its_traceback_too(tmp_path):
     done = run_process(*FIT, "--model.net", f"{__name__}.too_wide", "--model.net.hidden=7", cwd=tmp_path)
     assert done.returncode == 1

@@ -18,6 +18,7 @@ def run(tmp_path, port, *options):
     return run_process(*SHORT, *options, cwd=tmp_path, timeout_s=100, env=env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("port", ["abc", "", "70000"])
 def test_what_is_no_port_is_one_line_and_hides_no_mistake(tmp_path, port):
     done = run(tmp_path, port, *processes(2))
@@ -43,6 +44,7 @@ def test_a_port_that_another_program_has_is_one_line(tmp_path):
     assert line.startswith(f"error: MASTER_PORT={port} in the environment cannot be used")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_store_of_another_run_takes_no_error_for_told(tmp_path, number):
     port = free_port()

@@ -113,6 +113,7 @@ def test_a_signal_outside_of_training_ends_with_its_code_and_a_line(verb, stage,
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "stage"), [("fit", "sanity"), ("test", "test")])
 def test_of_two_processes_both_end_and_one_speaks(verb, stage, tmp_path):
     (tmp_path / "late.yaml").write_text(yaml.safe_dump(late(stage, "SIGTERM")))
