@@ -1,7 +1,7 @@
 """The end of a run: why it ended, and lines that can be pasted."""
 
+import re
 import shlex
-import time
 
 import pytest
 import torch
@@ -14,11 +14,6 @@ from tests.conftest import SMALL
 from tests.stopping import config, fit, resume
 
 STOP = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}
-
-
-class Slow(Callback):
-    def on_train_batch_end(self, *rest):
-        time.sleep(0.05)
 
 
 class Enough(Callback):
@@ -35,14 +30,14 @@ def own(name):
     [
         ({"max_epochs": 2}, "max_epochs=2 reached"),
         ({"max_steps": 7, "max_epochs": -1}, "max_steps=7 reached"),
-        ({"max_time": "00:00:00:01", "max_epochs": 99, "callbacks": (own("Slow"),)}, "max_time reached after 1 s"),
+        ({"max_time": "00:00:00:01", "max_epochs": -1}, r"max_time reached after \d+ s"),
         ({"max_epochs": 9, "callbacks": (own("Enough"),)}, "trainer.should_stop was set by a callback or the module"),
         ({"limit_train_batches": 0}, "nothing to do: there is no training batch"),
     ],
 )
 def test_a_fit_says_why_it_ended(trainer, why, tmp_path, capfd):
     fit(tmp_path, config(**trainer))
-    assert f"\nend   {why}\n" in capfd.readouterr().out
+    assert re.search(rf"^end   {why}$", capfd.readouterr().out, re.MULTILINE)
 
 
 def test_early_stopping_names_metric_and_epoch(tmp_path, capfd):
