@@ -48,8 +48,9 @@ class TensorLoader(Position):
         world_size: int | None = None,
     ) -> None:
         super().__init__(seed, rank, world_size)
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1. Set --data.batch_size.")
+        for name, value in (("batch_size", batch_size), ("passes", passes)):
+            if value < 1:
+                raise UserError(f"{name}={value} must be at least 1. Set --data.{name}.")
         self.tensors = tensors
         self.batch_size = batch_size
         self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()

@@ -45,6 +45,7 @@ MISTAKES = {
     "device that is not here": ([*FIT, "--trainer.accelerator=tpu"], "not"),
     "unknown accelerator": ([*FIT, "--trainer.accelerator=gpuu"], "Available names are"),
     "batch size of 0": ([*FIT, "--data.batch_size=0"], "batch_size=0 must be at least 1"),
+    "fewer passes than one": ([*FIT, "--data.passes=-3"], "passes=-3 must be at least 1. Set --data.passes"),
     "unknown monitor": ([*FIT, "--checkpoint.monitor=val/lss"], "there are"),
 }
 

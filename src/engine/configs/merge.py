@@ -8,20 +8,15 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from src.engine import classes
+
 # The value of `trainer:` with nothing below it.
 EMPTY = object()
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 # Sections whose class has a default, so that YAML may leave it out.
 CLASSES = ("model", "data")
 # Where a class stands that is called by its name alone.
-PLACES = (
-    "torch.optim",
-    "torch.optim.lr_scheduler",
-    "torch.nn",
-    "torchmetrics",
-    "torchmetrics.classification",
-    "lightning.pytorch.callbacks",
-)
+PLACES = tuple(dict.fromkeys(place for places in classes.CLASSES.values() for place in places))
 
 
 class Merge:
