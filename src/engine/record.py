@@ -1,6 +1,7 @@
 """How a run was made: enough to make it again."""
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -72,13 +73,19 @@ def _git(patch: Path) -> dict[str, Any] | None:
 
 def _packages(path: Path) -> str:
     """Write the list of all packages, unless the one before is the same; returns the name of the file."""
-    found = sorted({f"{each.name}=={each.version}" for each in importlib.metadata.distributions()}, key=str.lower)
-    text = "".join(f"{line}\n" for line in found)
+    # Reading a hundred files takes longer than a small fit; what is installed in between changes its folder.
+    text = _installed(tuple((folder, Path(folder).stat().st_mtime_ns) for folder in sys.path if Path(folder).is_dir()))
     for other in path.parent.glob("packages-*.txt"):
         if other.read_text(encoding="utf-8") == text:
             return other.name
     path.write_text(text, encoding="utf-8")
     return path.name
+
+
+@functools.cache
+def _installed(folders: tuple[tuple[str, int], ...]) -> str:
+    found = {f"{each.name}=={each.version}" for each in importlib.metadata.distributions()}
+    return "".join(f"{line}\n" for line in sorted(found, key=str.lower))
 
 
 def _command(run: Run) -> str:

@@ -7,6 +7,8 @@ import re
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 
+from lightning.pytorch.cli import LightningCLI
+
 from src import cli
 
 SCRIPT = """_src() {{
@@ -36,7 +38,7 @@ def options(*args: str) -> set[str]:
 
 def script() -> str:
     """What bash has to read: the options of each verb, and of the LightningModule."""
-    verbs = list(cli.CLI.subcommands())
+    verbs = list(LightningCLI.subcommands())
     model = options("fit", "--model.help", "src.module.LitModule")
     cases = (f'            {verb}) words="{" ".join(sorted(options(verb, "--help") | model))}" ;;' for verb in verbs)
     return SCRIPT.format(verbs=" ".join(verbs), cases="\n".join(cases))
