@@ -111,9 +111,8 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         # As plain values: what YAML and a checkpoint can hold.
-        config = json.loads(self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json"))[
-            str(self.subcommand)
-        ]
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
+        config = json.loads(text)[str(self.subcommand)]
         values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
         self.run = Run(str(self.subcommand), self.given.carried(values))
         if self.subcommand == "fit":
