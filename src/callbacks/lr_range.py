@@ -53,7 +53,7 @@ class LrRange(Callback):
             print(f"lr    {len(self._rows)} steps are too few to find a rate, {3 * AROUND + 1} are needed", flush=True)
             return
         path = Path(trainer.default_root_dir, "lr_range.csv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("lr", "smoothed_loss"), *self._rows])
         losses = [loss for _, loss in self._rows]
         # The first means are those of a few batches: noise.

@@ -118,7 +118,7 @@ def stage_of(name: str) -> str:
 def write_table(path: Path, value: Any) -> None:
     """Write a matrix as `<path>.csv`, anything else as `<path>.pt`."""
     if isinstance(value, Tensor) and value.dim() == 2:
-        with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
+        with path.with_name(f"{path.name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(value.tolist())
     else:
         torch.save(value, path.with_name(f"{path.name}.pt"))

@@ -46,6 +46,19 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
             )
 
 
+def refuse_what_is_never_validated(trainer: Trainer, monitor: str) -> None:
+    """See that somebody who asks for the best of a metric gets one.
+
+    Raises:
+        UserError: If the run has no validation and another monitor than the default.
+    """
+    if monitor != "val/loss" and not trainer.enable_validation:
+        raise UserError(
+            f"checkpoint.monitor={monitor!r} chooses the best checkpoint, but this run has no validation. Give it "
+            "validation data and --trainer.limit_val_batches above 0, or leave out --checkpoint.monitor."
+        )
+
+
 def tell_that_it_is_not_logged(trainer: Trainer, monitor: str) -> None:
     """Say before the first step that there is nothing by which a checkpoint could be the best.
 

@@ -37,7 +37,7 @@ def add_entry(run: Run, trainer: Trainer) -> None:
     file that pip can read), device, and the checksums of the data where the data module has a method `checksums()`.
     """
     path = run.folder / "record.yaml"
-    entries = yaml.safe_load(path.read_text()) if path.exists() else []
+    entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
     device = trainer.strategy.root_device
     entry: dict[str, Any] = {
         "command": _command(run),
@@ -55,7 +55,7 @@ def add_entry(run: Run, trainer: Trainer) -> None:
     if entries and (changed := changed_options(run.folder / "config.yaml", run.config)):
         entry["changed"] = changed
     part = path.with_suffix(".part")
-    part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000))
+    part.write_text(yaml.safe_dump([*entries, entry], sort_keys=False, width=1000), encoding="utf-8")
     part.replace(path)
 
 
@@ -99,7 +99,7 @@ def changed_options(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What a run was resumed with that is not in its config.yaml, by the option's name."""
     if not config or not file.exists():
         return {}
-    was, now = _flat(yaml.safe_load(file.read_text())), _flat(config)
+    was, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(config)
     return {name: value for name, value in now.items() if name not in was or was[name] != value}
 
 

@@ -12,7 +12,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
-from src.engine.monitors import larger_is_better, refuse_wrong_directions, tell_that_it_is_not_logged
+from src.engine.monitors import (
+    larger_is_better,
+    refuse_what_is_never_validated,
+    refuse_wrong_directions,
+    tell_that_it_is_not_logged,
+)
 from src.engine.run import RunCallback
 from src.engine.write_checkpoint import write_checkpoint
 
@@ -71,6 +76,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)
+        refuse_what_is_never_validated(trainer, self.monitor)
         self._saved_s, self._step = time.monotonic(), trainer.global_step
         source = self.run.source
         if source == self.run.last:

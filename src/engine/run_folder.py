@@ -68,7 +68,7 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
         return root
     if is_rank_zero():
         if not (folder / "config.yaml").exists():
-            (folder / "config.yaml").write_text(as_yaml(config))
+            (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
         for name in _jobs():
             (folder / name).touch()
     return folder
@@ -94,7 +94,7 @@ def end(folder: Path) -> None:
     """Note in the folder that the run came to its end."""
     if is_rank_zero():
         for name in _jobs():
-            (folder / name).write_text("done\n")
+            (folder / name).write_text("done\n", encoding="utf-8")
 
 
 def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
@@ -110,9 +110,9 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
         for mark in sorted(root.glob(f"*/{name}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
             last = mark.parent / "checkpoints" / "last.ckpt"
             # torchrun counts the restarts of each machine by itself: a new one counts none, and still has to join.
-            going = name.startswith("torchrun-") and not mark.read_text()
+            going = name.startswith("torchrun-") and not mark.read_text(encoding="utf-8")
             again = (restarted or going) and last.exists()
-            if again and yaml.safe_load((mark.parent / "config.yaml").read_text()) == config:
+            if again and yaml.safe_load((mark.parent / "config.yaml").read_text(encoding="utf-8")) == config:
                 return last
     return None
 

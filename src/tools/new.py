@@ -31,7 +31,7 @@ def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
     Returns:
         The new "data.iris" of each "data.rows"; and the example's words: of mnist_augmented both that and mnist.
     """
-    queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text())
+    queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text(encoding="utf-8"))
     named = [module for package, module in queue if package != "callbacks"]
     parts = source.split("_")
     shorter = ["_".join(parts[:number]) for number in range(len(parts) - 1, 0, -1)]
@@ -48,7 +48,7 @@ def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
         if f"{package}.{new}" in renamed.values():  # mnist_augmented has the place of the mnist that it builds on
             new = f"{name}_base" if module == word else f"{name}_{module}"
         renamed[f"{package}.{module}"] = f"{package}.{new}"
-        queue += MODULE.findall(path.read_text())
+        queue += MODULE.findall(path.read_text(encoding="utf-8"))
     return renamed, words
 
 
@@ -83,7 +83,7 @@ def plan(name: str, source: str) -> dict[Path, str]:
         sys.exit(f"error: FROM={source!r} is no example; there are: {', '.join(examples())}.")
     moved, words = modules(name, source)
     files = {f"src/{old.replace('.', '/')}.py": f"src/{new.replace('.', '/')}.py" for old, new in moved.items()}
-    code = "".join((PROJECT / path).read_text() for path in files)
+    code = "".join((PROJECT / path).read_text(encoding="utf-8") for path in files)
     files[f"configs/{source}.yaml"] = f"configs/{name}.yaml"
     for test in sorted(PROJECT.glob(f"tests/**/test_{source}.py"))[:1]:
         files[str(test.relative_to(PROJECT))] = f"tests/test_{name}.py"
@@ -98,7 +98,7 @@ def plan(name: str, source: str) -> dict[Path, str]:
         text = re.sub(rf"\b{source}(?=\.yaml\b|/version_)|(?<=\bruns/){source}\b", name, text)
         return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
 
-    return {PROJECT / new: translate((PROJECT / old).read_text()) for old, new in files.items()}
+    return {PROJECT / new: translate((PROJECT / old).read_text(encoding="utf-8")) for old, new in files.items()}
 
 
 def main(args: list[str]) -> None:
@@ -109,7 +109,7 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     texts = plan(given.name, given.source)
     for path, text in texts.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(PROJECT)}")
     if PROJECT / f"tests/test_{given.name}.py" not in texts:
         print(f"wrote no test: {given.source} has none, tests/test_{given.source}.py")

@@ -204,3 +204,10 @@ def test_a_monitor_that_is_not_logged_is_told_before_the_first_step(cli, monkeyp
     done = cli("fit", "--config", SMALL, "--checkpoint.monitor=val/nope")
     assert done.code == 1
     assert "checkpoint.monitor='val/nope' is not logged; there are val/acc, val/loss" in done.err
+
+
+def test_a_monitor_without_a_validation_is_told_before_the_first_step(cli):
+    done = cli("fit", "--config", SMALL, "--checkpoint.monitor=val/acc", "--trainer.limit_val_batches=0")
+    assert done.code != 0
+    assert "checkpoint.monitor='val/acc' chooses the best checkpoint, but this run has no validation" in done.err
+    assert "Traceback" not in done.err
