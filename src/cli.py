@@ -72,6 +72,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--experiment", type=str | None, help="Names the run's folder; by default after the first config file."
         )
+        parser.add_argument("--note", type=str | None, help="A word on the run, shown by `python -m src runs`.")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after a fit.")
         for name, kind in GROUPS.items():
             parser.add_class_arguments(kind, name)
@@ -85,7 +86,7 @@ class CLI(LightningCLI):
         given = look_ahead(arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
         if given.verb in self.subcommands():
-            carried = carried_config(self.ckpt_path, given.verb, GROUPS) if self.ckpt_path else {}
+            carried = carried_config(self.ckpt_path, given.verb, [*GROUPS, "note"]) if self.ckpt_path else {}
             behind = arguments.index(given.verb) + 1
             carried = follow_renamed(carried, arguments[behind:], given.config or [])
             sections = {"trainer", "model", "data", *GROUPS}

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,41 @@ from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
 from src.engine.record import add_entry
 from src.engine.run import RunCallback
+from src.engine.summary import Summary
 
 
 class RunFolder(RunCallback):
-    """Lets all processes know the folder that rank zero claimed, and adds the command to its record."""
+    """Lets all processes know the folder that rank zero claimed; keeps there the record and the summary of the run."""
 
     def __init__(self) -> None:
         self._recorded = False
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return Summary(self.run)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
         if trainer.is_global_zero and not self._recorded:  # once for a fit and its test
             add_entry(self.run, trainer)
+            self._summary.begin(trainer, module)
         self._recorded = True
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._summary.begin_training(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Only now are the numbers of the epoch before complete."""
+        self._summary.update(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._summary.update(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self._summary.end(trainer, stage)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._summary.fail(trainer, exception)
 
 
 def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
