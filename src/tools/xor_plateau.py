@@ -1,0 +1,105 @@
+"""Trains the lesson's XOR from 500 seeds at once, and draws who leaves the plateau: `python -m src xor_plateau`."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+LR = 0.5
+INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # (4, 2)
+TARGETS = torch.tensor([[0.0], [1.0], [1.0], [0.0]])  # (4, 1)
+# A net that says "one half" to all four rows has a loss of 0.693; well below that it has begun to tell them apart.
+PLATEAU, LEFT = 0.693, 0.6
+
+
+@dataclass
+class Fits:
+    """Nets of one width, trained from many seeds. Letters: T steps, S seeds.
+
+    Attributes:
+        losses: (T, S) float32, each before its step, as a hand-written loop prints it.
+        solved: (T, S) bool, whether all four hard predictions are right there.
+    """
+
+    losses: Tensor
+    solved: Tensor
+
+    def left(self) -> Tensor:
+        """(S,) float32, the step from which the loss stays below `LEFT`; infinite for a seed that never gets there."""
+        high = (self.losses >= LEFT).int()
+        last = len(high) - high.flip(0).argmax(dim=0)  # the last step that is high
+        step = torch.where(high.any(dim=0), last, 0) + 1.0
+        return step.where(step <= len(high), torch.inf)
+
+
+def net(hidden: int, seed: int) -> nn.Module:
+    """The net of configs/xor.yaml, with the weights that a run of this seed begins with."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+
+def train(hidden: int, num_seeds: int, num_steps: int) -> Fits:
+    """Train from the seeds 0, 1, ... side by side: their weights are stacked, and one call makes a step of all."""
+    nets = [net(hidden, seed) for seed in range(num_seeds)]
+    weights, _ = stack_module_state(nets)  # each (S, ...)
+
+    def loss(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = functional_call(nets[0], weights, (INPUTS,))
+        return nn.functional.binary_cross_entropy_with_logits(logits, TARGETS), ((logits > 0) == TARGETS).all()
+
+    step = vmap(grad_and_value(loss, has_aux=True))
+    losses, solved = [], []
+    with torch.no_grad():
+        for _ in range(num_steps):
+            gradients, (values, right) = step(weights)
+            weights = {name: value - LR * gradients[name] for name, value in weights.items()}
+            losses.append(values)
+            solved.append(right)
+    return Fits(torch.stack(losses), torch.stack(solved))
+
+
+def draw(fits: dict[int, Fits]) -> Any:
+    """A figure with the losses of each width, and with the share of seeds that solve it by each step."""
+    from matplotlib.figure import Figure  # a second to import
+
+    figure = Figure(figsize=(1.8 * (len(fits) + 1.6), 2.4), layout="constrained")
+    axes = figure.subplots(1, len(fits) + 1, width_ratios=[1] * len(fits) + [1.1])
+    steps = range(1, len(next(iter(fits.values())).losses) + 1)
+    for number, (axis, (hidden, fit)) in enumerate(zip(axes, fits.items(), strict=False)):
+        axis.axhline(PLATEAU, color="0.6", linestyle=":")
+        axis.plot(steps, fit.losses, color=f"C{number}", alpha=0.12, linewidth=0.5)
+        axis.plot(steps, fit.losses.median(dim=1).values, color="black", label="median")
+        axis.set(title=f"{hidden} hidden", xlabel="step", xscale="log", ylim=(0, 1))
+        axes[-1].plot(steps, 100 * fit.solved.float().mean(dim=1), color=f"C{number}", label=str(hidden))
+    axes[0].set(ylabel="loss")
+    axes[0].legend(frameon=False)
+    axes[-1].set(title="solved, % of seeds", xlabel="step", xscale="log", ylim=(0, 102))
+    axes[-1].legend(title="hidden", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def main(args: list[str]) -> None:
+    """Train each width, print a table, write the picture."""
+    parser = argparse.ArgumentParser("python -m src xor_plateau", description=__doc__)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each")
+    parser.add_argument("--seeds", type=int, default=500, help="0 to one less")
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--to", type=Path, default=Path("runs/xor_plateau.png"), help="the picture")
+    given = parser.parse_args(args)
+    if min(given.seeds, given.steps, *given.hidden) < 1:
+        sys.exit("error: --seeds, --steps and --hidden must be at least 1.")
+    fits = {}
+    print("hidden  solved      plateau left at step (median)  never left")
+    for hidden in given.hidden:
+        fits[hidden] = fit = train(hidden, given.seeds, given.steps)
+        left = fit.left()
+        solved, never = int(fit.solved[-1].sum()), int(left.isinf().sum())
+        print(f"{hidden:>6}  {f'{solved}/{given.seeds}':<10}  {left.median():<29g}  {never}", flush=True)
+    given.to.parent.mkdir(parents=True, exist_ok=True)
+    draw(fits).savefig(given.to, dpi=110)
+    print(f"drawn {given.to}")

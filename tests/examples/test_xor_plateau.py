@@ -1,0 +1,73 @@
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from src.models.xor import XorMLP
+from src.tools import xor_plateau
+from tests.conftest import CONFIGS
+
+
+@pytest.mark.parametrize("hidden", [4, 8])
+def test_its_net_is_the_experiments(hidden):
+    torch.manual_seed(3)
+    theirs, ours = XorMLP(hidden), xor_plateau.net(hidden, 3)
+    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+    x = torch.randn(20, 2)
+    assert torch.equal(theirs(x), ours(x))
+
+
+@pytest.mark.parametrize("seed", [1, 2])  # one that solves it, one that stays on the plateau
+def test_a_seed_side_by_side_with_others_has_the_losses_of_its_own_run(cli, tmp_path, seed):
+    fit = xor_plateau.train(4, 5, 500)
+    options = ("--trainer.max_epochs=10", "--data.passes=50", "--trainer.callbacks=null", "--trainer.accelerator=cpu")
+    done = cli("fit", "--config", CONFIGS / "xor.yaml", "--seed_everything", seed, *options)
+    assert done.code == 0, done.err
+    assert (done.metrics["test/acc"] == 1.0) == fit.solved[-1, seed]
+    with (tmp_path / "runs/xor/version_0/metrics.csv").open(newline="") as file:
+        theirs = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    ours = fit.losses[:, seed].view(10, 50).mean(dim=1)  # of each epoch
+    assert ours.tolist() == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_plateau_is_left_at_the_step_from_which_the_loss_stays_below():
+    high, low = xor_plateau.PLATEAU, 0.1
+    losses = torch.tensor([[high, low, high, low], [low, low, low, low], [high, low, low, high]]).T.contiguous()
+    # Seeds: back up once; low from the start; high again at the last step.
+    fits = xor_plateau.Fits(losses, losses < 0.5)
+    assert fits.left().tolist() == [4, 1, torch.inf]
+
+
+def test_it_prints_a_row_for_each_width_and_draws_a_picture(tmp_path, capsys):
+    xor_plateau.main(["--hidden", "2", "16", "--seeds", "20", "--steps", "100", "--to", f"{tmp_path}/new/it.png"])
+    rows = re.findall(r"^ *(\d+)  (\d+)/20 ", capsys.readouterr().out, re.MULTILINE)
+    expected = {hidden: int(xor_plateau.train(hidden, 20, 100).solved[-1].sum()) for hidden in (2, 16)}
+    assert {int(hidden): int(solved) for hidden, solved in rows} == expected
+    assert imread(tmp_path / "new/it.png").std() > 0.1
+
+
+def test_the_picture_shows_each_seeds_losses_and_the_share_that_solves_it():
+    fits = {hidden: xor_plateau.train(hidden, 6, 80) for hidden in (2, 16)}
+    *losses, shares = xor_plateau.draw(fits).axes
+    assert [axis.get_title() for axis in losses] == ["2 hidden", "16 hidden"]
+    for axis, fit in zip(losses, fits.values(), strict=True):
+        drawn = [line.get_ydata() for line in axis.get_lines() if len(line.get_ydata()) == 80]
+        assert len(drawn) == 6 + 1  # and their median
+        assert np.array_equal(np.stack(drawn[:6], axis=1), fit.losses)
+    for line, fit in zip(shares.get_lines(), fits.values(), strict=True):
+        assert line.get_ydata()[-1] == pytest.approx(100 * fit.solved[-1].sum().item() / 6)
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--steps", "--hidden"])
+def test_nothing_of_anything_is_refused_in_a_line(option):
+    with pytest.raises(SystemExit, match="must be at least 1"):
+        xor_plateau.main([option, "0"])
+
+
+@pytest.mark.slow
+def test_four_units_solve_it_for_344_of_500_seeds_and_more_units_for_more():
+    solved = {hidden: int(xor_plateau.train(hidden, 500, 2_000).solved[-1].sum()) for hidden in (4, 8, 16)}
+    assert solved == {4: 344, 8: 487, 16: 500}
