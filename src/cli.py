@@ -43,8 +43,11 @@ VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predic
 class CLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data."""
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(
+        self, args: list[str] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None
+    ) -> None:
         self._arguments = sys.argv[1:] if args is None else args
+        self._callers, self._folder = list(callbacks), folder
         leave_the_seed_to_rank_zero()
         spare_the_question_for_a_gpu()
         super().__init__(
@@ -117,7 +120,8 @@ class CLI(LightningCLI):
         values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
         self.run = Run(str(self.subcommand), self.given.carried(values))
         if self.subcommand == "fit":
-            self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
+            found = None if self._folder else find_interrupted(self._root(), self.run.config)
+            self.ckpt_path = found or self.ckpt_path
         self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
         self.run.source = self.ckpt_path
 
@@ -134,8 +138,10 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
         config = self.config_init[str(self.subcommand)]
-        self.run.folder = begin(self._root(), self.ckpt_path if self.subcommand == "fit" else None, self.run.config)
+        last = self.ckpt_path if self.subcommand == "fit" else None
+        self.run.folder = begin(self._root(), last, self.run.config, self._folder)
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run)
+        every += self._callers
         if self.ckpt_path and self.ckpt_path.is_dir():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
@@ -171,17 +177,19 @@ def tools() -> dict[str, str]:
     return {name: re.split(r"[:.\n]", text or "")[0] for name, text in sorted(says.items())}
 
 
-def main(args: Iterable[Any] | None = None) -> CLI:
+def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:
     """Run the command line; a user's mistake ends it with one line and a code that is not 0.
 
     Args:
         args: What follows `python -m src`, paths and numbers too; by default what the process was given.
+        callbacks: The caller's own, beside those of the config, which does not name them.
+        folder: The run's, in place of the next `version_<n>`; it may be there.
 
     Returns:
         The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
     """
     try:
-        return CLI(None if args is None else [str(each) for each in args])
+        return CLI(None if args is None else [str(each) for each in args], callbacks, folder)
     except KeyboardInterrupt:
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)

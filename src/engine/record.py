@@ -89,9 +89,9 @@ def _installed(folders: tuple[tuple[str, int], ...]) -> str:
 
 
 def _command(run: Run) -> str:
-    if Path(sys.argv[0]).parts[-2:] == ("src", "__main__.py"):
+    if Path(sys.argv[0]).parts[-2:] == ("src", "__main__.py") and run.verb in sys.argv[1:]:
         return shlex.join(["python", "-m", "src", *sys.argv[1:]])
-    # A notebook or a script called `main`; what it was given stands in the config.
+    # A notebook, a script or a tool called `main`; what it was given stands in the config.
     return shlex.join(["python", "-m", "src", run.verb, "--config", str(shorten(run.folder / "config.yaml"))])
 
 

@@ -68,7 +68,7 @@ def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
     return Path(at_home(root), experiment).absolute()
 
 
-def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
+def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | None = None) -> Path:
     """The folder of a run: `version_<n>`, new; of a run that goes on from its `last.ckpt`, the same.
 
     Whoever starts from another checkpoint goes back in time: in a new folder, so that nothing is lost.
@@ -77,6 +77,7 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
         root: The experiment's folder, which holds those of its runs.
         last: The checkpoint that a fit goes on from, if any.
         config: Of the run, as plain values; written there once.
+        own: The folder that whoever called wants for a run that is new.
 
     Returns:
         The folder; on processes other than rank zero, which write nothing, that may be `root`.
@@ -86,7 +87,7 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} is read-only, the run cannot go on there. Copy it to a place for writing.")
     elif is_rank_zero():
-        folder = _claim(root)
+        folder = _made(own) if own else _claim(root)
     else:
         return root
     if is_rank_zero():
@@ -94,6 +95,12 @@ def begin(root: Path, last: Path | None, config: dict[str, Any]) -> Path:
             (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
         for name in _jobs():
             (folder / name).touch()
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
