@@ -1,0 +1,74 @@
+"""The numbers of a run over its steps, from metrics.csv, and as a plot of letters."""
+
+import csv
+import math
+from bisect import bisect_right
+from pathlib import Path
+
+Curve = list[tuple[float, float]]
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """The points (step, value) of each column of metrics.csv; none where there is no file.
+
+    Raises:
+        ValueError: If there stands what is no number.
+    """
+    path = folder / "metrics.csv"
+    curves: dict[str, Curve] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                step = float(row.pop("step", None) or row.get("epoch") or 0)
+                for name, value in row.items():
+                    if value:
+                        curves.setdefault(name, []).append((step, float(value)))
+    return curves
+
+
+def draw(curves: dict[str, Curve], width: int, height: int = 12) -> list[str]:
+    """Curves as lines of text, on a logarithmic scale where the values ask for it.
+
+    Args:
+        curves: By the letter that draws it. What is no finite number is left out.
+        width: Of a line.
+        height: Lines of the plot, without the axis.
+    """
+    curves = {letter: [point for point in curve if math.isfinite(point[1])] for letter, curve in curves.items()}
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return ["no points"]
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    log = low > 0 and high / low > 50
+
+    def scaled(y: float) -> float:
+        return math.log(y) if log else y
+
+    span = scaled(high) - scaled(low) or 1.0
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    labels = [f"{high:.4g}", f"{low:.4g}"]
+    margin = max(map(len, labels))
+    columns = max(width - margin - 3, 20)
+    grid = [[" "] * columns for _ in range(height)]
+    for letter, curve in curves.items():
+        for column in range(columns):
+            y = between(curve, left + (right - left) * column / (columns - 1), (right - left) / (columns - 1) / 2)
+            if y is not None:
+                row = round((scaled(high) - scaled(y)) / span * (height - 1))
+                grid[row][column] = letter if grid[row][column] == " " else "#"
+    ends = [labels[0], *[""] * (height - 2), labels[1]]
+    lines = [f"{label:>{margin}} | {''.join(row)}".rstrip() for label, row in zip(ends, grid, strict=True)]
+    axis = f"{left:,.0f}{f'step {right:,.0f}':>{columns - len(f'{left:,.0f}')}}"
+    scale = ["logarithmic scale"] if log else []
+    several = [f"# {' and '.join(curves)} meet"] if any("#" in row for row in grid) else []
+    lines += [f"{'':>{margin}} +{'-' * (columns + 1)}", f"{'':>{margin}}   {axis}"]
+    return lines + ([f"{'':>{margin}}   {', '.join([*scale, *several])}"] if scale or several else [])
+
+
+def between(curve: Curve, x: float, margin: float) -> float | None:
+    """The value at x on the line between two points; None beyond the ends, but for a margin."""
+    if not curve or x < curve[0][0] - margin or x > curve[-1][0] + margin:
+        return None
+    behind = bisect_right(curve, x, key=lambda point: point[0])
+    (x0, y0), (x1, y1) = curve[max(behind - 1, 0)], curve[min(behind, len(curve) - 1)]
+    return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)

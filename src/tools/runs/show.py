@@ -1,0 +1,36 @@
+"""One run in full: all that its files say of it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from src.tools.runs import columns
+from src.tools.runs.compare import curve_of, read_files
+from src.tools.runs.curves import draw
+from src.tools.runs.find import find_one
+from src.tools.runs.options import as_text
+from src.tools.runs.read import read_run
+from src.tools.runs.table import lines_of, width_here
+
+
+def main(args: list[str]) -> None:
+    """Print it."""
+    parser = argparse.ArgumentParser("python -m src runs show", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="xor/version_3, a path, or xor for its latest run")
+    parser.add_argument("--metric", help="whose curve is drawn; by default the one that decides what is best")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")
+    given = parser.parse_args(args)
+    name, folder = find_one(given.root, given.run)
+    row = read_run(name, folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sizes = [[path.relative_to(folder).as_posix(), f"{path.stat().st_size:,} bytes"] for path in files]
+    facts = [[key, columns.cell(key, row.get(key), row)] for key in columns.names_of([row]) if row.get(key) is not None]
+    print("\n".join(lines_of(facts)))
+    print("\n".join(["", "files", *(f"  {line}" for line in lines_of(sizes, {1}))]))
+    if row["state"] == "broken":
+        sys.exit(1)
+    options, curves = read_files(name, folder, row)
+    said = [[key, as_text(value)] for key, value in options.items() if value is not None]
+    print("\n".join(["", "options that are not null", *(f"  {line}" for line in lines_of(said))]))
+    if metric := curve_of([row], [curves], given.metric):
+        print("\n".join(["", metric, *draw({"*": curves[metric]}, width_here() or 80)]))
