@@ -100,10 +100,10 @@ class LitModule(BaseModule):
         return self.count("train", self.step(batch))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self.count("val", self.step(batch), dataloader_idx)
+        return self.evaluate("val", self.step(batch), dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        self.count("test", self.step(batch), dataloader_idx)
+        return self.evaluate("test", self.step(batch), dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Scores of a batch; it may lack the target."""

@@ -48,6 +48,7 @@ class MNISTDataModule(LightningDataModule):
         self.root = root if root.exists() or not (PROJECT / root).exists() else PROJECT / root
         self.source: type[datasets.MNIST] = getattr(datasets, dataset)
         self.raw = self.root / dataset / "raw"
+        self.class_names = [name.split(" - ")[0] for name in self.source.classes]  # MNIST's own are "0 - zero"
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed

@@ -51,7 +51,8 @@ def callbacks(trainer: Any, always_on: dict[str, RunCallback], run: Run) -> list
     if trainer.barebones or trainer.enable_progress_bar is False or own_bar:
         off.append(ProgressBar)
     ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
-    for callback in ours:
-        callback.run = run
+    for callback in [*given, *ours]:
+        if isinstance(callback, RunCallback):
+            callback.run = run
     ours = [callback for callback in ours if callback.needed()]
     return [*ours[:2], *given, *ours[2:]]

@@ -75,6 +75,10 @@ class BaseModule(QuickAttributes):
             self._evaluation.update(number, self.scores(output.outputs), output.target)
         return output.loss
 
+    def evaluate(self, stage: str, output: StepOutput, number: int = 0) -> dict[str, Any]:
+        """Count a batch, as `count` does; returns `loss`, `outputs` and `target`, which callbacks may look at."""
+        return {"loss": self.count(stage, output, number), "outputs": output.outputs, "target": output.target}
+
     def batch_weight(self) -> Tensor | None:
         """What the last counted batch of this process counts for in the mean over all, where rows do not tell."""
         num_samples = self._means.last

@@ -44,7 +44,7 @@ class Run:
 
 
 class RunCallback(Callback):
-    """A callback that is on in every run and knows it."""
+    """A callback that knows the run: one that is on in every run, or a picture that a YAML names."""
 
     run = Run()  # the command line gives each its own
 

@@ -1,0 +1,120 @@
+"""Predicted against true values of a regression: true_and_predicted.png."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from src.engine.errors import UserError, describe
+from src.engine.evaluated import Evaluated
+from src.engine.pictures import EvaluationPicture, new_figure
+
+MOST = 9  # panels
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # spreads consecutive numbers over all of int64 (Knuth, multiplicative hashing)
+
+
+class TrueAndPredicted(EvaluationPicture):
+    """Draws a point for each sample, and a panel for each output, with the line on which predictions are exact.
+
+    Of many samples it draws some, the same ones for any number of processes; R2 and the mean absolute error are of all.
+
+    Args:
+        most: How many points a panel has.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        super().__init__()
+        self.most = most
+
+    def begin(self) -> "Points":
+        return Points(self.most)
+
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
+        figure = plot_points(seen, f"{self.of_what}{suffix.replace('_', ' ')}")
+        self.save(trainer, f"true_and_predicted{suffix}", figure)
+
+
+class Points:
+    """Some of the samples, and sums over all of them.
+
+    Attributes:
+        values: (N, 2, D) float32: the true values and the predicted ones of D outputs, 9 at most.
+        keys: (N,) int64: those with the smallest are kept.
+        sums: (5, D) float64: of ones, true values, their squares, errors without sign, squares of errors.
+        num_outputs: All of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.values = torch.empty(0, 2, 0)
+        self.keys = torch.empty(0, dtype=torch.int64)
+        self.sums: Tensor | None = None
+        self.num_outputs = 0
+
+    def add(self, batch: Evaluated) -> None:
+        """Take a batch in."""
+        guess, truth = batch.scores, batch.target
+        if not guess.is_floating_point() or guess.numel() != truth.numel() or len(guess) != len(truth):
+            raise UserError(
+                f"this is no regression with a value for each output: predicted {describe(guess)}, target "
+                f"{describe(truth)}."
+            )
+        rows = len(guess)
+        self.num_outputs = guess.numel() // max(rows, 1)
+        both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MOST].float()
+        true, predicted = both.double().unbind(dim=1)
+        error = predicted - true
+        sums = torch.stack([torch.ones_like(true), true, true**2, error.abs(), error**2]).sum(dim=1)
+        self._keep(both, batch.places(rows) * GOLDEN, sums)
+
+    def merge(self, other: "Points") -> None:
+        """Take in what another process saw."""
+        self._keep(other.values, other.keys, other.sums)
+
+    def _keep(self, values: Tensor, keys: Tensor, sums: Tensor) -> None:
+        if self.sums is None:
+            self.values = values[:0]
+        self.sums = sums if self.sums is None else self.sums + sums
+        keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values])
+        first = keys.argsort()[: self.most]
+        self.keys, self.values = keys[first], values[first]
+
+    def r2(self) -> Tensor:
+        """(D,) the coefficient of determination over all samples."""
+        number, true, squares, _, errors = self.sums
+        return 1 - errors / (squares - true**2 / number)
+
+    def mean_absolute_error(self) -> Tensor:
+        """(D,) over all samples."""
+        return self.sums[3] / self.sums[0]
+
+
+def plot_points(seen: Points, of_what: str) -> Any:
+    """A figure with a panel for each output.
+
+    Args:
+        seen: The points.
+        of_what: In the title.
+    """
+    number = seen.values.shape[2]
+    columns = min(number, 3)
+    lines = -(-number // columns)
+    figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3, margins=(0.8, 0.5, 0.15, 0.7))
+    figure.subplots_adjust(wspace=0.35, hspace=0.4)
+    shown, total = len(seen.keys), int(seen.sums[0, 0])
+    some = "" if shown == total else f", {shown:,} are drawn"
+    more = "" if number == seen.num_outputs else f", {number} of {seen.num_outputs} outputs"
+    figure.suptitle(f"{of_what}: {total:,} samples{some}{more}", fontsize="medium")
+    r2, error = seen.r2().tolist(), seen.mean_absolute_error().tolist()
+    for k in range(number):
+        name = f"output {k}: " if number > 1 else ""
+        title = f"{name}R2 {r2[k]:.4f}, mean absolute error {error[k]:.3g}"
+        axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
+        axes.set_title(title, fontsize="small")
+        true, predicted = seen.values[:, :, k].unbind(dim=1)
+        # As an image, where thousands of paths would take long.
+        axes.plot(true, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0)
+        axes.axline((float(true.mean()), float(true.mean())), slope=1, color="black", linewidth=0.8)
+        axes.grid(alpha=0.3)
+    return figure

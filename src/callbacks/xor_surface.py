@@ -1,0 +1,119 @@
+"""What the net makes of the whole plane around XOR's four points: surface.png, and how it came to that."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from src.data.xor import INPUTS, TARGETS
+from src.engine.base_module import BaseModule
+from src.engine.pictures import Picture, new_figure
+
+LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid
+
+
+class XorSurface(Picture):
+    """Draws the output over the plane, surface.png, and the same at some steps on the way, surface_growth.png.
+
+    Args:
+        stages: The steps; 0 is before the first. The last step is always added.
+    """
+
+    def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
+        self.stages = frozenset(stages)
+        self._weights: dict[int, dict[str, Tensor]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # The test after a fit loads the best checkpoint: what is known here is newer.
+        self._weights = self._weights or state["weights"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._keep(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step in self.stages:
+            self._keep(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._keep(trainer, module)
+
+    def _keep(self, trainer: Trainer, module: LightningModule) -> None:
+        weights = {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
+        self._weights[trainer.global_step] = weights
+
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        self.save(trainer, "surface", plot_surface(surface(module, dict(module.named_parameters()))))
+        kept = {step: weights for step, weights in sorted(self._weights.items())}
+        if kept:
+            stages = {step: surface(module, weights) for step, weights in kept.items()}
+            self.save(trainer, "surface_growth", plot_growth(stages))
+
+
+def grid() -> Tensor:
+    """(SIDE, SIDE, 2) the points of the plane: row by row upwards, from left to right."""
+    ticks = torch.linspace(LOW, HIGH, SIDE)
+    return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
+
+
+def surface(module: LightningModule, weights: dict[str, Tensor]) -> Tensor:
+    """(SIDE, SIDE) float32, the probability of a 1 at each point of `grid()`.
+
+    Args:
+        module: On the CPU.
+        weights: In place of its own.
+    """
+    assert isinstance(module, BaseModule), "the module of XOR"
+    with torch.no_grad():
+        points = grid().reshape(-1, 2).to(next(iter(weights.values())))
+        return module.scores(torch.func.functional_call(module, weights, (points,))).reshape(SIDE, SIDE).float()
+
+
+def _paint(axes: Any, values: Tensor, size: float) -> Any:
+    """Draw a surface, the line on which it is undecided, and the four points in the colours that they should have."""
+    extent = (LOW, HIGH, LOW, HIGH)
+    shown = axes.imshow(
+        values, origin="lower", extent=extent, cmap="coolwarm", vmin=0, vmax=1, interpolation="bilinear"
+    )
+    if values.min() < 0.5 < values.max():
+        axes.contour(values, [0.5], origin="lower", extent=extent, colors="black", linewidths=1)
+    axes.scatter(*INPUTS.T, c=TARGETS[:, 0], cmap="coolwarm", vmin=0, vmax=1, s=size, edgecolors="white", zorder=3)
+    return shown
+
+
+def plot_surface(values: Tensor) -> Any:
+    """A figure of the plane.
+
+    Args:
+        values: (SIDE, SIDE), as `surface` gives them.
+    """
+    figure = new_figure(5.2, 4.2, margins=(0.5, 0.55, 1.05, 0.4))
+    axes = figure.add_subplot(title="XOR: what the net has learned", xlabel="first input", ylabel="second input")
+    shown = _paint(axes, values, 200)
+    axes.set_xticks((0, 1))
+    axes.set_yticks((0, 1))
+    for (x, y), target in zip(INPUTS.tolist(), TARGETS[:, 0].tolist(), strict=True):
+        axes.annotate(f"{target:.0f}", (x, y), color="white", ha="center", va="center", zorder=4)
+    figure.colorbar(shown, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label="probability of a 1")
+    return figure
+
+
+def plot_growth(stages: dict[int, Tensor]) -> Any:
+    """A figure of the plane at several steps, side by side.
+
+    Args:
+        stages: By the step: (SIDE, SIDE), as `surface` gives them.
+    """
+    figure = new_figure(1.35 * len(stages) + 0.1, 1.6, margins=(0.05, 0.05, 0.05, 0.3))
+    figure.subplots_adjust(wspace=0.06)
+    for axes, (step, values) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+        _paint(axes, values, 25)
+        axes.set_title(f"step {step:,}", fontsize="small")
+        axes.set_xticks(())
+        axes.set_yticks(())
+    return figure
