@@ -1,73 +1,100 @@
-"""Trackers beside metrics.csv, in the run's folder: `--track.tensorboard true`, `--track.wandb offline`."""
+"""Trackers beside metrics.csv: `--track.tensorboard true`, `--track.wandb offline`."""
 
-import uuid
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from src.engine.configs.text import resolved
 from src.engine.errors import UserError, one_line
-from src.engine.instances import construct
 from src.engine.run import RunCallback
+from src.engine.tracker_guard import forgive
+from src.engine.tracker_kinds import check, make, mlflow_id
+from src.engine.tracker_options import flat_options
+from src.engine.tracker_trackio import TrackioLogger
+
+# To so many characters Lightning cuts what it tells MLflow.
+MLFLOW_LENGTH = 250
+# More than a part has.
+ROWS_OF_A_PART = 1_000_000
 
 
 class Trackers(RunCallback):
     """Sends the metrics and the config to the trackers that are turned on; each is a package to install.
 
     Args:
-        tensorboard: Write TensorBoard's files; look at them with `tensorboard --logdir runs`.
+        tensorboard: Write TensorBoard's files into the run's folder; look at them with `make board`.
         wandb: Write a Weights & Biases run, project <experiment>; `wandb sync` sends one that was written offline.
         mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file.
+        trackio: Write a trackio run, project <experiment>, into its folder on this machine; `trackio show` opens it.
+        comet: Write a Comet experiment, project <experiment>; `comet upload` sends one that was written offline.
     """
 
     def __init__(
-        self, tensorboard: bool = False, wandb: Literal["online", "offline"] | None = None, mlflow: str | None = None
+        self,
+        tensorboard: bool = False,
+        wandb: Literal["online", "offline"] | None = None,
+        mlflow: str | None = None,
+        trackio: bool = False,
+        comet: Literal["online", "offline"] | None = None,
     ) -> None:
-        self.tensorboard = tensorboard
-        self.wandb = wandb
-        self.mlflow = mlflow
-        self._made = False
+        options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow, "trackio": trackio, "comet": comet}
+        self._asked = {name: option for name, option in options.items() if option}
+        check(self._asked)
+        self._made: list[Logger] | None = None
 
     def needed(self) -> bool:
         """Where one is turned on, or a logger of the user's own is to get the config."""
-        own = self.run.config.get("trainer", {}).get("logger")
-        return bool(self.tensorboard or self.wandb or self.mlflow or own)
+        return bool(self._asked or self.run.config.get("trainer", {}).get("logger"))
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Make them once for a fit and its test: only now is the run's folder known."""
-        if self._made or getattr(trainer, "fast_dev_run", False):
+        if self._made is not None or getattr(trainer, "fast_dev_run", False):
             return
-        self._made = True
         # Rank zero is the first to set up what a tracker keeps on a disk.
         if not trainer.is_global_zero:
             trainer.strategy.barrier("track")
-        trainer.loggers = [*trainer.loggers, *self._make(self.run.folder)]
-        for logger in trainer.loggers:
+        self._made = [make(name, option, self.run.folder) for name, option in self._asked.items()]
+        trainer.loggers = [*trainer.loggers, *self._made]
+        for logger in trainer.loggers if trainer.is_global_zero else []:
             self._tell_the_config(logger)
+        for logger in self._made:
+            forgive(logger)
         if trainer.is_global_zero:
             trainer.strategy.barrier("track")
 
     def _tell_the_config(self, logger: Logger) -> None:
         """The first word to a tracker: what it misses (a login, a server) ends the run before it trains."""
+        options = flat_options(resolved(self.run.config))
         try:
-            if not isinstance(logger, MLFlowLogger):
-                logger.log_hyperparams(resolved(self.run.config))
-            elif not self._mlflow_id.exists():  # a run's parameters cannot be changed
-                logger.log_hyperparams(resolved(self.run.config))
-                if logger.run_id:  # rank zero has it
-                    self._mlflow_id.write_text(logger.run_id, encoding="utf-8")
+            if isinstance(logger, MLFlowLogger) and logger in (self._made or []):
+                self._tell_mlflow(logger, options)
+            else:
+                logger.log_hyperparams(options)
+            if isinstance(logger, WandbLogger) and self._asked.get("wandb") == "offline":
+                self._number_rows(logger)
         except (OSError, UserError):
             raise
         except Exception as error:  # each tracker has classes of its own
-            how = " Log in with `wandb login`, or write offline: --track.wandb offline." if self.wandb else ""
-            raise UserError(f"{type(logger).__name__}: {one_line(error)}{how}") from error
+            raise UserError(f"{type(logger).__name__}: {one_line(error)}") from error
 
-    @property
-    def _mlflow_id(self) -> Path:
-        """Names the run that a resume goes on with."""
-        return self.run.folder / "mlflow_id"
+    def _tell_mlflow(self, logger: MLFlowLogger, options: dict[str, Any]) -> None:
+        """A run's parameters cannot be changed there: what it was resumed with otherwise becomes a tag."""
+        file, number = mlflow_id(self.run.folder), str(logger.run_id)
+        known = logger.experiment.get_run(number).data.params if file.exists() else {}
+        logger.log_hyperparams({name: value for name, value in options.items() if name not in known})
+        for name, value in options.items():
+            if name in known and known[name] != str(value)[:MLFLOW_LENGTH]:
+                logger.experiment.set_tag(number, f"changed.{name}", str(value))
+        if file.exists():
+            logger.experiment.update_run(number, status="RUNNING")  # it was finished, or had failed
+        file.write_text(number, encoding="utf-8")
+
+    def _number_rows(self, logger: WandbLogger) -> None:
+        """Offline W&B starts a part for each resume and numbers its rows from 0; a sync drops numbers that it knows."""
+        parts = len(list(self.run.folder.glob("wandb/offline-run-*")))
+        if parts > 1:
+            logger.experiment.log({}, step=(parts - 1) * ROWS_OF_A_PART)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """TensorBoard compares runs by one number, `hp_metric`: the one that decides which checkpoint is best."""
@@ -78,29 +105,19 @@ class Trackers(RunCallback):
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics({"hp_metric": float(value)}, trainer.global_step)
 
-    def _make(self, folder: Path) -> list[Logger]:
-        made: list[Logger] = []
-        if self.tensorboard:
-            made.append(construct(TensorBoardLogger, folder, name="", version=""))
-        if self.wandb:
-            offline, project = self.wandb == "offline", folder.parent.name
-            # The same run goes on when it is resumed.
-            file = folder / "wandb_id"
-            if not file.exists():
-                file.write_text(uuid.uuid4().hex[:8])
-            made.append(
-                construct(
-                    WandbLogger,
-                    f"{project}-{folder.name}",
-                    folder,
-                    id=file.read_text(),
-                    project=project,
-                    offline=offline,
-                    resume="allow",
-                )
-            )
-        if self.mlflow:
-            known = self._mlflow_id.read_text(encoding="utf-8") if self._mlflow_id.exists() else None
-            tags = {"folder": str(folder)}
-            made.append(construct(MLFlowLogger, folder.parent.name, folder.name, self.mlflow, tags=tags, run_id=known))
-        return made
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """End the trackers' runs with the verb, so that a next one in this process gets its own."""
+        if stage != "fit" or not self.run.config.get("test_after_fit"):
+            self._end(failed=False)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._end(failed=True)
+
+    def _end(self, failed: bool) -> None:
+        for logger in self._made or []:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=int(failed))
+            elif isinstance(logger, CometLogger):
+                logger.experiment.end()
+            elif isinstance(logger, TrackioLogger):
+                logger.experiment.finish()

@@ -1,0 +1,67 @@
+"""Pictures for trackers."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from src.engine.tracker_guard import Guard
+from src.engine.tracker_trackio import TrackioLogger
+
+
+@rank_zero_only
+def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
+    """Send a picture to each logger of a kind that is known here; others, and other processes, do nothing.
+
+    A tracker that fails is told in a line: the picture lies in the run's folder all the same.
+
+    Args:
+        loggers: Those of the trainer.
+        name: What it shows, `confusion_matrix`; the same name at a later step shows how it grew.
+        path: A PNG.
+        step: The optimizer's steps up to it.
+    """
+    for logger in loggers:
+        for kind, send in KINDS.items():
+            if isinstance(logger, kind):
+                Guard(type(logger).__name__).around(send)(logger, name, path, step)
+
+
+def _to_tensorboard(logger: Any, name: str, path: Path, step: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+
+def _to_wandb(logger: Any, name: str, path: Path, step: int) -> None:
+    logger.log_image(name, [str(path)], step)
+
+
+def _to_mlflow(logger: Any, name: str, path: Path, step: int) -> None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        logger.experiment.log_image(logger.run_id, image, key=name, step=step)
+
+
+def _to_trackio(logger: Any, name: str, path: Path, step: int) -> None:
+    import trackio
+
+    logger.experiment.log({name: trackio.Image(str(path))}, step=step)
+
+
+def _to_comet(logger: Any, name: str, path: Path, step: int) -> None:
+    logger.experiment.log_image(str(path), name=name, step=step)
+
+
+KINDS: dict[type[Logger], Callable[[Any, str, Path, int], None]] = {
+    TensorBoardLogger: _to_tensorboard,
+    WandbLogger: _to_wandb,
+    MLFlowLogger: _to_mlflow,
+    TrackioLogger: _to_trackio,
+    CometLogger: _to_comet,
+}
