@@ -58,6 +58,7 @@ class Summary:
             **_git(self._run.folder / "record.yaml"),
         }
         self._write("running")
+        self._written_s = 0.0  # the first epoch is told at once
 
     def begin_training(self, trainer: Trainer) -> None:
         """Note where the steps begin."""
@@ -65,7 +66,7 @@ class Summary:
 
     def update(self, trainer: Trainer) -> None:
         """Take up the numbers of an epoch, when they are complete."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not trainer.current_epoch:
             return
         self._take_up(trainer)
         if time.monotonic() - self._written_s > EVERY_S:
