@@ -11,7 +11,7 @@ from torchvision import datasets
 from src.data.loader import TensorLoader
 from src.data.mnist_files import checksums, download, read
 from src.data.mnist_images import find_images, read_images, tell
-from src.engine.errors import UserError
+from src.engine.folds import fold_of, hold_out
 
 PROJECT = Path(__file__).parents[2]
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale
@@ -32,6 +32,7 @@ class MNISTDataModule(LightningDataModule):
         split_seed: Decides which ones; apart from `seed_everything`, so that runs with different seeds are comparable.
         mirror: A folder with the four files, or its address, in place of torchvision's own.
         predict_path: What `predict` reads: an image file or a folder of them: PNG, JPEG, WebP, BMP, TIFF or GIF.
+        fold: In place of `val_size`, the k-th of n folds validates: [0, 5]; see `python -m src repeat --folds 5`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MNISTDataModule(LightningDataModule):
         split_seed: int = 42,
         mirror: str | None = None,
         predict_path: Path | None = None,
+        fold: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.root = root if root.exists() or not (PROJECT / root).exists() else PROJECT / root
@@ -54,6 +56,7 @@ class MNISTDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.mirror = mirror
         self.predict_path = predict_path
+        self.fold = fold
 
     def prepare_data(self) -> None:
         if self.trainer is None or not self.trainer.predicting:
@@ -72,13 +75,9 @@ class MNISTDataModule(LightningDataModule):
         data = read(self.source, self.root, train=stage != "test")
         self.images = (data.data, data.targets)
         if stage != "test":
-            if not 0 < self.val_size < len(data):
-                raise UserError(
-                    f"val_size={self.val_size} must be in 1..{len(data) - 1} "
-                    f"({self.raw} has {len(data)} training images). Set --data.val_size."
-                )
-            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.split_seed))
-            self.val_rows, self.train_rows = order[: self.val_size], order[self.val_size :]
+            number, seed = len(data), self.split_seed
+            rows = fold_of(number, self.fold, seed) if self.fold else hold_out(number, self.val_size, seed)
+            self.train_rows, self.val_rows = rows
 
     def teardown(self, stage: str) -> None:
         tell(self.told if stage == "predict" else [])

@@ -17,7 +17,7 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     workers and processes, and after a resume amid an epoch.
 
     Args:
-        root: As for MNISTDataModule, like all up to `predict_path`.
+        root: As for MNISTDataModule, like all up to `fold`.
         num_workers: Processes that prepare images, beside each training process; 0 for none.
         degrees: The largest turn, either way.
         translate: The largest shift, either way, as a part of the image's side.
@@ -33,12 +33,13 @@ class AugmentedMNISTDataModule(MNISTDataModule):
         split_seed: int = 42,
         mirror: str | None = None,
         predict_path: Path | None = None,
+        fold: tuple[int, int] | None = None,
         num_workers: int = 2,
         degrees: float = 10.0,
         translate: float = 0.1,
         scale: tuple[float, float] = (0.9, 1.1),
     ) -> None:
-        super().__init__(root, dataset, batch_size, val_size, split_seed, mirror, predict_path)
+        super().__init__(root, dataset, batch_size, val_size, split_seed, mirror, predict_path, fold)
         self.num_workers = num_workers
         self.transform = v2.RandomAffine(degrees, (translate, translate), scale)
 

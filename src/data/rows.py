@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from src.data.loader import TensorLoader
+from src.engine.folds import fold_of
 
 
 def load_rows() -> tuple[Tensor, Tensor]:
@@ -30,12 +31,14 @@ class RowsDataModule(LightningDataModule):
     Args:
         batch_size: Rows per device in a step.
         split_seed: Decides the parts; apart from `seed_everything`, so that runs with different seeds are comparable.
+        fold: Of the rows that are not for the test the k-th of n folds validates: [0, 4] (`python -m src repeat`).
     """
 
-    def __init__(self, batch_size: int = 32, split_seed: int = 42) -> None:
+    def __init__(self, batch_size: int = 32, split_seed: int = 42, fold: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.split_seed = split_seed
+        self.fold = fold
         self.learned: dict[str, Tensor] = {}
 
     # A method `prepare_data` is the place for a download: it runs once, on one process.
@@ -45,6 +48,8 @@ class RowsDataModule(LightningDataModule):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.split_seed))
         fifth = len(x) // 5
         self.test_rows, self.val_rows, self.train_rows = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
+        if self.fold:
+            self.train_rows, self.val_rows = fold_of(order[fifth:], self.fold, self.split_seed)
         if not self.learned:  # a checkpoint's are here already
             # Only the training rows may tell what is usual.
             seen = x[self.train_rows]
