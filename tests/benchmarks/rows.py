@@ -1,5 +1,6 @@
 """What is compared with what, and the bar each comparison has to meet."""
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,7 @@ class Suite:
             ("f", self.growth),
             ("g", self.gpu),
             ("h", self.loading),
+            ("i", self.table),
         ]
         for keys, part in parts:
             if only & set(keys.split()):
@@ -203,6 +205,21 @@ class Suite:
             )
             for workers in (0, 2)
         ]
+
+    def table(self) -> list[Row]:
+        """(i): the table of 1,000 runs, each with the files of a real one."""
+        times = []
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            run("ours.xor", folder=folder)
+            first = Path(folder, "xor", "version_0")
+            for number in range(1, 1_000):
+                shutil.copytree(first, first.with_name(f"version_{number}"), ignore=shutil.ignore_patterns("*.ckpt"))
+            command = ["-m", "src", "runs", "--root", folder]
+            for _ in range(self.pairs or 5):
+                sys.stderr.write(f"  python {' '.join(command)}\n")
+                times.append(_seconds(command))
+                self.runs.append({"run": "python", "options": command, "seconds": times[-1]})
+        return [Row("i", "`python -m src runs` with 1,000 runs, worst", ours=times, bar=1.0)]
 
     def gpu(self) -> list[Row]:
         """(g): time per image on a GPU, against the hand-written loop, and compiled against one CUDA graph."""
