@@ -1,0 +1,106 @@
+"""A sweep begins or goes on: everything is checked before a folder is made."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from src.tools.sweep.check import printed, settle_space
+from src.tools.sweep.folder import FILE, Sweep, claim, load
+from src.tools.sweep.plan import SAMPLER, Plan, read_sweep
+from src.tools.sweep.space import points, refuse
+from src.tools.sweep.study import make_pruner, make_sampler, open_storage, open_study
+
+TRIALS = 20
+
+
+def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
+    """The sweep that a command line asks for, with its study.
+
+    Args:
+        own: Its own options.
+        options: Those of fit.
+
+    Raises:
+        SystemExit: With one line, if something is wrong.
+    """
+    if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
+        refuse("--storage: leave out the password, the address is written into the folder. PostgreSQL reads PGPASSWORD "
+               "or ~/.pgpass.")  # fmt: skip
+    sweep = _go_on(own, options) if own.sweep is None else _new(own, options)
+    open_study(sweep, open_storage(sweep))
+    sweep.save()
+    return sweep
+
+
+def _go_on(own: argparse.Namespace, options: list[str]) -> Sweep:
+    if options:
+        refuse(f"{' '.join(options)}: a sweep goes on with the options that it began with. Leave them out.")
+    sweep = load(own.resume)
+    sweep.trials = own.trials or sweep.trials
+    sweep.storage = own.storage or sweep.storage
+    if sweep.plan.is_grid:
+        sweep.trials = min(sweep.trials, len(points(sweep.plan.read)))
+    return sweep
+
+
+def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
+    given = read_sweep(own.sweep)
+    if any(word.partition("=")[0] == "--ckpt_path" for word in options):
+        refuse("--ckpt_path: each trial begins anew. To begin from weights: --transfer.weights.")
+    config = printed(options)
+    _refuse_what_no_trial_can(config)
+    metric = given.get("metric") or config["checkpoint"]["monitor"]
+    plan = Plan(
+        settle_space(given["space"], options, config),
+        metric,
+        given.get("direction") or _direction(metric, config["checkpoint"]),
+        given.get("sampler") or SAMPLER,
+        given.get("pruner"),
+        options,
+    )
+    make_pruner(plan)
+    if plan.is_grid:
+        most = len(points(plan.read))
+        trials = min(own.trials or given.get("trials") or most, most)
+    else:
+        make_sampler(plan, 0)
+        trials = own.trials or given.get("trials") or TRIALS
+    folder = own.resume
+    if folder and (folder / FILE).is_file():
+        known = load(folder)
+        if found := plan.differences(vars(known.plan)):
+            refuse(f"{folder} is another sweep: {'; '.join(found)}. Leave out --sweep, or begin a new one.")
+        return Sweep(folder, plan, own.trials or known.trials, own.storage or known.storage)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        experiment = config.get("experiment") or _stem(options)
+        folder = claim(Path(config["trainer"]["default_root_dir"] or ".").expanduser() / experiment)
+    return Sweep(folder, plan, trials, own.storage or "sqlite")
+
+
+def _stem(options: list[str]) -> str:
+    """The name of an experiment that has none: its first file's."""
+    for number, word in enumerate(options):
+        key, _, value = word.partition("=")
+        if key in ("--config", "-c"):
+            return Path(value or options[number + 1]).stem
+    return "run"
+
+
+def _direction(metric: str, checkpoint: dict[str, Any]) -> Literal["minimize", "maximize"]:
+    if metric == checkpoint["monitor"] and checkpoint["mode"]:
+        return "minimize" if checkpoint["mode"] == "min" else "maximize"
+    if "loss" not in metric:
+        refuse(f"{metric}: is a larger one better? Say `direction: maximize` (or minimize) in the sweep's YAML.")
+    return "minimize"
+
+
+def _refuse_what_no_trial_can(config: dict[str, Any]) -> None:
+    trainer = config["trainer"]
+    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
+        refuse(f"trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: a trial runs on one device. "
+               "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
+    if trainer["enable_checkpointing"] is False or trainer["barebones"]:
+        refuse("trainer.enable_checkpointing, barebones: trials are compared and resumed by their checkpoints.")

@@ -1,0 +1,135 @@
+"""The processes that work on a sweep: in this one, or several of which a dead one is replaced; and what they leave."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from optuna.trial import TrialState
+
+from src.tools.sweep.close import close
+from src.tools.sweep.folder import Sweep, load
+from src.tools.sweep.lease import LEASES, Leases
+from src.tools.sweep.study import find_trial, open_storage, open_study
+from src.tools.sweep.worker import DEATHS, work
+
+LOOK_S = 0.2
+
+
+def run(sweep: Sweep, workers: int, max_failures: int) -> int:
+    """Work on a sweep until it is done or stopped.
+
+    Returns:
+        The exit code.
+    """
+    since = datetime.now()
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
+    again = f"python -m src sweep --resume {sweep.folder}"
+    print(f"sweep {sweep.folder}: {sweep.trials} trials; should it be stopped: {again}", flush=True)
+    try:
+        if workers == 1:
+            work(sweep, since, max_failures)
+        else:
+            _watch(sweep, workers, since, max_failures)
+        return close(sweep, since, max_failures, again)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 128 + signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.code
+        if not isinstance(code, int) or code < 128:
+            raise
+        print(f"{signal.Signals(code - 128).name}; go on with: {again}", file=sys.stderr, flush=True)
+        return code
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _watch(sweep: Sweep, number: int, since: datetime, max_failures: int) -> None:
+    """Keep so many workers running; end them in good order when this process has to end."""
+    command = [sys.executable, "-m", "src", "sweep", "--resume", str(sweep.folder)]
+    command += ["--worker", since.isoformat(), "--max_failures", str(max_failures)]
+    places = [os.environ | place for place in _places(number)]
+
+    def start(place: int) -> subprocess.Popen[bytes]:
+        # A session of its own: a Ctrl-C in the terminal reaches this process, which tells each of them once.
+        return subprocess.Popen(command, env=places[place], stdin=subprocess.PIPE, start_new_session=True)
+
+    crew = {place: start(place) for place in range(number)}
+    try:
+        while crew:
+            time.sleep(LOOK_S)
+            for place, process in [*crew.items()]:
+                code = process.poll()
+                if code is None:
+                    continue
+                del crew[place]
+                if code != 0 and _note_death(sweep, place, process.pid, code):
+                    crew[place] = start(place)
+    finally:
+        _end(list(crew.values()))
+
+
+def _end(crew: list[subprocess.Popen[bytes]]) -> None:
+    """Let each save its trial; a second signal stops them at once."""
+    for process in crew:
+        process.terminate()
+    while any(process.poll() is None for process in crew):
+        try:
+            time.sleep(LOOK_S)
+        except KeyboardInterrupt:
+            for process in crew:
+                process.terminate()
+
+
+def _note_death(sweep: Sweep, place: int, pid: int, code: int) -> bool:
+    """Count it with the trial that the process had.
+
+    Returns:
+        Whether another process is to take its place.
+    """
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    storage = open_storage(sweep)
+    study, leases = open_study(sweep, storage), Leases(sweep.folder / LEASES)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if leases.owner(trial.number) == (socket.gethostname(), pid):
+            deaths = trial.user_attrs.get(DEATHS, 0) + 1
+            storage.set_trial_user_attr(find_trial(study, storage, trial.number), DEATHS, deaths)
+            print(f"trial {trial.number:<4}  worker {place} died ({how}); it is taken over", flush=True)
+            return True
+    sys.stderr.write(f"worker {place} ended ({how}) without a trial; it is not replaced\n")
+    return False
+
+
+def _places(number: int) -> list[dict[str, str]]:
+    """The environment of each worker: a GPU of its own, its share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    own = [{"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {} for place in range(number)]
+    return [place | {"OMP_NUM_THREADS": threads} for place in own]
+
+
+def be_a_worker(folder: Path, since: datetime, max_failures: int) -> None:
+    """Work beside others, as long as the process that started this one lives."""
+    threading.Thread(target=_follow, daemon=True).start()
+    try:
+        work(load(folder), since, max_failures)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _follow() -> None:
+    os.read(0, 1)  # nobody writes: it returns when the other end is closed
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,132 @@
+"""Optuna's side of a sweep: where the study lies, its sampler and its pruner, and who runs which trial."""
+
+import inspect
+import warnings
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from jsonargparse import ArgumentError, ArgumentParser
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, PartialFixedSampler, QMCSampler, RandomSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from src.tools.sweep.folder import Sweep
+from src.tools.sweep.plan import Plan
+from src.tools.sweep.space import points, refuse
+
+PLAN = "plan"  # the study's attribute that says what its trials are
+
+
+def open_storage(sweep: Sweep) -> BaseStorage:
+    """Where the study lies.
+
+    A file of SQLite by default: killed writers leave it whole, and whoever comes next waits for nobody. After a kill
+    the journal's lock stays for half a minute; it is for a disk that machines share, where SQLite is not safe.
+    """
+    if sweep.storage == "journal":
+        return JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
+    url, options = sweep.storage, {}
+    if url == "sqlite":
+        url, options = f"sqlite:///{sweep.folder / 'study.db'}", {"connect_args": {"timeout": 60}}
+    try:
+        return get_storage(RDBStorage(url, engine_kwargs=options))
+    except ImportError as error:
+        refuse(f"--storage {url}: {error.msg.splitlines()[0]}. Install the database's driver.")
+    except Exception as error:  # each database has errors of its own
+        refuse(f"--storage {url}: {' '.join(str(error).split())[:300]}")
+
+
+def open_study(sweep: Sweep, storage: BaseStorage) -> optuna.Study:
+    """The study, made if it is not there.
+
+    Raises:
+        SystemExit: If its trials are of another space, or something else of the plan differs.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    is_own = sweep.storage in ("sqlite", "journal")
+    # Hyperband deals trials out by the study's name: the same in each sweep that has a file of its own.
+    study = optuna.create_study(
+        storage=storage,
+        study_name="sweep" if is_own else str(sweep.folder.absolute()),
+        direction=sweep.plan.direction,
+        pruner=make_pruner(sweep.plan),
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get(PLAN)
+    if known is None:
+        study.set_user_attr(PLAN, asdict(sweep.plan))
+    elif found := sweep.plan.differences(known):
+        refuse(f"{sweep.folder} is another sweep: {'; '.join(found)}. Go on with it as it was, or begin a new one.")
+    return study
+
+
+def make_sampler(plan: Plan, number: int, name: str = "") -> BaseSampler:
+    """A trial's own sampler: what is drawn depends on the seed, the trial's number and the study, and on nothing else.
+
+    The state of a sampler's generator is no part of a study: a sweep that goes on would draw the same again.
+
+    Args:
+        plan: Names its class and the seed.
+        number: The trial's.
+        name: What is drawn: a trial that was cut short while it drew draws the rest as it would have.
+    """
+    seed = int(plan.sampler.get("init_args", {}).get("seed") or 0)
+    own = zlib.crc32(f"{seed} {number} {name}".encode())
+    if plan.is_grid:
+        return PartialFixedSampler(points(plan.read)[number], RandomSampler(own))
+    sampler: BaseSampler = _make(BaseSampler, "sampler", plan.sampler, seed, own)
+    return sampler
+
+
+def make_pruner(plan: Plan) -> BasePruner:
+    """What decides whether a trial is hopeless."""
+    pruner: BasePruner = _make(BasePruner, "pruner", plan.pruner) if plan.pruner else NopPruner()
+    return pruner
+
+
+def _make(base: type, name: str, given: dict[str, Any], seed: int | None = None, own: int | None = None) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, name)
+    try:
+        config = parser.parse_object({name: given})
+        path = config[name].class_path
+        kind = getattr(__import__(path.rpartition(".")[0], fromlist=["_"]), path.rpartition(".")[2])
+        if own is not None and "seed" in inspect.signature(kind).parameters:
+            # A quasi-random sequence is one for all trials.
+            config[name].init_args.seed = seed if issubclass(kind, QMCSampler) else own
+        return parser.instantiate_classes(config)[name]
+    except (ArgumentError, ValueError, TypeError, ImportError) as error:
+        refuse(f"{name}: {' '.join(str(error).split())[:300]}")
+
+
+def suggest(study: optuna.Study, trial: Trial, plan: Plan) -> dict[str, Any]:
+    """Draw a trial's point; what it drew before it was cut short stays.
+
+    Returns:
+        Of each option its value.
+    """
+
+    def begin(name: str) -> None:
+        study.sampler = make_sampler(plan, trial.number, name)
+
+    begin("")
+    _ = trial.relative_params  # what the sampler draws for all at once, before any of them
+    drawn: dict[str, Any] = {}
+    for each in plan.read:
+        drawn |= each.suggest(trial, begin)
+    return drawn
+
+
+def find_trial(study: optuna.Study, storage: BaseStorage, number: int) -> int:
+    """The storage's number of a trial."""
+    return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study.study_name), number)
+
+
+def is_open(trial: FrozenTrial) -> bool:
+    """Whether it is still to be done, by this process or another."""
+    return trial.state in (TrialState.WAITING, TrialState.RUNNING)
