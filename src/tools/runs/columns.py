@@ -50,9 +50,9 @@ SPARED = (
         "monitor",
         "test/loss",
         "started",
+        "reason",
         "note",
         "verb",
-        "reason",
     ),
     "test/*",
 )

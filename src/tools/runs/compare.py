@@ -34,8 +34,9 @@ def main(args: list[str]) -> None:
     options, curves = {}, {}
     for letter, (name, folder) in found.items():
         options[letter], curves[letter] = read_files(name, folder, rows[letter])
+    name = curve_of(list(rows.values()), list(curves.values()), given.metric)
     print("\n".join(side_by_side(list(rows.values()), list(options.values()))))
-    if name := curve_of(list(rows.values()), list(curves.values()), given.metric):
+    if name:
         print(f"\n{name}")
         print("\n".join(draw({letter: each[name] for letter, each in curves.items()}, width_here() or 80)))
     if given.picture:
