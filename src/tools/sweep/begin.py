@@ -9,7 +9,7 @@ from src.tools.sweep.check import printed, settle_space
 from src.tools.sweep.folder import FILE, Sweep, claim, load
 from src.tools.sweep.plan import SAMPLER, Plan, read_sweep
 from src.tools.sweep.space import points, refuse
-from src.tools.sweep.study import make_pruner, make_sampler, open_storage, open_study
+from src.tools.sweep.study import be_quiet, make_pruner, open_storage, open_study, rehearse
 
 TRIALS = 20
 
@@ -59,12 +59,13 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
         given.get("pruner"),
         options,
     )
+    be_quiet()
     make_pruner(plan)
     if plan.is_grid:
         most = len(points(plan.read))
         trials = min(own.trials or given.get("trials") or most, most)
     else:
-        make_sampler(plan, 0)
+        rehearse(plan)
         trials = own.trials or given.get("trials") or TRIALS
     folder = own.resume
     if folder and (folder / FILE).is_file():

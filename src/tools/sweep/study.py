@@ -1,8 +1,8 @@
 """Optuna's side of a sweep: where the study lies, its sampler and its pruner, and who runs which trial."""
 
+import hashlib
 import inspect
 import warnings
-import zlib
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from src.tools.sweep.plan import Plan
 from src.tools.sweep.space import points, refuse
 
 PLAN = "plan"  # the study's attribute that says what its trials are
+REHEARSED = 12  # of Optuna's samplers each but the random one waits for ten trials at most
 
 
 def open_storage(sweep: Sweep) -> BaseStorage:
@@ -40,14 +41,19 @@ def open_storage(sweep: Sweep) -> BaseStorage:
         refuse(f"--storage {url}: {' '.join(str(error).split())[:300]}")
 
 
+def be_quiet() -> None:
+    """Optuna tells each trial by itself, and of what is experimental in it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
 def open_study(sweep: Sweep, storage: BaseStorage) -> optuna.Study:
     """The study, made if it is not there.
 
     Raises:
         SystemExit: If its trials are of another space, or something else of the plan differs.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    be_quiet()
     is_own = sweep.storage in ("sqlite", "journal")
     # Hyperband deals trials out by the study's name: the same in each sweep that has a file of its own.
     study = optuna.create_study(
@@ -76,7 +82,7 @@ def make_sampler(plan: Plan, number: int, name: str = "") -> BaseSampler:
         name: What is drawn: a trial that was cut short while it drew draws the rest as it would have.
     """
     seed = int(plan.sampler.get("init_args", {}).get("seed") or 0)
-    own = zlib.crc32(f"{seed} {number} {name}".encode())
+    own = int.from_bytes(hashlib.sha256(f"{seed} {number} {name}".encode()).digest()[:4])
     if plan.is_grid:
         return PartialFixedSampler(points(plan.read)[number], RandomSampler(own))
     sampler: BaseSampler = _make(BaseSampler, "sampler", plan.sampler, seed, own)
@@ -91,7 +97,7 @@ def make_pruner(plan: Plan) -> BasePruner:
 
 def _make(base: type, name: str, given: dict[str, Any], seed: int | None = None, own: int | None = None) -> Any:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, name)
+    parser.add_argument(f"--{name}", type=base)
     try:
         config = parser.parse_object({name: given})
         path = config[name].class_path
@@ -101,7 +107,26 @@ def _make(base: type, name: str, given: dict[str, Any], seed: int | None = None,
             config[name].init_args.seed = seed if issubclass(kind, QMCSampler) else own
         return parser.instantiate_classes(config)[name]
     except (ArgumentError, ValueError, TypeError, ImportError) as error:
-        refuse(f"{name}: {' '.join(str(error).split())[:300]}")
+        told = " ".join(str(error).split()).replace("Parser key ", "").replace('"', "")
+        refuse(f"{name}: {told.removeprefix(f'{name}: ')}.")
+
+
+def rehearse(plan: Plan) -> None:
+    """Draw a few points in memory: what a sampler misses (a package, another kind of space) is told before any fit.
+
+    Raises:
+        SystemExit: With one line, if it cannot draw.
+    """
+    study = optuna.create_study(direction=plan.direction)
+    try:
+        for value in range(REHEARSED):
+            trial = study.ask()
+            suggest(study, trial, plan)
+            study.tell(trial, float(value))
+    except ImportError as error:
+        refuse(f"sampler: {plan.sampler['class_path']}: {error}. Install the package.")
+    except ValueError as error:
+        refuse(f"sampler: {plan.sampler['class_path']}: {' '.join(str(error).split())}")
 
 
 def suggest(study: optuna.Study, trial: Trial, plan: Plan) -> dict[str, Any]:
