@@ -20,8 +20,9 @@ from lightning.pytorch import Callback
 from src.cli import main as fit_main
 from src.tools.runs import main
 from src.tools.runs.alive import SILENT_S, is_alive
-from src.tools.runs.curves import draw
+from src.tools.runs.curves import draw, read_curves
 from src.tools.runs.options import flat
+from src.tools.runs.picture import figure_of
 from tests.conftest import PROJECT, SMALL
 from tests.processes import start
 
@@ -494,9 +495,28 @@ def test_the_picture_is_drawn_where_it_is_asked_for(runs, tmp_path):
     pytest.importorskip("matplotlib")
     said = runs("compare", "xor/version_0", "xor/version_1", "--picture=both.svg")
     assert said.out.endswith("wrote both.svg\n")
-    text = (tmp_path / "both.svg").read_text()
-    assert text.startswith("<?xml")
+    assert (tmp_path / "both.svg").read_text().startswith("<?xml")
     assert "--picture both.xyz" in str(runs("compare", "xor/version_0", "xor/version_1", "--picture=both.xyz").code)
+
+
+def test_the_pictures_lines_are_the_columns_of_metrics_csv(made):
+    pytest.importorskip("matplotlib")
+    runs = {name: read_curves(made / "xor" / name) for name in ("version_0", "version_1")}
+    panels = {axes.get_title(): axes for axes in figure_of(runs).axes}
+    assert panels.keys() == {"loss", "acc"}
+    lines = {line.get_label(): line for axes in panels.values() for line in axes.get_lines() if axes is panels["loss"]}
+    assert lines.keys() == {f"{run}, {stage}" for run in runs for stage in ("train", "val")}
+    for run in runs:
+        with (made / "xor" / run / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        for stage in ("train", "val"):
+            points = [[float(row["step"]), float(row[f"{stage}/loss"])] for row in rows]
+            assert lines[f"{run}, {stage}"].get_xydata().tolist() == points
+    assert (
+        lines["version_0, val"].get_color()
+        == lines["version_0, train"].get_color()
+        != lines["version_1, val"].get_color()
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def draw(curves: dict[str, Curve], width: int, height: int = 12) -> list[str]:
     if not points:
         return ["no points"]
     low, high = min(y for _, y in points), max(y for _, y in points)
-    log = low > 0 and high / low > 50
+    log = spans_decades([y for _, y in points])
 
     def scaled(y: float) -> float:
         return math.log(y) if log else y
@@ -63,6 +63,11 @@ def draw(curves: dict[str, Curve], width: int, height: int = 12) -> list[str]:
     several = [f"# {' and '.join(curves)} meet"] if any("#" in row for row in grid) else []
     lines += [f"{'':>{margin}} +{'-' * (columns + 1)}", f"{'':>{margin}}   {axis}"]
     return lines + ([f"{'':>{margin}}   {', '.join([*scale, *several])}"] if scale or several else [])
+
+
+def spans_decades(values: list[float]) -> bool:
+    """Whether values are seen only on a logarithmic scale."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 50
 
 
 def between(curve: Curve, x: float, margin: float) -> float | None:
