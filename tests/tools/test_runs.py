@@ -318,6 +318,14 @@ def no_time(folder):
     change(folder, started="yesterday")
 
 
+def a_text_for_a_number(folder):
+    change(folder, processes="two")
+
+
+def a_pid_that_is_none(folder):
+    running(folder, json.loads((folder / "summary.json").read_text())["process"] | {"pid": 10**30})
+
+
 def a_folder(folder):
     (folder / "summary.json").unlink()
     (folder / "summary.json").mkdir()
@@ -349,7 +357,20 @@ def broken_metrics(folder):
     (folder / "metrics.csv").write_text("epoch,step,val/loss\n1,2,three\n")
 
 
-DAMAGE = [broken_json, emptied, binary, a_list, lacking, wrong_kinds, no_time, a_folder, only_a_config, nothing]
+DAMAGE = [
+    broken_json,
+    emptied,
+    binary,
+    a_list,
+    lacking,
+    wrong_kinds,
+    no_time,
+    a_folder,
+    only_a_config,
+    nothing,
+    a_text_for_a_number,
+    a_pid_that_is_none,
+]
 DAMAGE += [broken_record, an_empty_record, broken_metrics]
 
 

@@ -17,7 +17,7 @@ FIXED = {
     "version": "its number",
     "verb": "fit, validate, test or predict",
     "state": "running, finished, stopped (by a signal), failed, broken (its folder), unknown (an older engine's)",
-    "started": "when, ISO 8601",
+    "started": "when, ISO 8601 (UTC; the table has the time here)",
     "updated": "when it last told of itself",
     "seconds": "how long, all its parts",
     "epochs": "done",

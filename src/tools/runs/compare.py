@@ -10,7 +10,7 @@ from src.tools.runs import columns
 from src.tools.runs.curves import Curve, draw, read_curves
 from src.tools.runs.find import find_one
 from src.tools.runs.options import as_text, read_options
-from src.tools.runs.read import Row, read_run
+from src.tools.runs.read import Row, read_run, why
 from src.tools.runs.table import cut, lines_of, width_here
 
 FACTS = (
@@ -53,7 +53,7 @@ def read_files(name: str, folder: Path, row: Row) -> tuple[dict[str, Any], dict[
     try:
         return read_options(folder), read_curves(folder)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        sys.exit(f"error: {name} cannot be read: {' '.join(str(error).split())}")
+        sys.exit(f"error: {name} cannot be read: {why(error)}")
 
 
 def different(options: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -91,5 +91,6 @@ def curve_of(rows: list[Row], curves: list[dict[str, Curve]], wanted: str | None
     common = [name for name in curves[0] if name != "epoch" and all(name in each for each in curves)]
     if wanted and wanted not in common:
         sys.exit(f"error: --metric {wanted}: these runs have in common: {', '.join(common) or 'none'}.")
-    first = [wanted, *(row["monitor"] for row in rows), "val/loss", "train/loss", *common]
+    metrics = [name for name in common if not name.startswith("lr")]
+    first = [wanted, *(row["monitor"] for row in rows), "val/loss", "train/loss", *metrics]
     return next((name for name in first if name in common), "")

@@ -67,7 +67,7 @@ def _walk(folder: str | Path, above: str, deep: bool) -> Iterator[tuple[str, Pat
         with os.scandir(folder) as entries:
             inside = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: in_order(entry.name))
     except OSError:
-        yield above.rstrip("/"), Path(folder), False
+        yield f"{above}* which cannot be read", Path(folder), False
         return
     for entry in inside:
         name = above + entry.name

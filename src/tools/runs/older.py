@@ -15,7 +15,7 @@ def from_record(folder: Path) -> dict[str, Any]:
     """A row as far as these files tell: no time, and an end only where they show it.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: Where they are broken.
+        ValueError, LookupError, TypeError, AttributeError: Where they are broken.
     """
     entries = load_yaml(folder / "record.yaml")
     first, last = entries[0], entries[-1]
@@ -23,9 +23,10 @@ def from_record(folder: Path) -> dict[str, Any]:
     curves = read_curves(folder)
     git = last["git"] or {}
     epochs = [int(value) for _, value in curves.pop("epoch", [])]
-    row = {name: points[-1][1] for name, points in curves.items() if not name.startswith("lr")} | {
+    row = {
+        "metrics": {name: points[-1][1] for name, points in curves.items() if not name.startswith("lr")},
         "verb": verb,
-        "started": str(first["time"]),
+        "started": first["time"],
         "device": last["device"]["name"] if last["device"]["type"] == "cuda" else last["device"]["type"],
         "processes": last["device"]["processes"],
         "commit": git.get("commit"),

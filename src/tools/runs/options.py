@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from src.tools.runs.read import why
+
 
 def load_yaml(path: Path) -> Any:
     """What a file says, read by the quick loader where PyYAML has it.
@@ -78,4 +80,4 @@ def add_options(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         return read_options(folder) | row
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        return row | {"state": "broken", "reason": " ".join(str(error).split())[:200]}
+        return row | {"state": "broken", "reason": why(error)}

@@ -1,6 +1,7 @@
 """What a run's folder says of the run, as one flat row; whatever is wrong with the folder."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ from src.tools.runs.find import VERSION
 
 Row = dict[str, Any]
 
-# What a summary says, beside its metrics.
-TOLD = (
-    *("verb", "state", "reason", "started", "updated", "seconds", "epochs", "steps", "monitor", "best", "parameters"),
-    *("device", "processes", "commit", "changes", "note", "source"),
-)
+
+def time(value: Any) -> str:
+    """A time, ISO 8601."""
+    return datetime.fromisoformat(str(value)).isoformat()
+
+
+# What a run tells beside its metrics, and what of; a value of another kind is a mistake in the file.
+TOLD: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("verb", "state", "reason", "monitor", "device", "commit", "changes", "note", "source", "host"), str
+    ),
+    **dict.fromkeys(("epochs", "steps", "parameters", "processes", "pid"), int),
+    **dict.fromkeys(("seconds", "best"), float),
+    **dict.fromkeys(("started", "updated"), time),
+}
 
 
 def read_run(name: str, folder: Path) -> Row:
@@ -31,46 +42,38 @@ def read_run(name: str, folder: Path) -> Row:
     experiment, _, version = name.rpartition("/")
     number = VERSION.fullmatch(version)
     row: Row = {"run": name, "experiment": experiment, "version": int(number[1]) if number else None}
-    row |= dict.fromkeys((*TOLD, "host", "pid"))
+    row |= dict.fromkeys(TOLD)
     try:
-        if (folder / "summary.json").exists():
-            told = from_summary(folder)
-        elif (folder / "record.yaml").exists():
-            from src.tools.runs.older import from_record  # YAML takes its time
-
-            told = from_record(folder)
-        else:
-            rest = "only a config" if (folder / "config.yaml").exists() else "no files of a run"
-            told = {"state": "broken", "reason": f"{rest}: it ended before its start, or is about to begin"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
-        told = {"state": "broken", "reason": _why(error)}
-    return told | row | {key: value for key, value in told.items() if key in row}
+        told = tell(folder)
+        metrics = {metric: float(value) for metric, value in told["metrics"].items()}
+        return metrics | row | {key: kind(told[key]) for key, kind in TOLD.items() if told.get(key) is not None}
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        return row | {"state": "broken", "reason": why(error)}
 
 
-def from_summary(folder: Path) -> Row:
-    """What summary.json says.
+def tell(folder: Path) -> Row:
+    """What the files say: the columns of `TOLD`, and the metrics.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: Where it is none, or a part of one.
+        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError: Where they are broken.
     """
-    told = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    row = {key: told.get(key) for key in TOLD} | {key: told["process"][key] for key in ("host", "pid")}
-    row |= {"seconds": float(told["seconds"]), "best": number(told.get("best"))}
-    updated_s = datetime.fromisoformat(told["updated"]).timestamp()
-    datetime.fromisoformat(told["started"])
-    if told["state"] == "running":
-        row["state"], row["reason"] = judge(told["process"], updated_s, folder)
-    return {key: number(value) for key, value in told["metrics"].items()} | row
+    if (folder / "summary.json").exists():
+        told: Row = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        told |= {"host": told["process"]["host"], "pid": told["process"]["pid"]}
+        if told["state"] == "running":
+            updated_s = datetime.fromisoformat(told["updated"]).timestamp()
+            told["state"], told["reason"] = judge(told["process"], updated_s, folder)
+        return told
+    if (folder / "record.yaml").exists():
+        from src.tools.runs.older import from_record  # YAML takes its time
+
+        return from_record(folder)
+    there = "only a config" if (folder / "config.yaml").exists() else "no files of a run"
+    raise ValueError(f"{there}: it ended before its start, or is about to begin")
 
 
-def number(value: Any) -> float | None:
-    """A number, also one that JSON has no word for."""
-    return None if value is None else float(value)
-
-
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """An error in a line."""
     if isinstance(error, OSError):
         return f"{Path(str(error.filename)).name}: {error.strerror}"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return " ".join(str(error).split())[:200]
+    return f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]

@@ -8,7 +8,7 @@ from src.tools.runs import columns
 from src.tools.runs.compare import curve_of, read_files
 from src.tools.runs.curves import draw
 from src.tools.runs.find import find_one
-from src.tools.runs.options import as_text
+from src.tools.runs.options import as_text, load_yaml
 from src.tools.runs.read import read_run
 from src.tools.runs.table import lines_of, width_here
 
@@ -30,6 +30,9 @@ def main(args: list[str]) -> None:
     if row["state"] == "broken":
         sys.exit(1)
     options, curves = read_files(name, folder, row)
+    entries = load_yaml(folder / "record.yaml") if (folder / "record.yaml").exists() else []
+    commands = [[columns.cell("started", str(entry["time"]), row), entry["command"]] for entry in entries]
+    print("\n".join(["", "commands", *(f"  {line}" for line in lines_of(commands))]))
     said = [[key, as_text(value)] for key, value in options.items() if value is not None]
     print("\n".join(["", "options that are not null", *(f"  {line}" for line in lines_of(said))]))
     if metric := curve_of([row], [curves], given.metric):
