@@ -73,6 +73,7 @@ def found(folder):
         "record.yaml",
         "changes-0.patch",
         "packages-0.txt",
+        "summary.json",
     }
     assert names <= {"predictions.csv", "predictions.pt"}
     table = folder / "predictions.csv"
