@@ -1,8 +1,9 @@
 """Learning curves: curves.png, whenever a fit ends."""
 
 import csv
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,20 @@ class Curves(Picture):
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         path = Path(trainer.default_root_dir, "metrics.csv")
-        # A test or a validation of its own has no curve.
-        if self.run.verb == "fit" and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.save(trainer, "curves", plot_curves(list(csv.DictReader(file))))
+        # A test or a validation of its own has no curve, nor has a fit that ended in its first epoch.
+        if self.run.verb != "fit" or not path.exists():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if rows:
+            self.save(trainer, "curves", plot_curves(rows))
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:
             self.attempt(lambda: self.draw(trainer, module))
 
 
-def plot_curves(rows: list[Mapping[str, str]]) -> Any:
+def plot_curves(rows: Sequence[Mapping[str, str]]) -> Any:
     """A figure of the rows of metrics.csv.
 
     Args:
@@ -55,8 +59,8 @@ def plot_curves(rows: list[Mapping[str, str]]) -> Any:
     for number, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, number + 1, title=name, xlabel=x)
         _paint(axes, panels[name])
-        values = [value for points in panels[name].values() for _, value in points]
-        if name != RATE and min(values) > 0 and max(values) > 30 * min(values):
+        values = [y for points in panels[name].values() for _, y in points if math.isfinite(y)]
+        if name != RATE and values and min(values) > 0 and max(values) > 30 * min(values):
             axes.set_yscale("log")
     return figure
 

@@ -115,13 +115,13 @@ def plot_mistakes(seen: Surest, names: list[str] | None, of_what: str) -> Any:
         of_what: In the title.
     """
     columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.rows))), 4), 8)
-    lines = -(-len(seen.rows) // columns)
+    lines = max(-(-len(seen.rows) // columns), 1)
     figure = new_figure(1.3 * columns, 1.65 * lines + 0.4, margins=(0, 0, 0, 0.4))
     figure.suptitle(f"{of_what}: {seen.num_mistakes:,} of {seen.num_samples:,} are wrong; the surest of them")
     # One part of the figure for all images: one for each would take four times as long.
     axes = figure.add_subplot()
     axes.axis("off")
-    images = viewable(seen.images).permute(0, 2, 3, 1) if lines else ()
+    images = viewable(seen.images).permute(0, 2, 3, 1).numpy() if len(seen.rows) else ()
     for number, (image, (sure, _, truth, guess)) in enumerate(zip(images, seen.rows.tolist(), strict=True)):
         x, y = 1.3 * (number % columns) + 0.05, 1.65 * (number // columns) + 0.4
         height, width = (1.2 * side / max(image.shape[:2]) for side in image.shape[:2])

@@ -31,6 +31,8 @@ class TrueAndPredicted(EvaluationPicture):
         return Points(self.most)
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
+        if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
+            raise UserError("all true values are 0 or 1: this is no regression. Take it out of trainer.callbacks.")
         figure = plot_points(seen, f"{self.of_what}{suffix.replace('_', ' ')}")
         self.save(trainer, f"true_and_predicted{suffix}", figure)
 
@@ -58,7 +60,7 @@ class Points:
         if not guess.is_floating_point() or guess.numel() != truth.numel() or len(guess) != len(truth):
             raise UserError(
                 f"this is no regression with a value for each output: predicted {describe(guess)}, target "
-                f"{describe(truth)}."
+                f"{describe(truth)}. Take the callback out of trainer.callbacks."
             )
         rows = len(guess)
         self.num_outputs = guess.numel() // max(rows, 1)
@@ -112,7 +114,7 @@ def plot_points(seen: Points, of_what: str) -> Any:
         title = f"{name}R2 {r2[k]:.4f}, mean absolute error {error[k]:.3g}"
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
         axes.set_title(title, fontsize="small")
-        true, predicted = seen.values[:, :, k].unbind(dim=1)
+        true, predicted = seen.values[:, :, k].T.numpy()
         # As an image, where thousands of paths would take long.
         axes.plot(true, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0)
         axes.axline((float(true.mean()), float(true.mean())), slope=1, color="black", linewidth=0.8)

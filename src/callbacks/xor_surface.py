@@ -23,6 +23,7 @@ class XorSurface(Picture):
     def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
         self.stages = frozenset(stages)
         self._weights: dict[int, dict[str, Tensor]] = {}
+        self._last: dict[int, dict[str, Tensor]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self._weights}
@@ -37,22 +38,26 @@ class XorSurface(Picture):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step in self.stages:
-            self._keep(trainer, module)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._keep(trainer, module)
 
     def _keep(self, trainer: Trainer, module: LightningModule) -> None:
-        weights = {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
-        self._weights[trainer.global_step] = weights
+        step = trainer.global_step
+        if step in self.stages:
+            self._weights[step] = weights_of(module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._last = {trainer.global_step: weights_of(module)}
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        self.save(trainer, "surface", plot_surface(surface(module, dict(module.named_parameters()))))
-        kept = {step: weights for step, weights in sorted(self._weights.items())}
-        if kept:
-            stages = {step: surface(module, weights) for step, weights in kept.items()}
-            self.save(trainer, "surface_growth", plot_growth(stages))
+        self.save(trainer, "surface", plot_surface(surface(module, weights_of(module))))
+        if self._last:  # else nothing was trained
+            stages = sorted((self._weights | self._last).items())
+            self.save(trainer, "surface_growth", plot_growth({step: surface(module, each) for step, each in stages}))
+
+
+def weights_of(module: LightningModule) -> dict[str, Tensor]:
+    """A copy of the weights as they are now, by name, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
 
 
 def grid() -> Tensor:
@@ -76,13 +81,12 @@ def surface(module: LightningModule, weights: dict[str, Tensor]) -> Tensor:
 
 def _paint(axes: Any, values: Tensor, size: float) -> Any:
     """Draw a surface, the line on which it is undecided, and the four points in the colours that they should have."""
-    extent = (LOW, HIGH, LOW, HIGH)
-    shown = axes.imshow(
-        values, origin="lower", extent=extent, cmap="coolwarm", vmin=0, vmax=1, interpolation="bilinear"
-    )
-    if values.min() < 0.5 < values.max():
-        axes.contour(values, [0.5], origin="lower", extent=extent, colors="black", linewidths=1)
-    axes.scatter(*INPUTS.T, c=TARGETS[:, 0], cmap="coolwarm", vmin=0, vmax=1, s=size, edgecolors="white", zorder=3)
+    extent, colors = (LOW, HIGH, LOW, HIGH), {"cmap": "coolwarm", "vmin": 0, "vmax": 1}
+    array = values.numpy()
+    shown = axes.imshow(array, origin="lower", extent=extent, interpolation="bilinear", **colors)
+    if array.min() < 0.5 < array.max():
+        axes.contour(array, [0.5], origin="lower", extent=extent, colors="black", linewidths=1)
+    axes.scatter(*INPUTS.T.numpy(), c=TARGETS[:, 0].numpy(), s=size, edgecolors="white", zorder=3, **colors)
     return shown
 
 

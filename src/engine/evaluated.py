@@ -155,7 +155,7 @@ class Evaluated:
         if target.numel() != guess.numel() or not _are_classes(target, num_classes, confidence):
             raise UserError(
                 f"this is no classification with one class for each sample: scores {describe(scores)}, target "
-                f"{describe(target)}."
+                f"{describe(target)}. Take the callback out of trainer.callbacks."
             )
         truth = target.long().reshape(guess.shape)
         kept = (truth >= 0) & (truth < num_classes)

@@ -1,0 +1,244 @@
+"""Pictures are drawn once, when the work is done, and none of them ends a run."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from src.engine.errors import UserError
+from src.engine.evaluated import Evaluated
+from src.engine.pictures import EvaluationPicture, Picture, new_figure
+from src.module import LitModule
+from tests.pictures import CLASSIFICATION, Data, Own, figures, pixels, run, write_yaml
+from tests.processes import launch, processes
+
+
+class Dot(Picture):
+    """Draws how many test steps it knows of."""
+
+    drawn = 0
+
+    def draw(self, trainer, module):
+        Dot.drawn += 1
+        figure = new_figure(2, 1)
+        figure.add_subplot().plot([0], [0], ".")
+        self.save(trainer, "dot", figure)
+
+
+class Broken(Picture):
+    """Fails as code of one's own does, or as it is told to.
+
+    Args:
+        word: Of a UserError.
+    """
+
+    def __init__(self, word: str | None = None) -> None:
+        self.word = word
+
+    def draw(self, trainer, module):
+        if self.word:
+            raise UserError(self.word)
+        return {}["no such key"]
+
+
+class Rows:
+    """The places of the samples that were seen."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def add(self, batch):
+        self.rows += batch.places(len(batch.target)).tolist()
+
+    def merge(self, other):
+        self.rows += other.rows
+
+
+class Seen(EvaluationPicture):
+    """Writes a pixel for each sample.
+
+    Args:
+        fails: The rank that fails in its second batch.
+    """
+
+    def __init__(self, fails: int | None = None) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def begin(self):
+        return Rows()
+
+    def on_test_batch_end(self, trainer, *seen):
+        super().on_test_batch_end(trainer, *(seen if trainer.global_rank != self.fails else (seen[0], None, None, 0)))
+
+    def draw_seen(self, trainer, module, seen, suffix):
+        print(f"seen{suffix} {self.of_what} {sorted(seen.rows) == list(range(len(seen.rows)))} {len(seen.rows)}")
+
+
+class Looks(Callback):
+    """Keeps what a step returned."""
+
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.outputs, self.target = outputs, batch[1]
+
+
+HERE = "tests.engine.test_pictures"
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """Run the classification with a callback of this file."""
+    numbers = iter(range(9))
+
+    def go(callback, *options, verb="fit", **init_args):
+        config = write_yaml(tmp_path / f"{next(numbers)}.yaml", CLASSIFICATION, f"{HERE}.{callback}", **init_args)
+        return run(config, *options, verb=verb)
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"), [("fit", []), ("fit", ["--test_after_fit=false"]), ("test", []), ("validate", [])]
+)
+def test_a_picture_is_drawn_once_whatever_the_command(verb, options, draw):
+    before = Dot.drawn
+    drawn = draw("Dot", *options, verb=verb)
+    assert Dot.drawn == before + 1
+    assert pixels(drawn.folder / "dot.png").shape == (110, 220, 3)
+    assert not list(drawn.folder.glob(".*"))
+
+
+def test_a_predict_draws_nothing(draw):
+    folder = draw("Dot").folder
+    before = Dot.drawn
+    from src.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["predict", "--ckpt_path", str(folder)])  # it has no data for it
+    assert Dot.drawn == before
+
+
+def test_a_picture_that_fails_leaves_the_run_whole_and_its_traceback(draw, capfd):
+    drawn = draw("Broken")
+    assert "test/acc" in drawn.trainer.callback_metrics
+    assert (drawn.folder / "checkpoints/last.ckpt").exists()
+    err = capfd.readouterr().err
+    assert 'return {}["no such key"]' in err
+    assert "KeyError: 'no such key'\nwarning: Broken drew nothing; the run itself is whole\n" in err
+
+
+def test_why_there_is_nothing_to_draw_is_one_line(draw, capfd):
+    draw("Broken", word="there is\nno color")
+    assert "note: Broken drew nothing: there is no color\n" in capfd.readouterr().err
+
+
+def test_a_batch_that_cannot_be_read_is_told_once(draw, capfd):
+    drawn = draw("Seen", fails=0)
+    out, err = capfd.readouterr()
+    assert "seen" not in out
+    assert err.count("note: Seen drew nothing: LitModule.test_step returned nothing.") == 1
+    assert "test/acc" in drawn.trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], ["seen test True 50"]),
+        (["--test_after_fit=false"], ["seen validation True 50"]),
+        (["--data.sets=2"], ["seen_day test True 50", "seen_night test True 25"]),
+        (["--data.sets=2", "--data.form=dict"], ["seen_day test True 50", "seen_night test True 25"]),
+    ],
+    ids=["test", "validation", "several sets", "dicts"],
+)
+def test_each_sample_of_each_data_set_is_seen_once(options, said, draw, capfd):
+    draw("Seen", *options)
+    assert [line for line in capfd.readouterr().out.splitlines() if line.startswith("seen")] == said
+
+
+def test_without_an_evaluation_there_is_a_line_that_says_so(draw, capfd):
+    draw("Seen", "--test_after_fit=false", "--trainer.limit_val_batches=0")
+    assert "note: Seen drew nothing: nothing was validated or tested.\n" in capfd.readouterr().err
+
+
+def test_a_step_hands_out_what_the_net_gave_and_copies_nothing(tmp_path):
+    module = LitModule(torch.nn.Flatten(), torch.nn.CrossEntropyLoss(), torch.optim.SGD)
+    looks, data = Looks(), Data()
+    Trainer(logger=False, callbacks=[looks], enable_progress_bar=False, default_root_dir=tmp_path).test(module, data)
+    assert looks.outputs["target"] is looks.target
+    assert looks.outputs["outputs"].shape == (2, 48)
+    assert looks.outputs["loss"].shape == ()
+
+
+def test_in_a_notebook_a_trainer_of_lightnings_own_draws_too(tmp_path):
+    dot = Dot()
+    trainer = Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[dot], default_root_dir=tmp_path,
+        enable_progress_bar=False,
+    )  # fmt: skip
+    with figures() as kept:
+        trainer.fit(Own(), Data())
+    assert list(kept) == ["dot"]
+    assert (tmp_path / "dot.png").exists()
+
+
+def evaluated(module, outputs, batch=None):
+    trainer = Trainer(logger=False, barebones=True)
+    return Evaluated(trainer, module, outputs, batch, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "guess", "sure"),
+    [
+        ([[0.1, 0.9], [0.6, 0.4]], [0, 0], [1, 0], [0.9, 0.6]),
+        ([[0.9], [0.2]], [[1.0], [0.0]], [1, 0], [0.9, 0.8]),
+        ([0.9, 0.2], [1, 0], [1, 0], [0.9, 0.8]),
+        ([[0.1, 0.9], [0.6, 0.4]], [[0.3, 0.7], [1.0, 0.0]], [1, 0], [0.9, 0.6]),
+        ([2, 1], [2, 2], [2, 1], None),
+    ],
+    ids=["classes", "one column", "one number", "soft targets", "guesses"],
+)
+def test_classes_are_read_whatever_their_form(scores, target, guess, sure):
+    seen = evaluated(Own(), {"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
+    assert seen.guess.flatten().tolist() == guess
+    assert sure is None or seen.confidence.flatten().tolist() == pytest.approx(sure)
+
+
+@pytest.mark.parametrize(
+    ("scores", "target"),
+    [
+        ([[0.5], [0.5]], [[2.5], [3.5]]),
+        ([[0.5], [0.5]], [3, 0]),
+        ([[7.0], [0.5]], [1.0, 0.0]),
+        ([[0.1, 0.9], [0.6, 0.4]], [[1.0, 1.0], [0.0, 1.0]]),
+    ],
+    ids=["values", "counts", "no probabilities", "several labels"],
+)
+def test_what_is_no_classification_is_refused(scores, target):
+    outputs = {"scores": torch.tensor(scores), "target": torch.tensor(target)}
+    with pytest.raises(UserError, match="this is no classification with one class for each sample: scores"):
+        evaluated(Own(), outputs).guesses()
+
+
+def test_logits_of_a_module_of_ones_own_become_probabilities():
+    logits = torch.tensor([[2.0, 0.0]])
+    seen = evaluated(Own(), {"logits": logits}, (None, torch.tensor([0]))).guesses()
+    assert float(seen.confidence) == pytest.approx(float(logits.softmax(dim=1)[0, 0]))
+    one = evaluated(Own(), {"logits": torch.tensor([-1.0])}, (None, torch.tensor([0]))).guesses()
+    assert float(one.confidence) == pytest.approx(1 - float(torch.tensor(-1.0).sigmoid()))
+
+
+def test_a_dict_without_scores_is_told_with_its_names():
+    seen = evaluated(Own(), {"hidden": torch.zeros(2, 3)})
+    with pytest.raises(
+        UserError, match=r"Own\.validation_step gave no tensor under scores or preds .* but hidden \(2, 3\)"
+    ):
+        seen.guesses()
+
+
+@pytest.mark.slow
+def test_several_processes_draw_once_of_all_samples_and_none_waits_for_one_that_failed(tmp_path):
+    for number, (init_args, said) in enumerate(
+        [({}, "seen test True 50"), ({"fails": 1}, "LitModule.test_step returned")]
+    ):
+        config = write_yaml(tmp_path / f"{number}.yaml", CLASSIFICATION, f"{HERE}.Seen", **init_args)
+        done = launch("fit", "--config", config, *processes(2), "--data.batch_size=8", cwd=tmp_path)
+        assert (done.stdout + done.stderr).count(said) == 1

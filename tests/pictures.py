@@ -1,0 +1,211 @@
+"""What the tests of pictures share: small tasks of each kind, and a look at what was drawn of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from src.cli import main
+from src.data.loader import TensorLoader
+from src.engine.pictures import Picture
+
+NUM_ROWS = 50  # neither two processes nor a batch divide it
+
+
+def bars() -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 6, 8) with a bright row in one of three places, and noise that hides some of them; the place."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(NUM_ROWS) % 3
+    images = 3 * torch.randn(NUM_ROWS, 1, 6, 8, generator=generator)
+    images[torch.arange(NUM_ROWS), 0, 2 * target] += 1.5
+    return images, target
+
+
+def sums() -> tuple[Tensor, Tensor]:
+    """Four numbers, and two targets: their sum and their noisy product with weights."""
+    x = torch.randn(NUM_ROWS, 4, generator=torch.Generator().manual_seed(0))
+    return x, torch.stack([x.sum(dim=1), 10 + 3 * x[:, 0] - x[:, 1]], dim=1)
+
+
+class Data(LightningDataModule):
+    """One of the two for every stage.
+
+    Args:
+        what: `bars` or `sums`.
+        form: Of a batch: `pair` or `dict`.
+        sets: Data sets of an evaluation: the whole; or `day`, the whole, and `night`, half of it.
+        batch_size: Of all stages.
+        named: Whether the classes have names.
+    """
+
+    def __init__(
+        self, what: str = "bars", form: str = "pair", sets: int = 1, batch_size: int = 16, named: bool = True
+    ) -> None:
+        super().__init__()
+        self.x, self.target = {"bars": bars, "sums": sums}[what]()
+        self.form = form
+        self.sets = sets
+        self.batch_size = batch_size
+        if named:
+            self.class_names = ["low", "middle", "high"]
+
+    def loader(self, rows: int) -> Any:
+        if self.form == "pair":
+            return TensorLoader((self.x[:rows], self.target[:rows]), self.batch_size)
+        rows = [{"input": x, "labels": y} for x, y in zip(self.x[:rows], self.target[:rows], strict=True)]
+        return DataLoader(rows, self.batch_size)
+
+    def train_dataloader(self) -> Any:
+        return (
+            DataLoader(TensorDataset(self.x, self.target), self.batch_size) if self.form == "pair" else self.loader(50)
+        )
+
+    def val_dataloader(self) -> Any:
+        return self.loader(NUM_ROWS) if self.sets == 1 else {"day": self.loader(NUM_ROWS), "night": self.loader(25)}
+
+    test_dataloader = val_dataloader
+
+
+class Net(nn.Sequential):
+    """(B, ...) to (B, outputs)."""
+
+    def __init__(self, num_features: int = 48, outputs: int = 3) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(num_features, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
+class Own(LightningModule):
+    """As Lightning's manual writes it.
+
+    Args:
+        returns: The name under which its steps return what the net gave, or nothing.
+        what: `bars` or `sums`.
+    """
+
+    def __init__(self, returns: str | None = None, what: str = "bars") -> None:
+        super().__init__()
+        self.returns = returns
+        self.layers = Net() if what == "bars" else Net(4, 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy if y.dim() == 1 else nn.functional.mse_loss
+        return loss(self.layers(x), y)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        logits = self.layers(batch[0])
+        given = {None: None, "logits": logits, "scores": logits.softmax(dim=1), "preds": logits.argmax(dim=1)}
+        return given[self.returns] if self.returns is None else {self.returns: given[self.returns], "y": batch[1]}
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+CLASSIFICATION = {
+    "model": {
+        "net": {"class_path": "tests.pictures.Net"},
+        "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
+        "metrics": {
+            name: {
+                "class_path": f"torchmetrics.classification.Multiclass{kind}",
+                "init_args": {"num_classes": 3, "average": average},
+            }
+            for name, kind, average in (
+                ("acc", "Accuracy", "micro"),
+                ("f1", "F1Score", "macro"),
+                ("recall", "Recall", None),
+            )
+        },
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
+    },
+    "data": {"class_path": "tests.pictures.Data"},
+}
+REGRESSION = {
+    "model": {
+        "net": {"class_path": "tests.pictures.Net", "init_args": {"num_features": 4, "outputs": 2}},
+        "loss": {"class_path": "torch.nn.MSELoss"},
+        "metrics": {
+            "mae": {"class_path": "torchmetrics.MeanAbsoluteError"},
+            "r2": {"class_path": "torchmetrics.R2Score"},
+        },
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}},
+    },
+    "data": {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}},
+}
+
+
+def write_yaml(path: Path, task: dict[str, Any], *callbacks: str, **init_args: Any) -> Path:
+    """Write an experiment of 4 epochs with some callbacks.
+
+    Args:
+        path: The file.
+        task: What is trained.
+        callbacks: Their class paths.
+        init_args: Of the first.
+    """
+    named: list[dict[str, Any]] = [{"class_path": each} for each in callbacks]
+    if init_args:
+        named[0]["init_args"] = init_args
+    trainer = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "callbacks": named}
+    more = {"seed_everything": 0, "test_after_fit": True, "experiment": "pictures", "trainer": trainer}
+    path.write_text(yaml.safe_dump(task | more))
+    return path
+
+
+@dataclass
+class Drawn:
+    """A run's folder, what it drew by name, and the trainer."""
+
+    folder: Path
+    figures: dict[str, Any]
+    trainer: Trainer
+
+    def axes(self, name: str) -> list[Any]:
+        """Of a figure."""
+        return list(self.figures[name].axes)
+
+    def metric(self, name: str) -> float:
+        """That was logged last."""
+        return float(self.trainer.callback_metrics[name])
+
+
+@contextmanager
+def figures() -> Iterator[dict[str, Any]]:
+    """Notes each figure that is saved."""
+    kept: dict[str, Any] = {}
+    save = Picture.save
+
+    def noting(self: Picture, trainer: Trainer, name: str, figure: Any) -> None:
+        save(self, trainer, name, figure)
+        kept[name] = figure
+
+    with patch.object(Picture, "save", noting):
+        yield kept
+
+
+def run(config: Path, *options: str, verb: str = "fit") -> Drawn:
+    """Run a command with a config; look at what it draws."""
+    place = f"--trainer.default_root_dir={config.parent / 'runs'}"
+    with figures() as kept:
+        done = main([verb, "--config", str(config), place, *options])
+    return Drawn(Path(done.trainer.default_root_dir), kept, done.trainer)
+
+
+def pixels(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8, of a PNG."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,74 @@
+"""The first layer's weights as images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.callbacks.first_layer import mosaic, plot_units, units
+from tests.pictures import CLASSIFICATION, REGRESSION, Drawn, run, write_yaml
+
+FIRST_LAYER = "src.callbacks.first_layer.FirstLayer"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Drawn:
+    return run(write_yaml(tmp_path_factory.mktemp("layer") / "x.yaml", CLASSIFICATION, FIRST_LAYER))
+
+
+def tiles(figure, num, height, width):
+    """The images of a mosaic, in their order."""
+    array = np.ma.getdata(figure.axes[0].images[0].get_array())
+    columns = int(np.ceil(np.sqrt(num)))
+    gap = max(width // 14, 1)
+    places = [(k // columns * (height + gap), k % columns * (width + gap)) for k in range(num)]
+    return [array[row : row + height, column : column + width] for row, column in places]
+
+
+def test_each_unit_is_an_image_of_its_weights_the_largest_first(drawn):
+    weights = torch.load(drawn.folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]["net.1.weight"]
+    weights = weights[weights.norm(dim=1).argsort(descending=True)]
+    assert weights.shape == (8, 48)
+    for tile, unit in zip(tiles(drawn.figures["first_layer"], 8, 6, 8), weights, strict=True):
+        assert np.allclose(tile, unit.reshape(6, 8))
+    assert drawn.axes("first_layer")[0].get_title() == "first layer: weights of 8 of 8 units, the largest first"
+    assert (drawn.folder / "first_layer.png").exists()
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, (16, 1, 3, 5)), (3, (16, 3, 3, 5)), (4, (16, 1, 3, 5))])
+def test_a_convolution_has_its_kernels(channels, expected):
+    layer = nn.Conv2d(channels, 16, (3, 5))
+    images = units(layer, (channels, 28, 28))
+    assert images.shape == expected
+    if channels < 4:
+        assert torch.equal(images, layer.weight)
+    figure = plot_units(images.detach(), most=9)
+    assert "weights of 9 of 16 units" in figure.axes[0].get_title()
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape[:2] == (3 * 4, 3 * 6)
+    assert shown.ndim == (3 if channels == 3 else 2)
+
+
+def test_a_mosaic_has_its_images_line_by_line():
+    grid = mosaic(torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 2), columns=3, between=-1.0)
+    assert grid[0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, -1]]
+    assert (grid[0, 2::3] == -1).all()
+
+
+def test_another_layer_can_be_named_and_a_wrong_name_lists_them(tmp_path, capfd):
+    wrong = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, FIRST_LAYER, layer="net.0"))
+    assert not wrong.figures
+    assert "there is no Linear or Conv2d layer net.0; there are: net.1, net.3" in capfd.readouterr().err
+    run(write_yaml(tmp_path / "y.yaml", CLASSIFICATION, FIRST_LAYER, layer="net.3"))
+    assert "the layer takes 8 numbers, the images have 1 x 6 x 8" in capfd.readouterr().err
+
+
+def test_data_without_images_is_told(tmp_path, capfd):
+    assert not run(write_yaml(tmp_path / "x.yaml", REGRESSION, FIRST_LAYER)).figures
+    assert "note: FirstLayer drew nothing: There are no images" in capfd.readouterr().err
+
+
+def test_a_step_that_returns_nothing_is_enough(tmp_path):
+    own = {"model": {"class_path": "tests.pictures.Own"}, "data": CLASSIFICATION["data"]}
+    drawn = run(write_yaml(tmp_path / "x.yaml", own, FIRST_LAYER), "--data.sets=2")
+    assert list(drawn.figures) == ["first_layer"]

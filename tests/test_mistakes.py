@@ -1,0 +1,116 @@
+"""The most confident mistakes are those of the data, in their order, with truth and guess."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.callbacks.mistakes import Surest, plot_mistakes, viewable
+from src.module import LitModule
+from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, pixels, run, write_yaml
+from tests.processes import launch, processes
+
+MISTAKES = "src.callbacks.mistakes.Mistakes"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Drawn:
+    return run(write_yaml(tmp_path_factory.mktemp("mistakes") / "x.yaml", CLASSIFICATION, MISTAKES, most=3))
+
+
+def written(figure) -> list[str]:
+    return [text.get_text().replace("\n", ", ") for text in figure.axes[0].texts]
+
+
+def test_truth_guess_and_sureness_are_those_of_the_net_the_surest_first(drawn):
+    images, target = bars()
+    with torch.no_grad():
+        probabilities = LitModule.load_from_checkpoint(drawn.folder / "checkpoints/best.ckpt")(images).softmax(dim=1)
+    sure, guess = probabilities.max(dim=1)
+    wrong = (guess != target).nonzero().flatten()
+    assert 3 < len(wrong) < NUM_ROWS
+    first = wrong[sure[wrong].argsort(descending=True)][:3]
+    names = ["low", "middle", "high"]
+    assert written(drawn.figures["mistakes"]) == [
+        f"true {names[target[k]]}, guess {names[guess[k]]}, {sure[k]:.1%}" for k in first
+    ]
+    shown = [image.get_array() for image in drawn.axes("mistakes")[0].images]
+    for image, expected in zip(shown, viewable(images[first]), strict=True):
+        assert np.allclose(image, expected[0])
+    assert f"{len(wrong)} of {NUM_ROWS} are wrong" in drawn.figures["mistakes"].get_suptitle()
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (torch.tensor([0.2, 0.8]), [0.2, 0.8]),
+        (torch.tensor([0.0, 255.0]), [0.0, 1.0]),
+        (torch.tensor([-0.42, 2.8]), [0.0, 1.0]),
+        (torch.tensor([7.5, 7.5]), [0.0, 0.0]),
+    ],
+    ids=["in [0, 1]", "bytes", "normalised", "of one color"],
+)
+def test_an_image_of_any_scale_can_be_looked_at(images, expected):
+    assert viewable(images.expand(2, 3, 4, 2))[1, 2, 3].tolist() == pytest.approx(expected)
+
+
+def test_colors_keep_their_proportions():
+    image = torch.rand(1, 3, 5, 5)
+    assert torch.allclose(viewable(4 * image - 2), (image - image.min()) / (image.max() - image.min()), atol=1e-5)
+
+
+def test_what_is_kept_does_not_grow_with_the_data_nor_depend_on_the_batches():
+    class Batch:
+        def __init__(self, rows):
+            from src.engine.evaluated import Guesses
+
+            self.rows, self.images = rows, rows.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+            zeros = torch.zeros(len(rows), dtype=torch.int64)
+            self.guessed = Guesses(zeros, zeros + 1, (rows * 37 % 101) / 101, zeros == 0, 2)
+
+        def guesses(self):
+            return self.guessed
+
+        def places(self, num_rows):
+            return self.rows
+
+    whole, one, other = Surest(7), Surest(7), Surest(7)
+    whole.add(Batch(torch.arange(1_000)))
+    for start in range(0, 1_000, 20):
+        one.add(Batch(torch.arange(start, start + 20, 2)))
+        other.add(Batch(torch.arange(start + 1, start + 20, 2)))
+    one.merge(other)
+    assert len(one.images) == len(one.rows) == 7
+    assert torch.equal(one.rows, whole.rows)
+    assert torch.equal(one.images, whole.images)
+    assert one.num_mistakes == whole.num_mistakes == 1_000
+
+
+def test_a_net_without_mistakes_says_so():
+    figure = plot_mistakes(Surest(3), None, "test")
+    assert figure.get_suptitle() == "test: 0 of 0 are wrong; the surest of them"
+
+
+def test_images_in_a_dict_are_found_and_numbers_are_told(tmp_path, capfd):
+    assert run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, MISTAKES), "--data.form=dict").figures
+    own = {"model": {"class_path": "tests.pictures.Own", "init_args": {"returns": "scores", "what": "sums"}}}
+    own["data"] = {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}}
+    assert not run(write_yaml(tmp_path / "y.yaml", own, MISTAKES)).figures
+    assert "note: Mistakes drew nothing: There are no images (B, 1 or 3, H, W)" in capfd.readouterr().err
+
+
+def test_classes_without_probabilities_are_told(tmp_path, capfd):
+    task = {
+        "model": {"class_path": "tests.pictures.Own", "init_args": {"returns": "preds"}},
+        "data": CLASSIFICATION["data"],
+    }
+    assert not run(write_yaml(tmp_path / "x.yaml", task, MISTAKES)).figures
+    assert "note: Mistakes drew nothing: the step gave classes alone" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(drawn, tmp_path):
+    best, place = drawn.folder / "checkpoints/best.ckpt", "--trainer.default_root_dir=two"
+    launch("test", "--ckpt_path", best, *processes(2), place, cwd=tmp_path)
+    assert np.array_equal(
+        pixels(tmp_path / "two/pictures/version_0/mistakes.png"), pixels(drawn.folder / "mistakes.png")
+    )

@@ -1,0 +1,103 @@
+"""Predicted against true values, a panel for each output."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional import mean_absolute_error, r2_score
+
+from src.callbacks.true_and_predicted import Points, plot_points
+from src.module import LitModule
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, pixels, run, sums, write_yaml
+from tests.processes import launch, processes
+
+PICTURE = "src.callbacks.true_and_predicted.TrueAndPredicted"
+
+
+class Batch:
+    """A target of D outputs and what was predicted."""
+
+    def __init__(self, target, scores, rows):
+        self.target, self.scores, self.rows = target, scores, rows
+
+    def places(self, num_rows):
+        return self.rows
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Drawn:
+    return run(write_yaml(tmp_path_factory.mktemp("regression") / "x.yaml", REGRESSION, PICTURE))
+
+
+def test_each_sample_is_a_point_in_the_panel_of_each_output(drawn):
+    x, target = sums()
+    with torch.no_grad():
+        predicted = LitModule.load_from_checkpoint(drawn.folder / "checkpoints/best.ckpt")(x)
+    panels = drawn.axes("true_and_predicted")
+    assert len(panels) == 2
+    for k, axes in enumerate(panels):
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("true", "predicted")
+        points, line = axes.get_lines()
+        expected = torch.stack([target[:, k], predicted[:, k]], dim=1).numpy()
+        assert np.allclose(sorted(points.get_xydata().tolist()), sorted(expected.tolist()), atol=1e-5)
+        assert line.get_slope() == 1
+        assert axes.get_title() == (
+            f"output {k}: R2 {r2_score(predicted[:, k], target[:, k]):.4f}, mean absolute error "
+            f"{mean_absolute_error(predicted[:, k], target[:, k]):.3g}"
+        )
+    assert drawn.figures["true_and_predicted"].get_suptitle() == f"test: {NUM_ROWS} samples"
+
+
+def test_of_many_samples_some_are_drawn_the_same_for_any_batches_and_the_figures_are_of_all():
+    generator = torch.Generator().manual_seed(0)
+    target = 100 + torch.randn(30_000, generator=generator)
+    scores = target + 0.5 * torch.randn(30_000, generator=generator)
+    rows = torch.arange(30_000)
+    whole, one, other = Points(1_000), Points(1_000), Points(1_000)
+    whole.add(Batch(target, scores, rows))
+    for part, start in ((one, 0), (other, 1)):
+        for mine in rows[start::2].split(500):
+            part.add(Batch(target[mine], scores[mine].unsqueeze(1), mine))
+    one.merge(other)
+    assert torch.equal(one.keys, whole.keys)
+    assert torch.equal(one.values, whole.values)
+    assert len(one.values) == 1_000
+    assert float(one.r2()) == pytest.approx(float(r2_score(scores.double(), target.double())))
+    assert float(one.mean_absolute_error()) == pytest.approx(float(mean_absolute_error(scores, target)), rel=1e-5)
+    # They are of the whole range of rows, not of its beginning.
+    drawn = torch.isin(target, one.values[:, 0, 0]).nonzero().flatten()
+    assert drawn.float().mean() == pytest.approx(15_000, rel=0.05)
+    assert plot_points(one, "test").get_suptitle() == "test: 30,000 samples, 1,000 are drawn"
+
+
+def test_more_than_nine_outputs_are_said():
+    points = Points(100)
+    points.add(Batch(torch.randn(20, 3, 4), torch.randn(20, 3, 4), torch.arange(20)))
+    figure = plot_points(points, "test")
+    assert len(figure.axes) == 9
+    assert figure.get_suptitle() == "test: 20 samples, 9 of 12 outputs"
+
+
+def test_a_classification_is_told_in_one_line(tmp_path, capfd):
+    assert not run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, PICTURE)).figures
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "TrueAndPredicted" in line]
+    assert line.startswith("note: TrueAndPredicted drew nothing: this is no regression")
+
+
+def test_targets_of_0_and_1_alone_are_told(tmp_path, capfd):
+    import yaml
+
+    from tests.conftest import SMALL
+
+    assert not run(
+        write_yaml(tmp_path / "x.yaml", yaml.safe_load(SMALL.read_text()), PICTURE), "--data.passes=1"
+    ).figures
+    assert "all true values are 0 or 1" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(drawn, tmp_path):
+    best, place = drawn.folder / "checkpoints/best.ckpt", "--trainer.default_root_dir=two"
+    launch("test", "--ckpt_path", best, *processes(2), place, cwd=tmp_path)
+    one, two = drawn.folder, tmp_path / "two/pictures/version_0"
+    a, b = (pixels(folder / "true_and_predicted.png").astype(int) for folder in (one, two))
+    assert np.abs(a - b).max() <= 2  # a point may lie a millionth beside
