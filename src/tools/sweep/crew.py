@@ -1,5 +1,6 @@
 """The processes that work on a sweep: in this one, or several of which a dead one is replaced; and what they leave."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -31,24 +33,36 @@ def run(sweep: Sweep, workers: int, max_failures: int) -> int:
         The exit code.
     """
     since = datetime.now()
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _leave)
     again = f"python -m src sweep --resume {sweep.folder}"
     print(f"sweep {sweep.folder}: {sweep.trials} trials; should it be stopped: {again}", flush=True)
     try:
-        if workers == 1:
-            work(sweep, since, max_failures)
-        else:
-            _watch(sweep, workers, since, max_failures)
-        return close(sweep, since, max_failures, again)
+        with _leaving_in_order():
+            if workers == 1:
+                work(sweep, since, max_failures)
+            else:
+                _watch(sweep, workers, since, max_failures)
+            return close(sweep, since, max_failures, again)
     except (KeyboardInterrupt, SystemExit) as stop:
         code = 128 + signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.code
         if not isinstance(code, int) or code < 128:
             raise
         print(f"{signal.Signals(code - 128).name}; go on with: {again}", file=sys.stderr, flush=True)
         return code
+
+
+@contextlib.contextmanager
+def _leaving_in_order() -> Iterator[None]:
+    """A signal that ends this process between two trials ends it as one within a fit does."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    mine = threading.current_thread() is threading.main_thread()
+    free = [number for number in numbers if mine and signal.getsignal(number) == signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,13 +1,16 @@
 """Optuna's side of a sweep: where the study lies, its sampler and its pruner, and who runs which trial."""
 
+import functools
 import hashlib
+import importlib
 import inspect
+import json
 import warnings
 from dataclasses import asdict
 from typing import Any
 
 import optuna
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, QMCSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
@@ -95,20 +98,29 @@ def make_pruner(plan: Plan) -> BasePruner:
     return pruner
 
 
-def _make(base: type, name: str, given: dict[str, Any], seed: int | None = None, own: int | None = None) -> Any:
+@functools.cache
+def _parsed(base: type, name: str, given: str) -> tuple[ArgumentParser, Namespace]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=base)
     try:
-        config = parser.parse_object({name: given})
-        path = config[name].class_path
-        kind = getattr(__import__(path.rpartition(".")[0], fromlist=["_"]), path.rpartition(".")[2])
-        if own is not None and "seed" in inspect.signature(kind).parameters:
-            # A quasi-random sequence is one for all trials.
-            config[name].init_args.seed = seed if issubclass(kind, QMCSampler) else own
-        return parser.instantiate_classes(config)[name]
-    except (ArgumentError, ValueError, TypeError, ImportError) as error:
+        return parser, parser.parse_object({name: json.loads(given)})
+    except (ArgumentError, ValueError, TypeError) as error:
         told = " ".join(str(error).split()).replace("Parser key ", "").replace('"', "")
         refuse(f"{name}: {told.removeprefix(f'{name}: ')}.")
+
+
+def _make(base: type, name: str, given: dict[str, Any], seed: int | None = None, own: int | None = None) -> Any:
+    parser, parsed = _parsed(base, name, json.dumps(given))
+    config = parsed.clone()
+    module, _, last = config[name].class_path.rpartition(".")
+    kind = getattr(importlib.import_module(module), last)
+    if own is not None and "seed" in inspect.signature(kind).parameters:
+        # A quasi-random sequence is one for all trials.
+        config[name].init_args.seed = seed if issubclass(kind, QMCSampler) else own
+    try:
+        return parser.instantiate(config)[name]
+    except (ValueError, TypeError, ImportError) as error:
+        refuse(f"{name}: {given['class_path']}: {' '.join(str(error).split())}")
 
 
 def rehearse(plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """A worker: one trial after another in a warm process, until the sweep has all of them."""
 
+import gc
 import time
 from datetime import datetime
 
@@ -30,6 +31,7 @@ def work(sweep: Sweep, since: datetime, max_failures: int) -> None:
     """
     storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES)
     study = open_study(sweep, storage)
+    gc.freeze()  # what stays for good need not be looked through after each trial
     while taken := take(sweep, study, storage, leases, since, max_failures):
         lease, trial = taken
         try:
@@ -41,6 +43,7 @@ def work(sweep: Sweep, since: datetime, max_failures: int) -> None:
             lease.release()
         write_trials(sweep, study)
         print(describe(sweep, study, trial.number), flush=True)
+    gc.unfreeze()
 
 
 def _run(sweep: Sweep, study: optuna.Study, trial: Trial, max_failures: int) -> Outcome:
