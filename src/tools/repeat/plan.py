@@ -1,0 +1,168 @@
+"""What is repeated: read from the command line once, checked before anything runs, and kept in the repeat's folder."""
+
+import argparse
+import json
+import pydoc
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+FILE = "repeat.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what the fits are.
+
+    Attributes:
+        kind: `seed` or `fold`, in which they differ.
+        values: Of each fit its seed or the number of its fold.
+        options: What each is given for `fit`, beside that.
+        stage: `test` or `val`, whose metrics are told.
+        accelerator: What a fit was told to run on; its evaluation runs there, too.
+        alone: Whether a fit is one process.
+    """
+
+    kind: str
+    values: list[int]
+    options: list[str]
+    stage: str = "test"
+    accelerator: str = "auto"
+    alone: bool = True
+
+    def own(self, number: int) -> list[str]:
+        """The options of `fit` in which the `number`-th fit differs from the others."""
+        tested = f"--test_after_fit={str(self.stage == 'test').lower()}"
+        if self.kind == "seed":
+            return [f"--seed_everything={self.values[number]}", tested]
+        return [f"--data.fold=[{self.values[number]}, {len(self.values)}]", tested]
+
+
+def refuse(message: str) -> NoReturn:
+    """End with one line."""
+    sys.exit(f"error: {message}")
+
+
+def read_seeds(words: list[str]) -> list[int]:
+    """`5` is 0 to 4; `1 7 9`, `1,7,9` and `[1, 7, 9]` are these three."""
+    text = " ".join(words)
+    parts = text.strip("[]").replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        refuse(f"--seeds {text} must be a number of seeds (5 are the seeds 0 to 4) or a list of them: --seeds 1 7 9.")
+    if text.isdecimal():
+        parts = [str(seed) for seed in range(int(text))]
+    if not parts or len(set(map(int, parts))) < len(parts):
+        refuse(f"--seeds {text}: {'a seed stands there twice' if parts else 'there is nothing to do'}.")
+    return [int(part) for part in parts]
+
+
+def read_folds(number: int) -> list[int]:
+    """The numbers of the folds."""
+    if number < 2:
+        refuse(f"--folds {number} must be at least 2.")
+    return list(range(number))
+
+
+def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]:
+    """Check everything that can be known before a fit, then claim `runs/<experiment>/repeat_<n>`."""
+    own = {"seed": ("--seed_everything", "--seeds"), "fold": ("--data.fold", "--folds")}[kind]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("-c", "--config", action="append")
+    early.add_argument("--ckpt_path")
+    early.add_argument(own[0], dest="own")
+    given = early.parse_known_args(options)[0]
+    if given.own is not None:
+        refuse(f"{own[1]} sets {own[0]}: leave it out.")
+    if given.ckpt_path is not None:
+        refuse("a repeat begins new runs: leave out --ckpt_path. To start from weights: --transfer.weights.")
+    plan = Plan(kind, values, options)
+    config = config_of([*options, *plan.own(0)] if kind == "seed" else options)
+    trainer = config["trainer"]
+    if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
+        refuse("a repeat needs checkpoints: leave out fast_dev_run, barebones and enable_checkpointing.")
+    stage = "val" if kind == "fold" else test_or_val(config)
+    if kind == "fold":
+        refuse_without_folds(config)
+    plan = Plan(kind, values, options, stage, str(trainer["accelerator"]), is_alone(trainer))
+    root, experiment = str(trainer["default_root_dir"] or "."), config["experiment"]
+    if "://" in root:
+        refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
+    experiment = experiment or (Path(given.config[0]).stem if given.config else "run")
+    folder = claim(Path(root).expanduser() / experiment)
+    (folder / FILE).write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
+    return folder, plan
+
+
+def config_of(options: list[str]) -> dict[str, Any]:
+    """Every option of a fit, by the parser, which ends the process with one line where one is wrong."""
+    from src import cli
+
+    with redirect_stdout(StringIO()) as shown:
+        try:
+            cli.main(["fit", *options, "--print_config"])
+        except SystemExit as stop:
+            if stop.code:
+                raise
+    config: dict[str, Any] = yaml.safe_load(shown.getvalue())
+    return config
+
+
+def test_or_val(config: dict[str, Any]) -> str:
+    """The stage whose metrics are told: the test where there is data for it."""
+    from lightning.pytorch import LightningDataModule, LightningModule
+
+    for part, base in (("data", LightningDataModule), ("model", LightningModule)):
+        found = pydoc.locate((config[part] or {}).get("class_path", ""))
+        if getattr(found, "test_dataloader", base.test_dataloader) is not base.test_dataloader:
+            return "test"
+    print(
+        "note: there is no test_dataloader; the metrics are those of the best checkpoint's validation", file=sys.stderr
+    )
+    return "val"
+
+
+def refuse_without_folds(config: dict[str, Any]) -> None:
+    """End with one line if the data module has no option `fold`."""
+    data = config["data"] or {}
+    if "fold" not in data.get("init_args", {}):
+        refuse(
+            f"{data.get('class_path', 'the experiment')} has no folds. Give the data module an option "
+            "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/folds.py, the line: "
+            "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
+        )
+
+
+def is_alone(trainer: dict[str, Any]) -> bool:
+    """Whether a fit is surely one process: Lightning starts others by this process's own command line."""
+    import torch
+
+    devices, cpu = trainer["devices"], trainer["accelerator"] == "cpu"
+    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    whole = devices == "auto" and (cpu or torch.accelerator.device_count() <= 1)
+    return (one or whole) and trainer["num_nodes"] == 1 and trainer["strategy"] == "auto"
+
+
+def claim(root: Path) -> Path:
+    """Make the next `repeat_<n>`: whoever makes it owns it."""
+    number = 0
+    while True:
+        try:
+            (root / f"repeat_{number}").mkdir(parents=True)
+            return root / f"repeat_{number}"
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            refuse(f"Cannot make a folder under {root}: {error.strerror}. Set --trainer.default_root_dir.")
+
+
+def read_plan(folder: Path) -> Plan:
+    """That of a repeat which goes on."""
+    try:
+        return Plan(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        refuse(f"--resume {folder} is no repeat: there is no {FILE}, or it is broken.")
