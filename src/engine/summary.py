@@ -136,13 +136,24 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
         signals = {128 + number: number.name for number in signal.Signals}
         return ("stopped", signals[exception.code]) if exception.code in signals else ("failed", f"exit {exception}")
     told = one_line(exception)[:300]
-    return "failed", told if isinstance(exception, UserError) else f"{type(exception).__name__}: {told}"
+    name = type(exception).__name__
+    return "failed", told if isinstance(exception, UserError) else f"{name}: {told}" if told else name
 
 
 def this_process() -> dict[str, Any]:
-    """Who writes: by it a reader sees whether a run that does not say its end is still there."""
-    room = Path("/proc/self/ns/pid")  # where containers share a host's name they count their processes apart
-    return {"host": platform.node(), "pid": os.getpid(), "room": str(room.readlink()) if room.is_symlink() else None}
+    """Who writes: by it a reader sees whether a run that does not say its end is still there.
+
+    Returns:
+        `host` and `pid`. On Linux also `room`, since containers that share a host's name count their processes apart,
+        and `ticks`, when it began: a number is given again when its process is gone.
+    """
+    room, stat = Path("/proc/self/ns/pid"), Path("/proc/self/stat")
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "room": str(room.readlink()) if room.is_symlink() else None,
+        "ticks": int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]) if stat.exists() else None,
+    }
 
 
 def plain(value: float | None) -> float | str | None:

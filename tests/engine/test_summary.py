@@ -10,7 +10,9 @@ import pytest
 import yaml
 from lightning.pytorch import Callback, LightningDataModule
 
+from src.engine.errors import UserError
 from src.engine.run_folder import RunFolder
+from src.engine.summary import how_it_ended
 from tests.conftest import SMALL
 from tests.processes import finish, processes, start
 from tests.stopping import config, fit, resume, rows
@@ -69,11 +71,10 @@ def send(name: str):
     return lambda: signal.raise_signal(getattr(signal, name))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_stopped_run_tells_the_signal_and_a_resume_goes_on_with_the_same_summary(name, tmp_path):
-    run = fit(tmp_path, config(max_epochs=3), ("on_train_batch_end", 17), send(name))
+def test_a_stopped_run_tells_the_signal_and_a_resume_goes_on_with_the_same_summary(tmp_path):
+    run = fit(tmp_path, config(max_epochs=3), ("on_train_batch_end", 17), send("SIGTERM"))
     stopped = summary(run)
-    assert (stopped["state"], stopped["reason"]) == ("stopped", name)
+    assert (stopped["state"], stopped["reason"]) == ("stopped", "SIGTERM")
     assert (stopped["epochs"], stopped["steps"]) == (1, 17)
     assert resume(run) == 0
     told = summary(run)
@@ -97,9 +98,25 @@ def test_a_failed_run_tells_its_error_and_the_numbers_of_its_last_epoch(tmp_path
     assert told["metrics"]["val/loss"] == pytest.approx(float(rows(run)[-1]["val/loss"]))
 
 
+@pytest.mark.parametrize(
+    ("exception", "ended"),
+    [
+        (KeyboardInterrupt(), ("stopped", "SIGINT")),
+        (SystemExit(128 + signal.SIGTERM), ("stopped", "SIGTERM")),
+        (SystemExit(1), ("failed", "exit 1")),
+        (SystemExit("no disk"), ("failed", "exit no disk")),
+        (UserError("lr=0 is too small. Set it."), ("failed", "lr=0 is too small. Set it.")),
+        (ValueError("one\n  two"), ("failed", "ValueError: one two")),
+        (MemoryError(), ("failed", "MemoryError")),
+    ],
+)
+def test_who_was_stopped_and_who_failed(exception, ended):
+    assert how_it_ended(exception) == ended
+
+
 class FailsInTest(Callback):
-    def on_test_start(self, *rest):
-        raise RuntimeError("in the test")
+    def on_test_start(self, trainer, *rest):
+        raise RuntimeError(f"in the test of a run {summary(Path(trainer.default_root_dir))['state']}")
 
 
 def test_a_fit_is_not_done_before_its_test_is(cli, tmp_path):
@@ -107,7 +124,11 @@ def test_a_fit_is_not_done_before_its_test_is(cli, tmp_path):
     with pytest.raises(RuntimeError):
         cli("fit", "--config", SMALL, *SHORT, callback)
     told = summary(tmp_path / "runs/xor/version_0")
-    assert (told["state"], told["reason"], told["epochs"]) == ("failed", "RuntimeError: in the test", 2)
+    assert (told["state"], told["reason"], told["epochs"]) == (
+        "failed",
+        "RuntimeError: in the test of a run running",
+        2,
+    )
 
 
 class NoData(LightningDataModule):
@@ -142,9 +163,9 @@ class Watch(Callback):
 def test_short_epochs_write_it_at_most_once_a_second_and_steps_never(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(Watch, "seen", [], raising=False)
     callback = f"--trainer.callbacks={__name__}.Watch"
-    assert cli("fit", "--config", SMALL, "--data.passes=1", "--trainer.max_epochs=60", callback).code == 0
+    assert cli("fit", "--config", SMALL, "--data.passes=1", "--trainer.max_epochs=30", callback).code == 0
     told = summary(tmp_path / "runs/xor/version_0")
-    assert len(Watch.seen) == 60
+    assert len(Watch.seen) == 30
     assert all(state["state"] == "running" for _, state in Watch.seen)
     assert Watch.seen[-1][1]["epochs"] >= 1
     assert len({mtime for mtime, _ in Watch.seen}) <= 2 + told["seconds"]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -413,20 +414,24 @@ def running(folder, process, ago_s=0.0):
     change(folder, state="running", updated=now(ago_s), process=process)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_run_whose_process_is_gone_has_failed(runs, root):
     process = json.loads((root / "xor/version_0/summary.json").read_text())["process"]
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"], stdout=-1)
-    child.stdout.readline()
-    for name in ALL[:3]:
-        running(root / name, process | {"pid": child.pid})
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stat = Path(f"/proc/{child.pid}/stat").read_text().split()
+    theirs = process | {"pid": child.pid, "ticks": int(stat[21])}
+    for name in ALL[:2]:
+        running(root / name, theirs)
+    running(root / ALL[2], process | {"pid": child.pid}, 3600)  # it had this number before the child
     running(root / ALL[3], process)
-    change(root / ALL[2], updated=now(3600))  # it had this number before the child
     states = [row["state"] for row in runs("xor", "--format=json").rows]
     assert states == ["running", "running", "failed", "running"]
+    unknown = {"pid": child.pid, "ticks": None}  # as on a Mac, where ps tells it
+    assert [is_alive(unknown, time.time() - ago_s) for ago_s in (0, 3600)] == [True, False]
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody asked for its code
-    assert is_alive(child.pid, datetime.now().timestamp()) is False
-    child.wait()
+    assert [is_alive(each, time.time()) for each in (theirs, unknown)] == [False, False]
+    child.communicate()
     rows = runs("xor", "--format=json").rows
     assert [row["state"] for row in rows] == ["failed", "failed", "failed", "running"]
     assert "its process is gone" in rows[0]["reason"]
@@ -434,11 +439,11 @@ def test_a_run_whose_process_is_gone_has_failed(runs, root):
 
 def test_a_run_on_another_machine_is_judged_by_its_last_sign(runs, root):
     for name in ALL[:3]:
-        running(root / name, {"host": "gpu-7", "pid": os.getpid(), "room": None}, SILENT_S + 60)
+        running(root / name, {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None}, SILENT_S + 60)
         for path in (root / name).rglob("*"):
             os.utime(path, (0, 0))
     os.utime(root / ALL[1] / "checkpoints/last.ckpt")  # which it writes in a long epoch
-    running(root / ALL[2], {"host": "gpu-7", "pid": os.getpid(), "room": None})
+    running(root / ALL[2], {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None})
     rows = runs("xor", "--format=json").rows
     assert [row["state"] for row in rows[:3]] == ["failed", "running", "running"]
     assert rows[0]["reason"] == "on gpu-7, last sign 31 min ago: taken for killed"
