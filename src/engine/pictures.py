@@ -31,10 +31,10 @@ class Picture(RunCallback):
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         # Only now does metrics.csv have the last row.
-        if self._is_done(stage) and trainer.is_global_zero:
+        if self._draws_after(stage) and trainer.is_global_zero:
             self.attempt(lambda: self.draw(trainer, module))
 
-    def _is_done(self, stage: str) -> bool:
+    def _draws_after(self, stage: str | None) -> bool:
         test_follows = stage == "fit" and self.run.config.get("test_after_fit", False)
         return stage != "predict" and not test_follows
 
@@ -103,7 +103,8 @@ class EvaluationPicture(Picture):
         self._stage, self._seen, self._failure = "test", {}, None
 
     def on_validation_batch_end(self, trainer: Trainer, *seen: Any) -> None:
-        if not trainer.sanity_checking:
+        # Where a test follows, that one is drawn.
+        if not trainer.sanity_checking and self._draws_after(trainer.state.fn):
             self._add(trainer, *seen)
 
     def on_test_batch_end(self, trainer: Trainer, *seen: Any) -> None:
@@ -121,7 +122,7 @@ class EvaluationPicture(Picture):
             self._failure = failure_of(error)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if not self._is_done(stage):
+        if not self._draws_after(stage):
             return
         shares = [(self._seen, self._failure)]
         if trainer.world_size > 1:

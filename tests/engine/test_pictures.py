@@ -43,10 +43,13 @@ class Broken(Picture):
 class Rows:
     """The places of the samples that were seen."""
 
+    num_batches = 0
+
     def __init__(self) -> None:
         self.rows: list[int] = []
 
     def add(self, batch):
+        Rows.num_batches += 1
         self.rows += batch.places(len(batch.target)).tolist()
 
     def merge(self, other):
@@ -152,6 +155,12 @@ def test_a_batch_that_cannot_be_read_is_told_once(draw, capfd):
 def test_each_sample_of_each_data_set_is_seen_once(options, said, draw, capfd):
     draw("Seen", *options)
     assert [line for line in capfd.readouterr().out.splitlines() if line.startswith("seen")] == said
+
+
+def test_where_a_test_follows_no_validation_is_looked_at(draw):
+    before = Rows.num_batches
+    draw("Seen")
+    assert Rows.num_batches == before + 4  # of 16 samples, at most
 
 
 def test_without_an_evaluation_there_is_a_line_that_says_so(draw, capfd):
