@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib
 import io
 import time
 from collections.abc import Sequence
@@ -128,3 +129,39 @@ def mnist_repeated(root: str, seed: int, folder: str, times: int, epochs: int) -
 def xor(folder: str) -> dict[str, Any]:
     """The default XOR run."""
     return fit("xor", folder)
+
+
+def sweep(folder: str, trials: int) -> dict[str, Any]:
+    """Trials of XOR, one after another in this process, which is warm by a first one.
+
+    Args:
+        folder: Where they go.
+        trials: How many.
+
+    Returns:
+        `seconds_beyond`, what each costs beside Trainer.fit; what a sweep does at its begin and its end does not count.
+    """
+    search = importlib.import_module("src.tools.sweep").main
+    space = Path(folder, "space.yaml")
+    space.write_text("space: {model.optimizer.lr: {low: 0.1, high: 1.0, log: true}, model.net.hidden: [4, 8]}\n")
+    place = str(Path(folder, "sweep"))
+    options = ["--config", "configs/xor.yaml", "--trainer.max_epochs", "1", "--sweep", str(space), "--trials", "1"]
+    search([*options, "--resume", place])
+    fits: list[dict[str, Any]] = []
+    real_fit = Trainer.fit
+
+    @functools.wraps(real_fit)
+    def timed_fit(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        fits.append({})
+        with stopwatch(fits[-1]):
+            real_fit(trainer, *args, **kwargs)
+
+    def seconds(number: int) -> float:
+        start_s = time.perf_counter()
+        search(["--resume", place, "--trials", str(number)])
+        return time.perf_counter() - start_s
+
+    with patch.object(Trainer, "fit", timed_fit):
+        whole, empty = seconds(1 + trials), seconds(1 + trials)
+    beyond = whole - empty - sum(fit["seconds"] for fit in fits)
+    return {"seconds_beyond": beyond / trials, "seconds": whole, "fits": len(fits)}

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class Suite:
             ("g", self.gpu),
             ("h", self.loading),
             ("i", self.table),
+            ("j", self.sweep),
         ]
         for keys, part in parts:
             if only & set(keys.split()):
@@ -220,6 +222,17 @@ class Suite:
                 times.append(_seconds(command))
                 self.runs.append({"run": "python", "options": command, "seconds": times[-1]})
         return [Row("i", "`python -m src runs` with 1,000 runs, worst", ours=times, bar=1.0)]
+
+    def sweep(self) -> list[Row]:
+        """(j): what a trial costs beyond its fit, in a warm process."""
+        row = Row("j", "a trial of XOR by sweep, beyond its fit", bar=0.3)
+        if find_spec("src.tools.sweep") is None:
+            row.note = "not measured: src/tools/sweep was removed"
+            return [row]
+        results = [self._run("ours.sweep", trials=20) for _ in range(self.pairs or 3)]
+        row.ours = [result["seconds_beyond"] for result in results]
+        row.note = "20 trials against the sum of their fits"
+        return [row]
 
     def gpu(self) -> list[Row]:
         """(g): time per image on a GPU, against the hand-written loop, and compiled against one CUDA graph."""

@@ -37,7 +37,7 @@ def close(sweep: Sweep, since: datetime, max_failures: int, again: str) -> int:
         last = failed[-1]
         sys.stderr.write(
             f"error: {len(failed)} trials in a row failed; the last one, {sweep.run_folder(last.number)}: "
-            f"{last.user_attrs.get(ERROR)} Go on with: {again}\n"
+            f"{str(last.user_attrs.get(ERROR)).rstrip('.')}. Go on with: {again}\n"
         )
         return 1
     best = best_of(study)

@@ -5,6 +5,7 @@ share keep locks on each machine by itself; whoever holds a trial therefore touc
 another machine takes over a trial only when that has stood still for a minute by its own clock.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -38,18 +39,20 @@ class Lease:
     @property
     def is_mine(self) -> bool:
         """Whether no other machine took it over."""
-        return self._beat.read_text(encoding="utf-8") == self._name
+        return self._beat.is_file() and self._beat.read_text(encoding="utf-8") == self._name
 
     def _go_on(self) -> None:
         while not self._done.wait(BEAT_S):
-            if not self.is_mine:
+            if not (self.is_mine or self._done.is_set()):
                 sys.stderr.write(f"{self._beat}: this process stood still, another machine took over its trial\n")
                 os._exit(1)
-            os.utime(self._beat)
+            with contextlib.suppress(FileNotFoundError):  # released just now
+                os.utime(self._beat)
 
     def release(self) -> None:
         """Let it go; whether the trial is done stands in the study."""
         self._done.set()
+        self._beat.unlink(missing_ok=True)
         self._lock.release()
 
 
