@@ -36,6 +36,13 @@ remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchma
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 	$(BIN)/python -m tests.benchmarks
 
+trackers: .venv/ready ## Install what --track can send to, beside the locked versions
+	$(BIN)/uv pip install --python $(BIN)/python --group trackers
+
+board: .venv/ready ## Open TensorBoard on runs/
+	@test -x $(BIN)/tensorboard || { echo "TensorBoard is not installed: make trackers"; exit 1; }
+	$(BIN)/tensorboard --logdir runs
+
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
@@ -47,4 +54,4 @@ lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup train test test-slow lint format new remove-examples bench lock
+.PHONY: help setup train test test-slow lint format new remove-examples bench trackers board lock

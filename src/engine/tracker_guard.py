@@ -47,7 +47,8 @@ class Guard:
             except Exception as error:  # each tracker has classes of its own
                 self._again_s = time.monotonic() + PAUSE_S
                 if not self._told:
-                    told = f"warning: {self.name}: {one_line(error)}. The run goes on; metrics.csv has its numbers."
+                    why = one_line(error).rstrip(".")
+                    told = f"warning: {self.name}: {why}. The run goes on; metrics.csv has its numbers."
                     print(told, file=sys.stderr, flush=True)
                 self._told = True
                 return None

@@ -1,74 +1,62 @@
-"""Trackers beside metrics.csv."""
+"""Trackers beside metrics.csv: what needs none of them to be installed; the rest is in test_trackers_real.py."""
 
-import importlib.util
-import sqlite3
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytest
 import yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from src.engine import tracker_guard
+from src.engine.tracker_media import send_picture
+from src.engine.tracker_options import flat_options
 from tests import stopping
-from tests.conftest import run_process
-from tests.processes import XOR, launch, processes
 
 
-def test_tensorboard_writes_into_the_runs_folder(fit_sums):
-    pytest.importorskip("tensorboard")
-    fit_sums("--track.tensorboard=true", "--trainer.max_epochs=1", "--test_after_fit=true")
-    written = b"".join(path.read_bytes() for path in Path("runs/sums/version_0").glob("events.out.tfevents.*"))
-    assert b"val/loss" in written
-    assert b"test/loss" in written
-    assert Path("runs/sums/version_0/metrics.csv").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "option", "left"),
-    [
-        ("wandb", "--track.wandb=offline", "runs/sums/version_0/wandb/offline-run-*/*.wandb"),
-        ("mlflow", "--track.mlflow=sqlite:///mlflow.db", "mlflow.db"),
-    ],
-    ids=["wandb", "mlflow"],
-)
-def test_a_tracker_writes_beside_the_csv(tmp_path, package, option, left):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
-    done = run_process("fit", "--config", "sums.yaml", option, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (written,) = tmp_path.glob(left)
-    assert b"val/loss" in written.read_bytes()
-    assert (tmp_path / "runs/sums/version_0/metrics.csv").is_file()
-
-
-@pytest.mark.slow
-def test_two_processes_set_a_tracker_up_once(tmp_path):
-    """MLflow makes its tables when it is first asked; two at once stumble over each other."""
-    if importlib.util.find_spec("mlflow") is None:
-        pytest.skip("mlflow is not installed")
-    short = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=1", "--track.mlflow=sqlite:///mlflow.db")
-    done = launch("fit", *XOR, *processes(2), *short, cwd=tmp_path)
-    assert done.stderr.count("Creating initial MLflow database tables") == 1
-    assert b"val/loss" in (tmp_path / "mlflow.db").read_bytes()
-
-
-def test_a_tracker_that_is_not_installed_is_one_clear_error(cli, tmp_path, monkeypatch):
-    from lightning.fabric.loggers import tensorboard
-
-    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
-        monkeypatch.setattr(tensorboard, name, False)
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
-    done = cli("fit", "--config", "sums.yaml", "--track.tensorboard=true")
+def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_made(cli, monkeypatch):
+    for module in ("wandb", "comet_ml", "tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)  # Python's own way to say that there is none
+    Path("sums.yaml").write_text(yaml.safe_dump(stopping.config()))
+    done = cli(
+        "fit", "--config", "sums.yaml", "--track.wandb=offline", "--track.comet=online", "--track.tensorboard=true"
+    )
     assert done.code != 0
-    assert "tensorboard" in done.err
-    assert "Traceback" not in done.err
+    assert done.err == (
+        "error: --track.tensorboard, --track.wandb, --track.comet: not installed. Do: python -m pip install "
+        "tensorboard wandb comet-ml; or go without: --track.tensorboard false --track.wandb null --track.comet null\n"
+    )
+    assert not Path("runs").exists()
+
+
+def test_options_have_the_names_of_the_command_line_and_numbers_stay_numbers():
+    config = {
+        "model": {
+            "class_path": "src.module.LitModule",
+            "init_args": {
+                "net": {"class_path": "Net", "init_args": {"hidden": 4, "sizes": [1, 2]}, "dict_kwargs": {"more": 1.5}},
+                "scheduler": None,
+                "metrics": {"acc": {"class_path": "Accuracy"}},
+            },
+        },
+        "trainer": {"callbacks": [{"class_path": "Stop", "init_args": {"patience": 3}}], "fast_dev_run": False},
+    }
+    assert flat_options(config) == {
+        "model": "src.module.LitModule",
+        "model.net": "Net",
+        "model.net.hidden": 4,
+        "model.net.sizes": "[1, 2]",
+        "model.net.more": 1.5,
+        "model.scheduler": None,
+        "model.metrics.acc": "Accuracy",
+        "trainer.callbacks.0": "Stop",
+        "trainer.callbacks.0.patience": 3,
+        "trainer.fast_dev_run": False,
+    }
 
 
 def test_tensorboards_hp_metric_is_the_monitored_value_and_an_own_logger_gets_the_config(tmp_path):
     run = stopping.fit(tmp_path, stopping.config(logger={"class_path": "tests.engine.test_trackers.Noted"}))
-    assert Noted.params["model"]["class_path"] == "src.module.LitModule"
+    assert Noted.params["model.optimizer.lr"] == 0.01
     noted = [values["hp_metric"] for values in Noted.metrics if "hp_metric" in values]
     assert noted == [float(row["val/loss"]) for row in stopping.rows(run)]
 
@@ -101,16 +89,18 @@ class Noted(TensorBoardLogger):
         pass
 
 
-class NotLoggedIn(Logger):
-    """Fails at the first word, with a class of its own and many lines."""
+class Down(Logger):
+    """Its server is gone."""
 
     name = version = "mine"
+    calls = 0
 
     def log_hyperparams(self, params):
         raise _UsageError("api_key not configured.\nRun wandb login.")
 
     def log_metrics(self, metrics, step=None):
-        pass
+        self.calls += 1
+        raise _UsageError("The server\ndoes not answer.")
 
 
 class _UsageError(Exception):
@@ -118,23 +108,28 @@ class _UsageError(Exception):
 
 
 def test_a_tracker_without_a_login_is_one_line_before_training(tmp_path, capfd):
-    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": "tests.engine.test_trackers.NotLoggedIn"}))
+    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": "tests.engine.test_trackers.Down"}))
     err = capfd.readouterr().err
-    assert "error: NotLoggedIn: api_key not configured. Run wandb login." in err
+    assert "error: Down: api_key not configured. Run wandb login." in err
     assert "Traceback" not in err
     assert not (run / "metrics.csv").exists()
 
 
-@pytest.mark.slow
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path):
-    if importlib.util.find_spec("mlflow") is None:
-        pytest.skip("mlflow is not installed")
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config(max_epochs=1)))
-    for command in (
-        ["fit", "--config", "sums.yaml", "--track.mlflow=sqlite:///mlflow.db"],
-        ["fit", "--ckpt_path", "runs/sums/version_0", "--trainer.max_epochs=2"],
-    ):
-        done = run_process(*command, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    with sqlite3.connect(tmp_path / "mlflow.db") as tables:
-        assert tables.execute("select count(*) from runs").fetchone() == (1,)
+def test_a_tracker_that_fails_is_told_once_left_alone_and_tried_again(capfd, monkeypatch):
+    logger = Down()
+    tracker_guard.forgive(logger)
+    for _ in range(3):
+        logger.log_metrics({"val/loss": 1.0}, step=1)
+    told = "warning: Down: The server does not answer. The run goes on; metrics.csv has its numbers.\n"
+    assert (logger.calls, capfd.readouterr().err) == (1, told)
+    monkeypatch.setattr(tracker_guard, "PAUSE_S", 0.0)
+    again = Down()
+    tracker_guard.forgive(again)
+    for _ in range(3):
+        again.log_metrics({"val/loss": 1.0}, step=1)
+    assert (again.calls, capfd.readouterr().err) == (3, told)
+
+
+def test_a_picture_is_no_matter_for_a_logger_of_another_kind(tmp_path, capfd):
+    send_picture([Down()], "square", tmp_path / "square.png", 1)
+    assert capfd.readouterr().err == ""
