@@ -135,6 +135,8 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
     if isinstance(exception, SystemExit):
         signals = {128 + number: number.name for number in signal.Signals}
         return ("stopped", signals[exception.code]) if exception.code in signals else ("failed", f"exit {exception}")
+    if isinstance(exception, ProcessRaisedException):  # a traceback of another process
+        return "failed", str(exception).strip().rpartition("\n")[2]
     told = one_line(exception)[:300]
     name = type(exception).__name__
     return "failed", told if isinstance(exception, UserError) else f"{name}: {told}" if told else name

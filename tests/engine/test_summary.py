@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lightning.pytorch import Callback, LightningDataModule
+from torch.multiprocessing import ProcessRaisedException
 
 from src.engine.errors import UserError
 from src.engine.run_folder import RunFolder
@@ -107,6 +108,10 @@ def test_a_failed_run_tells_its_error_and_the_numbers_of_its_last_epoch(tmp_path
         (SystemExit("no disk"), ("failed", "exit no disk")),
         (UserError("lr=0 is too small. Set it."), ("failed", "lr=0 is too small. Set it.")),
         (ValueError("one\n  two"), ("failed", "ValueError: one two")),
+        (
+            ProcessRaisedException("\n\n-- Process 1\nTraceback:\n  x()\nValueError: one\n", 1, 7),
+            ("failed", "ValueError: one"),
+        ),
         (MemoryError(), ("failed", "MemoryError")),
     ],
 )
