@@ -41,7 +41,7 @@ def test_each_sample_is_a_point_in_the_panel_of_each_output(drawn):
         assert np.allclose(sorted(points.get_xydata().tolist()), sorted(expected.tolist()), atol=1e-5)
         assert line.get_slope() == 1
         assert axes.get_title() == (
-            f"output {k}: R2 {r2_score(predicted[:, k], target[:, k]):.4f}, mean absolute error "
+            f"output {k}: R2 {r2_score(predicted[:, k], target[:, k]):.4f}, MAE "
             f"{mean_absolute_error(predicted[:, k], target[:, k]):.3g}"
         )
     assert drawn.figures["true_and_predicted"].get_suptitle() == f"test: {NUM_ROWS} samples"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,27 @@ def plot_report(matrix: Tensor, names: list[str], of_what: str) -> Any:
     """
     from torchmetrics.utilities.plot import plot_confusion_matrix
 
-    rows, number, short = report(matrix, names), len(names), len(names) <= MOST
-    side = min(0.5, 9 / number)  # of a cell, in inches; those of both parts are alike, so that their rows meet
-    figure = new_figure(side * (number + 3) + 1.8, side * number + 1.6)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(number, 3))
+    rows, number = report(matrix, names), len(names)
+    short, label = number <= MOST, 0.15 + 0.075 * max(len("precision"), *map(len, names))  # inches a name takes
+    side = min(0.5, 9 / number)  # of a cell
+    parts, gap = (side * number, max(side * 3, 1)), 0.2
+    width, below = label + 0.5 + sum(parts) + gap, 0.8 * label + 0.4
+    figure = new_figure(width, side * number + below + 0.5, margins=(label + 0.3, below, 0.15, 0.45))
+    left, right = figure.subplots(1, 2, width_ratios=parts, gridspec_kw={"wspace": 2 * gap / sum(parts)})
     plot_confusion_matrix(matrix, ax=left, add_text=short, labels=names, cmap="Blues")
-    right.imshow([[row[name] for name in COLUMNS] for row in rows[:-1]], cmap="Greens", vmin=0, vmax=1, alpha=0.4)
+    values = [[row[name] for name in COLUMNS] for row in rows[:-1]]
+    right.imshow(values, cmap="Greens", vmin=0, vmax=1, alpha=0.4, aspect="auto")
     right.set_xticks(range(3), COLUMNS, rotation=45)
-    for k, row in enumerate(rows[:-1] if short else ()):
-        for column, name in enumerate(COLUMNS):
-            right.text(column, k, f"{row[name]:.3f}", ha="center", va="center")
+    right.set_yticks(())
+    for row, column in itertools.product(range(number if short else 0), range(3)):
+        right.text(column, row, f"{values[row][column]:.3f}", ha="center", va="center")
     for axes in (left, right):
         axes.tick_params(length=0)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts, axes.xaxis.label, axes.yaxis.label):
             text.set_fontsize(9 if short else 6)
     accuracy = float(matrix.diag().sum() / matrix.sum().clamp(min=1))
-    figure.suptitle(f"{of_what}: {accuracy:.2%} of {int(matrix.sum()):,} right, mean F1 {rows[-1]['f1']:.3f}")
+    figure.suptitle(
+        f"{of_what}: {accuracy:.2%} of {int(matrix.sum()):,} right, mean F1 {rows[-1]['f1']:.3f}",
+        fontsize="large" if number > 3 else "medium",
+    )
     return figure

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -116,17 +117,20 @@ def plot_mistakes(seen: Surest, names: list[str] | None, of_what: str) -> Any:
     """
     columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.rows))), 4), 8)
     lines = max(-(-len(seen.rows) // columns), 1)
-    figure = new_figure(1.3 * columns, 1.65 * lines + 0.4, margins=(0, 0, 0, 0.4))
+    images = viewable(seen.images).permute(0, 2, 3, 1).numpy() if len(seen.rows) else np.zeros((0, 1, 1, 1))
+    largest = max(images.shape[1:3])
+    height, width = (1.2 * side / largest for side in images.shape[1:3])
+    line = height + 0.45  # with its words
+    figure = new_figure(1.3 * columns, line * lines + 0.4, margins=(0, 0, 0, 0.4))
     figure.suptitle(f"{of_what}: {seen.num_mistakes:,} of {seen.num_samples:,} are wrong; the surest of them")
     # One part of the figure for all images: one for each would take four times as long.
     axes = figure.add_subplot()
     axes.axis("off")
-    images = viewable(seen.images).permute(0, 2, 3, 1).numpy() if len(seen.rows) else ()
     for number, (image, (sure, _, truth, guess)) in enumerate(zip(images, seen.rows.tolist(), strict=True)):
-        x, y = 1.3 * (number % columns) + 0.05, 1.65 * (number // columns) + 0.4
-        height, width = (1.2 * side / max(image.shape[:2]) for side in image.shape[:2])
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y), aspect="auto")
+        x, y = 1.3 * (number % columns) + 0.05, line * (number // columns) + 0.4
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y))
         true, guessed = (names[int(k)] if names and int(k) < len(names) else int(k) for k in (truth, guess))
-        axes.text(x + 0.6, y - 0.05, f"true {true}\nguess {guessed}, {sure:.1%}", fontsize=8, ha="center", va="bottom")
-    axes.set(xlim=(0, 1.3 * columns), ylim=(1.65 * lines, 0))  # which imshow changed
+        said = f"true {true}\nguess {guessed}, {sure:.1%}"
+        axes.text(x + width / 2, y - 0.05, said, fontsize=8, ha="center", va="bottom")
+    axes.set(xlim=(0, 1.3 * columns), ylim=(line * lines, 0), aspect="auto")
     return figure

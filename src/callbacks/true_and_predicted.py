@@ -17,7 +17,7 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # spreads consecutive numbers over all of i
 class TrueAndPredicted(EvaluationPicture):
     """Draws a point for each sample, and a panel for each output, with the line on which predictions are exact.
 
-    Of many samples it draws some, the same ones for any number of processes; R2 and the mean absolute error are of all.
+    Of many samples it draws some, the same ones for any number of processes; R2 and MAE, the mean absolute error, are of all.
 
     Args:
         most: How many points a panel has.
@@ -111,12 +111,13 @@ def plot_points(seen: Points, of_what: str) -> Any:
     r2, error = seen.r2().tolist(), seen.mean_absolute_error().tolist()
     for k in range(number):
         name = f"output {k}: " if number > 1 else ""
-        title = f"{name}R2 {r2[k]:.4f}, mean absolute error {error[k]:.3g}"
+        title = f"{name}R2 {r2[k]:.4f}, MAE {error[k]:.3g}"
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
-        axes.set_title(title, fontsize="small")
+        axes.set_title(title, fontsize="small", pad=12)
         true, predicted = seen.values[:, :, k].T.numpy()
-        # As an image, where thousands of paths would take long.
-        axes.plot(true, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0)
+        axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, markeredgewidth=0)
         axes.axline((float(true.mean()), float(true.mean())), slope=1, color="black", linewidth=0.8)
+        axes.locator_params(nbins=5)
+        axes.ticklabel_format(scilimits=(-3, 4))
         axes.grid(alpha=0.3)
     return figure
