@@ -31,23 +31,9 @@ def run_all(folder: Path, plan: Plan) -> None:
     """
     if "RANK" in os.environ or "LOCAL_RANK" in os.environ:
         refuse("repeat starts the processes of each fit by itself: call it by `python -m src repeat`, not by torchrun.")
-    lock = hold(folder)
     rows: list[Row] = []
-    code = 0
-    try:
-        for number, value in enumerate(plan.values):
-            print(f"{plan.kind} {value}, {number + 1} of {len(plan.values)}", flush=True)
-            code, why = (0, "") if is_done(folder, plan, number) else run(folder, plan, number, lock)
-            if code in STOPS:
-                break
-            rows.append(Row(value, place(folder, number), {} if code else metrics(folder, plan, number), why))
-            tell_row(folder, plan, rows)
-            if plan.kind == "fold":
-                join(folder, plan)
-            if len(rows) >= MOST_FAILURES and all(row.error for row in rows[-MOST_FAILURES:]):
-                break
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+    with hold(folder) as lock:
+        code = each(folder, plan, lock, rows)
     again = f"python -m src repeat --resume {shlex.quote(os.path.relpath(folder))}"
     if code in STOPS:
         print(f"stopped; go on with: {again}", file=sys.stderr, flush=True)
@@ -57,6 +43,26 @@ def run_all(folder: Path, plan: Plan) -> None:
         where = f"{len(failed)} of {len(rows)} failed"
         where += "" if len(rows) == len(plan.values) else f", {MOST_FAILURES} in a row: the others were not begun"
         refuse(f"{where}. The last one: {failed[-1].error}. When it is mended: {again}")
+
+
+def each(folder: Path, plan: Plan, lock: int | None, rows: list[Row]) -> int:
+    """Do one after the other, and add what is told of each; returns the last exit code."""
+    code = 0
+    try:
+        for number, value in enumerate(plan.values):
+            print(f"{plan.kind} {value}, {number + 1} of {len(plan.values)}", flush=True)
+            code, why = (0, "") if is_done(folder, plan, number) else run(folder, plan, number, lock)
+            if code in STOPS:
+                return code
+            rows.append(Row(value, place(folder, number), {} if code else metrics(folder, plan, number), why))
+            tell_row(folder, plan, rows)
+            if plan.kind == "fold":
+                join(folder, plan)
+            if len(rows) >= MOST_FAILURES and all(row.error for row in rows[-MOST_FAILURES:]):
+                return code
+    except KeyboardInterrupt:  # between two
+        return 128 + signal.SIGINT
+    return code
 
 
 def place(folder: Path, number: int) -> Path:

@@ -1,6 +1,8 @@
 """One process at a time works on a repeat."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.tools.repeat.plan import refuse
@@ -11,17 +13,23 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def hold(folder: Path) -> int | None:
-    """Take the repeat for this process, and for those that get what this returns: the last one to end gives it back.
+@contextmanager
+def hold(folder: Path) -> Iterator[int | None]:
+    """Take the repeat for this process, and for those that get what this yields: the last one to end gives it back.
 
-    Returns:
+    Yields:
         A file's number; None where the system has no such locks.
     """
     if fcntl is None:
-        return None
+        yield None
+        return
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(lock)
         refuse(f"another process works on {folder}: wait for it, or end it.")
-    return lock
+    try:
+        yield lock
+    finally:
+        os.close(lock)

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def tell(folder: Path, plan: Plan, rows: list[Row]) -> None:
     part = folder / "summary.yaml.part"
     part.write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
     part.replace(folder / "summary.yaml")
+    if summary[f"{plan.kind}s"] and not found:
+        print(f"note: no metric of this stage was logged, whose name begins with {plan.stage}/", file=sys.stderr)
     width = max(map(len, found), default=0)
     for name, of in found.items():
         more = f"  std {of['std']:.4f}  95% {of['low']:.4f} to {of['high']:.4f}" if "std" in of else ""

@@ -1,0 +1,372 @@
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+from scipy.stats import ttest_1samp
+
+from src.cli import main
+from src.data.loader import TensorLoader
+from src.engine.folds import fold_of
+from src.tools import repeat
+from src.tools.repeat.lock import hold
+from tests import stopping
+from tests.conftest import run_process
+from tests.processes import processes
+
+SEEDS = (3, 0, 11)
+
+
+class Folded(stopping.Sums):
+    """64 rows in folds."""
+
+    def __init__(self, batch_size: int = 4, fold: tuple[int, int] | None = None, deaf: bool = False) -> None:
+        super().__init__(batch_size)
+        self.train_rows, self.val_rows = fold_of(64, (0, 4) if deaf or not fold else fold, seed=7)
+
+    def train_dataloader(self) -> TensorLoader:
+        return self._loader(self.train_rows, shuffle=True)
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(self.val_rows)
+
+
+class Shuffled(Folded):
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(self.val_rows, shuffle=True)
+
+
+class Fail(Callback):
+    """Breaks down in the second epoch of the runs with some seeds."""
+
+    seeds: ClassVar[tuple[int, ...]] = ()
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1 and int(os.environ["PL_GLOBAL_SEED"]) in self.seeds:
+            raise RuntimeError("broken\ndown")
+
+
+@dataclass
+class Told:
+    code: int
+    out: str
+    err: str
+
+
+def call(folder, *args):
+    """`python -m src repeat` in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        try:
+            repeat.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            print(stop.code, file=sys.stderr)
+    return Told(code, out.getvalue(), err.getvalue())
+
+
+def write_config(folder):
+    experiment = stopping.config(callbacks=({"class_path": "tests.tools.test_repeat.Fail"},), dropout=0.2)
+    experiment["data"]["class_path"] = "tests.tools.test_repeat.Folded"
+    (folder / "sums.yaml").write_text(yaml.safe_dump(experiment))
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(path):
+    return [
+        {name: float(value) for name, value in row.items() if name.startswith(("test", "val"))} for row in table(path)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_config(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Three seeds, undisturbed: what was printed, and the repeat's folder."""
+    folder = tmp_path_factory.mktemp("seeds")
+    write_config(folder)
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    done = call(folder, "--seeds", *SEEDS, "--config", "sums.yaml")
+    assert done.code == 0, done.err
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers
+    return done.out, folder / "runs/sums/repeat_0"
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """Four folds."""
+    folder = tmp_path_factory.mktemp("folds")
+    write_config(folder)
+    done = call(folder, "--folds", 4, "--config", "sums.yaml")
+    assert done.code == 0, done.err
+    return done.out, folder / "runs/sums/repeat_0"
+
+
+def test_each_seed_is_the_same_fit_by_hand_to_the_bit(seeds, folder, monkeypatch):
+    _, made = seeds
+    monkeypatch.chdir(folder)
+    for number, seed in enumerate(SEEDS):
+        main(["fit", "--config", "sums.yaml", "--seed_everything", seed, "--test_after_fit", "true"])
+        by_hand = folder / f"runs/sums/version_{number}"
+        assert stopping.run_differences(made / f"version_{number}", by_hand) == []
+        tested = {name: float(value) for name, value in table(by_hand / "metrics.csv")[-1].items() if value}
+        assert numbers(made / "results.csv")[number] == {name: tested[name] for name in ("test/loss", "test/mae")}
+
+
+def test_mean_spread_and_interval_are_those_of_numpy_and_scipy(seeds):
+    out, made = seeds
+    told = yaml.safe_load((made / "summary.yaml").read_text())
+    assert told["seeds"] == list(SEEDS)
+    assert told["failed"] == []
+    assert set(told["metrics"]) == {"test/loss", "test/mae"}
+    for name, found in told["metrics"].items():
+        values = [row[name] for row in numbers(made / "results.csv")]
+        interval = ttest_1samp(values, 0).confidence_interval(0.95)
+        assert len(set(values)) == found["runs"] == 3
+        assert found["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert found["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+        assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), rel=1e-9)
+        line = f"mean {found['mean']:.4f}  std {found['std']:.4f}  95% {found['low']:.4f} to {found['high']:.4f}"
+        assert re.search(rf"^{name} +{re.escape(line)}  \(3 seeds\)$", out, re.MULTILINE)
+
+
+def test_a_line_for_each_run_names_seed_metrics_and_folder(seeds):
+    out, made = seeds
+    for number, (seed, row) in enumerate(zip(SEEDS, numbers(made / "results.csv"), strict=True)):
+        told = f"test/loss {row['test/loss']:.4f}  test/mae {row['test/mae']:.4f}"
+        assert f"\nseed {seed}  {told}  runs/sums/repeat_0/version_{number}\n" in out
+    assert [(row["seed"], row["run"], row["error"]) for row in table(made / "results.csv")] == [
+        (str(seed), f"version_{number}", "") for number, seed in enumerate(SEEDS)
+    ]
+
+
+def test_each_row_is_predicted_once_by_the_net_that_has_not_seen_it(folds):
+    _, made = folds
+    rows = table(made / "out_of_fold.csv")
+    assert [int(row["row"]) for row in rows] == list(range(64))
+    x = Folded().data[0]
+    for fold in range(4):
+        _, unseen = fold_of(64, (fold, 4), seed=7)
+        mine = [row for row in rows if row["fold"] == str(fold)]
+        assert {int(row["row"]) for row in mine} == set(unseen.tolist())
+        net = stopping.Net(dropout=0.2).eval()
+        best = torch.load(made / f"version_{fold}/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+        net.load_state_dict({name.removeprefix("net."): value for name, value in best.items()})
+        expected = net(x[[int(row["row"]) for row in mine]]).flatten().tolist()
+        assert [float(row["score"]) for row in mine] == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_folds_the_validation_of_the_best_checkpoint_is_told(folds):
+    out, made = folds
+    predicted = table(made / "out_of_fold.csv")
+    target = Folded().data[1]
+    for fold, row in enumerate(numbers(made / "results.csv")):
+        of = [(float(one["score"]), target[int(one["row"])].item()) for one in predicted if one["fold"] == str(fold)]
+        assert row["val/mae"] == pytest.approx(np.mean([abs(a - b) for a, b in of]), rel=1e-5)
+        best = min(float(each["val/loss"]) for each in table(made / f"version_{fold}/metrics.csv"))
+        assert row["val/loss"] == pytest.approx(best, rel=1e-6)
+    assert re.search(r"^val/loss +mean .*\(4 folds\)$", out, re.MULTILINE)
+    assert "test/" not in out  # that data stays unseen
+
+
+def test_a_failing_fit_is_noted_and_tried_again_by_a_resume(seeds, folder, monkeypatch):
+    monkeypatch.setattr(Fail, "seeds", (SEEDS[1],))
+    done = call(folder, "--seeds", *SEEDS, "--config", "sums.yaml")
+    made = folder / "runs/sums/repeat_0"
+    assert done.code == 1
+    assert f"seed {SEEDS[1]}  failed: RuntimeError: broken down  runs/sums/repeat_0/version_1\n" in done.out
+    assert "Traceback" in done.err
+    assert "(2 seeds)" in done.out
+    assert re.search(
+        r"^error: 1 of 3 failed.*python -m src repeat --resume runs/sums/repeat_0$", done.err, re.MULTILINE
+    )
+    assert [row["error"] for row in table(made / "results.csv")] == ["", "RuntimeError: broken down", ""]
+    finished = (made / "version_0/checkpoints/last.ckpt").stat().st_mtime_ns
+    monkeypatch.setattr(Fail, "seeds", ())
+    done = call(folder, "--resume", made)
+    assert done.code == 0, done.err
+    assert done.out.count(" parameters, on ") == 1  # one fit alone is gone on with
+    assert (made / "version_0/checkpoints/last.ckpt").stat().st_mtime_ns == finished
+    assert_equal(made, seeds[1])
+
+
+def assert_equal(made, undisturbed):
+    for number in range(len(SEEDS)):
+        assert stopping.run_differences(made / f"version_{number}", undisturbed / f"version_{number}") == []
+    for name in ("results.csv", "summary.yaml"):
+        assert (made / name).read_text() == (undisturbed / name).read_text()
+
+
+def test_three_failures_in_a_row_stop_it(folder, monkeypatch):
+    monkeypatch.setattr(Fail, "seeds", (1, 2, 3))
+    done = call(folder, "--seeds", 6, "--config", "sums.yaml", "--trainer.max_epochs", 2)
+    assert done.code == 1
+    assert "error: 3 of 4 failed, 3 in a row: the others were not begun." in done.err
+    assert sorted(path.name for path in folder.glob("runs/sums/repeat_0/version_*")) == [
+        f"version_{number}" for number in range(4)
+    ]
+
+
+def test_ctrl_c_ends_it_in_good_order_and_a_config_that_was_edited_since_does_not_count(seeds, folder, monkeypatch):
+    monkeypatch.setattr(stopping.Stop, "at", ("on_train_batch_end", 20))
+    monkeypatch.setattr(stopping.Stop, "action", lambda: signal.raise_signal(signal.SIGINT))
+    made = folder / "runs/sums/repeat_0"
+    done = call(folder, "--seeds", *SEEDS, "--config", "sums.yaml")
+    assert done.code == 130
+    assert "stopped; go on with: python -m src repeat --resume runs/sums/repeat_0" in done.err
+    assert not (made / "version_1").exists()
+    monkeypatch.setattr(stopping.Stop, "at", None)
+    (folder / "sums.yaml").write_text((folder / "sums.yaml").read_text().replace("lr: 0.01", "lr: 0.5"))
+    assert call(folder, "--resume", made).code == 0
+    assert_equal(made, seeds[1])
+
+
+def test_a_fit_that_died_before_its_first_checkpoint_begins_anew(seeds, folder, monkeypatch):
+    made = folder / "runs/sums/repeat_0"
+    shutil.copytree(seeds[1], made)
+    for name in ("version_1/checkpoints", "version_1/summary.json", "version_2"):
+        path = made / name
+        (shutil.rmtree if path.is_dir() else Path.unlink)(path)
+    monkeypatch.chdir(folder)  # version_1 has a metrics.csv of a run that nobody can go on with
+    assert call(folder, "--resume", made).code == 0
+    assert_equal(made, seeds[1])
+
+
+def test_two_processes_do_not_work_on_one_repeat(seeds):
+    with hold(seeds[1]):
+        done = call(seeds[1], "--resume", ".")
+    assert done.code == 1
+    assert done.err == "error: another process works on .: wait for it, or end it.\n"
+
+
+REFUSED = [
+    ([], "takes one of --seeds, --folds and --resume; got neither"),
+    (["--seeds", "2", "--folds", "2"], "got --seeds and --folds"),
+    (["--seeds", "two"], "--seeds two must be a number of seeds"),
+    (["--seeds", "0"], "there is nothing to do"),
+    (["--seeds", "3", "3"], "a seed stands there twice"),
+    (["--folds", "1"], "--folds 1 must be at least 2"),
+    (["--resume", "nowhere"], "--resume nowhere is no repeat"),
+    (["--resume", "nowhere", "--trainer.max_epochs", "3"], "leave out --trainer.max_epochs 3"),
+    (["--seeds", "2", "--seed_everything", "7"], "--seeds sets --seed_everything: leave it out"),
+    (["--folds", "2", "--data.fold", "[0, 2]"], "--folds sets --data.fold: leave it out"),
+    (["--seeds", "2", "--ckpt_path", "last.ckpt"], "leave out --ckpt_path"),
+    (["--seeds", "2", "--config", "sums.yaml", "--trainer.max_epoch", "3"], "Did you mean trainer.max_epochs?"),
+    (["--seeds", "2", "--config", "sums.yaml", "--trainer.max_epochs", "x"], "expected int"),
+    (["--seeds", "2", "--config", "sums.yaml", "--trainer.fast_dev_run", "true"], "a repeat needs checkpoints"),
+    (["--folds", "2", "--config", "sums.yaml", "--data", "tests.stopping.Sums"], "tests.stopping.Sums has no folds."),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), REFUSED, ids=[" ".join(args) for args, _ in REFUSED])
+def test_what_cannot_be_is_refused_in_a_line_before_anything_runs(args, said, folder):
+    done = call(folder, *args)
+    assert done.code > 0
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "Traceback" not in done.err
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["1", "7", "9"], ["1,7,9"], ["[1, 7, 9]"], ["1,", "7,", "9"]])
+def test_seeds_are_a_list_in_any_form(words):
+    assert repeat.read_seeds(words) == [1, 7, 9]
+    assert repeat.read_seeds(["3"]) == [0, 1, 2]
+
+
+def test_folds_that_the_data_module_does_not_heed_are_told(folder):
+    done = call(folder, "--folds", 2, "--config", "sums.yaml", "--data.deaf", "true", "--trainer.max_epochs", 1)
+    assert done.code == 1
+    assert re.search(r"^error: row \d+ validates in fold 0 and in fold 1", done.err, re.MULTILINE)
+
+
+def test_predictions_whose_rows_nobody_knows_are_left_out_with_a_line(folder):
+    options = ("--data", "tests.tools.test_repeat.Shuffled", "--trainer.max_epochs", 1)
+    done = call(folder, "--folds", 2, "--config", "sums.yaml", *options)
+    assert done.code == 0, done.err
+    assert "note: no out_of_fold.csv: Shuffled.val_dataloader shuffles" in done.err
+    assert not (folder / "runs/sums/repeat_0/out_of_fold.csv").exists()
+    assert (folder / "runs/sums/repeat_0/results.csv").exists()
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_result(seeds, folder):
+    made = folder / "runs/sums/repeat_0"
+    moments = (
+        "on_train_batch_end:3",  # before the first checkpoint
+        "on_train_batch_end:20",
+        "best.ckpt:2",
+        "on_train_batch_end:30",  # the first has fewer batches left: amid the second
+        "results.csv:1",
+        "summary.json:4",
+        "on_validation_end:3",
+    )
+    args = ("--seeds", *SEEDS, "--config", "sums.yaml")
+    for moment in moments:
+        done = run_process("repeat", *args, cwd=folder, env=os.environ | {"STOP": f"SIGKILL:{moment}"})
+        assert done.returncode == -signal.SIGKILL, f"{moment}: {done.stdout}{done.stderr}"
+        args = ("--resume", made)
+    done = run_process("repeat", *args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert_equal(made, seeds[1])
+
+
+@pytest.mark.slow
+def test_folds_on_two_processes_predict_each_row_once(folder):
+    options = (*processes(2), "--trainer.max_epochs", "2")
+    done = run_process("repeat", "--folds", 3, "--config", "sums.yaml", *options, cwd=folder)
+    made = folder / "runs/sums/repeat_0"
+    assert done.returncode == 0, done.stderr
+    assert [int(row["row"]) for row in table(made / "out_of_fold.csv")] == list(range(64))
+    assert len(numbers(made / "results.csv")) == 3
+    for number in range(3):
+        assert json.loads((made / f"version_{number}/summary.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_two_processes_of_a_fit_and_a_resume_goes_on(folder, name):
+    made = folder / "runs/sums/repeat_0"
+    options = (*processes(2), "--signals.every_n_batches=1")
+    stop = os.environ | {"STOP": f"{name}:on_train_batch_end:8"}
+    done = run_process("repeat", "--seeds", 2, "--config", "sums.yaml", *options, cwd=folder, env=stop)
+    assert done.returncode == 128 + signal.Signals[name], done.stderr
+    assert "stopped; go on with: python -m src repeat --resume runs/sums/repeat_0" in done.stderr
+    done = run_process("repeat", "--resume", made, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(numbers(made / "results.csv")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
+def test_memory_does_not_grow_with_the_number_of_fits(folder):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    args = ("--config", "sums.yaml", "--trainer.max_epochs", 1)
+    call(folder, "--seeds", 10, *args)
+    before = resident()
+    done = call(folder, "--seeds", 40, *args)
+    assert done.code == 0, done.err
+    assert resident() - before < 20 << 20
