@@ -196,6 +196,7 @@ def test_where_keeps_the_runs_for_which_all_conditions_hold(conditions, names, r
     said = runs("xor", "--format=json", *options)
     assert said.names == names
     assert ("no run under runs is meant" in said.err) == (not names)
+    assert len(runs("xor", *options).out.splitlines()) == (len(names) + 1 if names else 0)
 
 
 def test_sort_takes_several_columns_and_leaves_what_has_no_value_last(runs):
@@ -287,7 +288,7 @@ def test_a_narrow_terminal_gets_no_longer_lines_and_is_told_what_is_missing(runs
 def test_no_runs_yet_is_no_mistake_and_no_folder_is_one(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     assert runs("--root=empty").err == "no run under empty yet\n"
-    assert runs("--root=empty", "--format=json").rows == []
+    assert runs("--root=empty", "--where=test/acc > 0.9", "--format=json").rows == []
     assert "--root there is no folder" in refused(runs("--root=there"))
 
 

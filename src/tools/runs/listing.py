@@ -60,13 +60,13 @@ def main(args: list[str]) -> None:
 
         rows = [add_options(row, found[row["run"]]) for row in rows]
         known = columns.names_of(rows)
-    for option, names in asked.items():
+    for option, names in asked.items() if rows else ():
         columns.refuse_unknown(names, known, listed, option)
     rows = ordered([row for row in rows if all(each.holds(row) for each in conditions)], keys)
     usual = not wanted or given.columns.startswith("+")
-    if given.format == "table":
+    if given.format == "table" and rows:
         print_table(rows, listed if usual else [], wanted)
-    else:
+    elif given.format != "table":
         names = list(dict.fromkeys([*(listed if usual else []), *wanted]))
         (print_csv if given.format == "csv" else print_json)(rows, names)
     if not rows:
@@ -122,7 +122,11 @@ def lines_of_runs(rows: list[Row], names: list[str], width: int | None) -> list[
     head = [f"best {monitor}" if name == "best" and monitor else name for name in names]
     figures = {k for k, name in enumerate(names) if all(isinstance(row.get(name), int | float | None) for row in rows)}
     widest = None if width is None else max(width // 3, 20)
-    cells = [[cut(columns.cell(name, row.get(name), row), widest) for name in names] for row in rows]
+    room = [None if name == "run" else widest for name in names]  # a name that can be pasted
+    cells = [
+        [cut(columns.cell(name, row.get(name), row), most) for name, most in zip(names, room, strict=True)]
+        for row in rows
+    ]
     return lines_of([head, *cells], figures)
 
 
