@@ -1,6 +1,7 @@
 """The confusion matrix and the report are those of torchmetrics, for any classifier."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from src.callbacks.class_report import plot_report, report
+from src.callbacks.class_report import Counts, plot_report, report
+from src.engine.evaluated import Evaluated
+from src.module import LitModule
 from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, bars, pixels, run, write_yaml
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, Own, bars, pixels, run, write_yaml
 from tests.processes import launch, processes
 
 REPORT = "src.callbacks.class_report.ClassReport"
@@ -38,8 +41,6 @@ def drawn(tmp_path_factory) -> Drawn:
 @pytest.fixture
 def guess(drawn):
     """What the run's net makes of the test images."""
-    from src.module import LitModule
-
     with torch.no_grad():
         return LitModule.load_from_checkpoint(drawn.folder / "checkpoints/best.ckpt")(bars()[0]).argmax(dim=1)
 
@@ -134,18 +135,14 @@ def test_a_regression_is_told_in_one_line_and_nothing_is_drawn(tmp_path, capfd):
     assert not (drawn.folder / "confusion.png").exists()
 
 
-def test_padding_is_no_class(tmp_path):
-    from types import SimpleNamespace
-
-    from src.callbacks.class_report import Counts
-    from src.engine.evaluated import Evaluated
-    from tests.pictures import Own
-
-    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
-    outputs = {"scores": scores, "target": torch.tensor([0, -100, 0])}
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_of_pixels_those_without_a_class_are_left_out(ignored):
+    target = torch.tensor([[[0, 1], [ignored, 1]]])
+    scores = torch.tensor([[0.9, 0.2], [0.3, 0.7]]).expand(1, 1, 2, 2)
     counts = Counts()
+    outputs = {"scores": torch.cat([scores, 1 - scores], dim=1), "target": target}
     counts.add(Evaluated(SimpleNamespace(testing=True), Own(), outputs, None, 0, 0))
-    assert counts.matrix.tolist() == [[1, 1], [0, 0]]
+    assert counts.matrix.tolist() == [[1, 0], [1, 1]]
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_another_layer_can_be_named_and_a_wrong_name_lists_them(tmp_path, capfd)
 
 def test_data_without_images_is_told(tmp_path, capfd):
     assert not run(write_yaml(tmp_path / "x.yaml", REGRESSION, FIRST_LAYER)).figures
-    assert "note: FirstLayer drew nothing: There are no images" in capfd.readouterr().err
+    assert "note: FirstLayer drew nothing: there are no images" in capfd.readouterr().err
 
 
 def test_a_step_that_returns_nothing_is_enough(tmp_path):

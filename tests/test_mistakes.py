@@ -95,7 +95,7 @@ def test_images_in_a_dict_are_found_and_numbers_are_told(tmp_path, capfd):
     own = {"model": {"class_path": "tests.pictures.Own", "init_args": {"returns": "scores", "what": "sums"}}}
     own["data"] = {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}}
     assert not run(write_yaml(tmp_path / "y.yaml", own, MISTAKES)).figures
-    assert "note: Mistakes drew nothing: There are no images (B, 1 or 3, H, W)" in capfd.readouterr().err
+    assert "note: Mistakes drew nothing: there are no images (B, 1 or 3, H, W)" in capfd.readouterr().err
 
 
 def test_classes_without_probabilities_are_told(tmp_path, capfd):

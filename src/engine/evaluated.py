@@ -132,7 +132,7 @@ class Evaluated:
         for part in parts(self._batch):
             if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
                 return part
-        raise UserError(f"There are no images (B, 1 or 3, H, W) in the batch, which was {describe(self._batch)}.")
+        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self._batch)}.")
 
     def guesses(self) -> Guesses:
         """The true and the likeliest classes.
@@ -141,6 +141,7 @@ class Evaluated:
             UserError: If the task is no classification into one class each.
         """
         scores, target = self.scores, self.target
+        single = False
         if not scores.is_floating_point():  # classes already
             guess, confidence, num_classes = scores, None, int(max(scores.max(), target.max())) + 1
         elif scores.dim() > 1 and scores.shape[1] > 1:
@@ -149,10 +150,14 @@ class Evaluated:
             confidence, guess = (scores.softmax(dim=1) if self.is_raw else scores).max(dim=1)
             num_classes = scores.shape[1]
         else:
-            one = scores.sigmoid() if self.is_raw else scores
+            one, single = scores.sigmoid() if self.is_raw else scores, True
             guess = (one > 0.5).long()
             confidence, num_classes = one.where(guess == 1, 1 - one), 2
-        if target.numel() != guess.numel() or not _are_classes(target, num_classes, confidence):
+        # Else these are values, not probabilities; or counts, beside a single output.
+        fits = confidence is None or bool(((confidence >= 0) & (confidence <= 1 + 1e-3)).all())
+        fits &= not single or bool((target <= 1).all())
+        fits &= not target.is_floating_point() or bool((target == target.round()).all())
+        if target.numel() != guess.numel() or not fits:
             raise UserError(
                 f"this is no classification with one class for each sample: scores {describe(scores)}, target "
                 f"{describe(target)}. Take the callback out of trainer.callbacks."
@@ -161,14 +166,6 @@ class Evaluated:
         kept = (truth >= 0) & (truth < num_classes)
         sure = None if confidence is None else confidence[kept]
         return Guesses(truth[kept], guess.long()[kept], sure, kept, num_classes)
-
-
-def _are_classes(target: Tensor, num_classes: int, confidence: Tensor | None) -> bool:
-    if confidence is not None and not bool(((confidence >= 0) & (confidence <= 1 + 1e-3)).all()):
-        return False  # values, not probabilities
-    if num_classes == 2 and not bool((target <= 1).all()):
-        return False  # counts, beside a single output
-    return not target.is_floating_point() or bool((target == target.round()).all())
 
 
 def _sums_to_one(target: Tensor) -> bool:
