@@ -7,8 +7,16 @@ import argparse
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 MAX_FAILURES = 3
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"error: {message}")
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -17,7 +25,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Args:
         args: What follows `python -m src sweep`.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m src sweep",
         usage="%(prog)s --config FILE --sweep FILE [options] [any option of fit]\n"
         "       %(prog)s --resume FOLDER [--trials N] [--workers W]",

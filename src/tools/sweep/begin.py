@@ -12,6 +12,7 @@ from src.tools.sweep.space import points, refuse
 from src.tools.sweep.study import be_quiet, make_pruner, open_storage, open_study, rehearse
 
 TRIALS = 20
+CONFIG = ("--config", "-c")
 
 
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
@@ -48,6 +49,8 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
     given = read_sweep(own.sweep)
     if any(word.partition("=")[0] == "--ckpt_path" for word in options):
         refuse("--ckpt_path: each trial begins anew. To begin from weights: --transfer.weights.")
+    if not any(word.partition("=")[0] in CONFIG for word in options):
+        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     config = printed(options)
     _refuse_what_no_trial_can(config)
     metric = given.get("metric") or config["checkpoint"]["monitor"]
@@ -67,6 +70,10 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
     else:
         rehearse(plan)
         trials = own.trials or given.get("trials") or TRIALS
+    if own.storage and "://" in own.storage:
+        open_storage(
+            Sweep(Path(), plan, trials, own.storage)
+        )  # a database that nobody reaches, before a folder is made
     folder = own.resume
     if folder and (folder / FILE).is_file():
         known = load(folder)
@@ -85,7 +92,7 @@ def _stem(options: list[str]) -> str:
     """The name of an experiment that has none: its first file's."""
     for number, word in enumerate(options):
         key, _, value = word.partition("=")
-        if key in ("--config", "-c"):
+        if key in CONFIG:
             return Path(value or options[number + 1]).stem
     return "run"
 

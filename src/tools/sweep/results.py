@@ -38,10 +38,15 @@ def write_trials(sweep: Sweep, study: optuna.Study) -> None:
     writer.writerow(["number", "state", "value", *names, "folder", "seconds", "error"])
     for trial in study.get_trials(deepcopy=False)[: sweep.trials]:
         drawn, about = values_of(sweep.plan, trial), trial.user_attrs
-        own = [label(drawn.get(name)) for name in names]
+        own = [in_cell(drawn[name]) if name in drawn else "" for name in names]
         rest = [about.get(key, "") for key in ("folder", "seconds", "error")]
         writer.writerow([trial.number, state(trial), trial.value, *own, *rest])
     replace(sweep.folder / TRIALS, file.getvalue())
+
+
+def in_cell(value: Any) -> Any:
+    """As YAML would have it; a number with all its digits."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else label(value)
 
 
 def state(trial: FrozenTrial) -> str:
@@ -59,7 +64,7 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
 
 def in_words(values: dict[str, Any]) -> str:
     """In words: "model.optimizer.lr 0.0132  data.batch_size 256"."""
-    return "  ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())
+    return "  ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else in_cell(v)}" for name, v in values.items())
 
 
 def describe(sweep: Sweep, study: optuna.Study, number: int) -> str:
@@ -128,6 +133,8 @@ def draw(sweep: Sweep, study: optuna.Study) -> list[str]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 plot(study, target_name=sweep.plan.metric)
+                if name in ("slices", "parallel"):  # an axis for each
+                    pyplot.gcf().set_size_inches(max(8, 4 * len(study.best_params)), 5)
                 pyplot.gcf().savefig(file, dpi=120, bbox_inches="tight")
         except (ValueError, RuntimeError, ImportError) as error:
             notes.append(f"{file.name} is left out: {' '.join(str(error).split())}")

@@ -41,7 +41,8 @@ def open_storage(sweep: Sweep) -> BaseStorage:
     except ImportError as error:
         refuse(f"--storage {url}: {error.msg.splitlines()[0]}. Install the database's driver.")
     except Exception as error:  # each database has errors of its own
-        refuse(f"--storage {url}: {' '.join(str(error).split())[:300]}")
+        told = " ".join(str(error).partition("(Background on")[0].split())
+        refuse(f"--storage {sweep.storage}: {told}")
 
 
 def be_quiet() -> None:
