@@ -195,7 +195,7 @@ def test_where_keeps_the_runs_for_which_all_conditions_hold(conditions, names, r
     options = [word for condition in conditions for word in ("--where", condition)]
     said = runs("xor", "--format=json", *options)
     assert said.names == names
-    assert ("no run under runs is meant" in said.err) == (not names)
+    assert ("of 4 runs under runs none fits" in said.err) == (not names)
     assert len(runs("xor", *options).out.splitlines()) == (len(names) + 1 if names else 0)
 
 
@@ -272,6 +272,10 @@ def test_the_runs_of_a_sweep_are_shown_when_they_are_asked_for(runs, root):
     assert runs("xor/sweep_0", "--format=json").names == ["xor/sweep_0/version_0"]
     assert runs("xor", "--format=json").names == ALL
     assert len(runs("xor", "--all", "--format=json").names) == 6
+    both = runs("small", "xor/repeat_12", "--format=json").names
+    assert sorted(both) == ["small/version_0", "xor/repeat_12/version_3"]
+    both = runs("xor", "deep", "xor/repeat_1*", "--format=json").names
+    assert sorted(both) == ["deep/er/version_0", "xor/repeat_12/version_3", *ALL]
 
 
 def test_a_narrow_terminal_gets_no_longer_lines_and_is_told_what_is_missing(runs, monkeypatch):
@@ -554,6 +558,12 @@ def test_a_run_is_named_by_its_place_a_path_or_as_the_latest(word, runs):
     out = runs("show", word).out
     assert out.splitlines()[0].split() == ["run", "xor/version_3"]
     assert "predictions.csv" in out
+
+
+def test_a_run_is_named_from_within(runs, root, monkeypatch):
+    monkeypatch.chdir(root / "xor/version_3/")
+    assert runs("show", ".", "--root=../..").out.split()[1] == "xor/version_3"
+    assert runs("show", ".").out.split()[1].endswith("runs/xor/version_3")
 
 
 def test_the_latest_is_the_one_with_the_highest_number(runs, root):

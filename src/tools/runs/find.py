@@ -93,13 +93,12 @@ def find_one(root: Path, text: str) -> tuple[str, Path]:
         root: A folder, `runs`.
         text: The word. Ends the program where it names none.
     """
-    there = Path(text).expanduser()
-    if there.exists() and (own := [path for path in (there, *there.parents) if VERSION.fullmatch(path.name)]):
-        folder = own[0]
-        inside = folder.absolute().is_relative_to(root.absolute())
-        return (folder.absolute().relative_to(root.absolute()) if inside else folder).as_posix(), folder
-    if there.is_dir() and there.absolute().is_relative_to(root.absolute()):  # runs/xor
-        text = there.absolute().relative_to(root.absolute()).as_posix()
+    there, top = (Path(os.path.abspath(path)) for path in (Path(text).expanduser(), root))  # noqa: PTH100, without ..
+    own = [path for path in (there, *there.parents) if VERSION.fullmatch(path.name)]
+    if there.exists() and own:
+        return (own[0].relative_to(top) if own[0].is_relative_to(top) else own[0]).as_posix(), own[0]
+    if there.is_dir() and there.is_relative_to(top):  # runs/xor
+        text = there.relative_to(top).as_posix()
     runs = find(root, [], everything=True)[0]
     text = text.strip("/")
     latest = [name for name in runs if name == text or name.rpartition("/")[0] == text]

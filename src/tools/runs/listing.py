@@ -70,7 +70,8 @@ def main(args: list[str]) -> None:
         names = list(dict.fromkeys([*(listed if usual else []), *wanted]))
         (print_csv if given.format == "csv" else print_json)(rows, names)
     if not rows:
-        print(f"no run under {given.root} {'is meant' if found else 'yet'}", file=sys.stderr)
+        told = f"of {len(found)} runs under {given.root} none fits" if found else f"no run under {given.root} yet"
+        print(told, file=sys.stderr)
     if left:
         print(f"left out: {', '.join(left)} (--all shows them)", file=sys.stderr)
 
