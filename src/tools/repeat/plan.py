@@ -81,13 +81,14 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     if given.ckpt_path is not None:
         refuse("a repeat begins new runs: leave out --ckpt_path. To start from weights: --transfer.weights.")
     plan = Plan(kind, values, options)
-    config = config_of([*options, *plan.own(0)] if kind == "seed" else options)
+    config = config_of(options)
+    if kind == "fold":
+        refuse_without_folds(config)
+    config_of([*options, *plan.own(0)])
     trainer = config["trainer"]
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("a repeat needs checkpoints: leave out fast_dev_run, barebones and enable_checkpointing.")
     stage = "val" if kind == "fold" else test_or_val(config)
-    if kind == "fold":
-        refuse_without_folds(config)
     plan = Plan(kind, values, options, stage, str(trainer["accelerator"]), is_alone(trainer))
     root, experiment = str(trainer["default_root_dir"] or "."), config["experiment"]
     if "://" in root:
