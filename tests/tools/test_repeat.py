@@ -322,7 +322,6 @@ def test_kills_at_any_moment_change_no_result(seeds, folder):
         "on_train_batch_end:30",  # the first has fewer batches left: amid the second
         "results.csv:1",
         "summary.json:4",
-        "on_validation_end:3",
     )
     args = ("--seeds", *SEEDS, "--config", "sums.yaml")
     for moment in moments:
@@ -337,12 +336,12 @@ def test_kills_at_any_moment_change_no_result(seeds, folder):
 @pytest.mark.slow
 def test_folds_on_two_processes_predict_each_row_once(folder):
     options = (*processes(2), "--trainer.max_epochs", "2")
-    done = run_process("repeat", "--folds", 3, "--config", "sums.yaml", *options, cwd=folder)
+    done = run_process("repeat", "--folds", 2, "--config", "sums.yaml", *options, cwd=folder)
     made = folder / "runs/sums/repeat_0"
     assert done.returncode == 0, done.stderr
     assert [int(row["row"]) for row in table(made / "out_of_fold.csv")] == list(range(64))
-    assert len(numbers(made / "results.csv")) == 3
-    for number in range(3):
+    assert len(numbers(made / "results.csv")) == 2
+    for number in range(2):
         assert json.loads((made / f"version_{number}/summary.json").read_text())["processes"] == 2
 
 
