@@ -504,16 +504,24 @@ def test_a_comparison_has_the_metrics_side_by_side_and_both_curves(runs):
 
 
 def test_an_option_that_a_resume_changed_is_the_later_one(runs, root):
-    record = root / "small/version_0/record.yaml"
-    entry = yaml.safe_load(record.read_text())[0]
-    changed = {"trainer.max_epochs": 7, "model.init_args.optimizer.init_args.lr": 0.25}
-    record.write_text(yaml.safe_dump([entry, entry | {"changed": changed}]))
+    run = root / "small/version_0"
+    config, (entry,) = (yaml.safe_load((run / name).read_text()) for name in ("config.yaml", "record.yaml"))
+    config["trainer"]["callbacks"] = [{"class_path": "my.First", "init_args": {"n": 1}}]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    changed = {
+        "trainer.max_epochs": 7,
+        "model.init_args.optimizer.init_args.lr": 0.25,
+        "trainer.callbacks": [{"class_path": "my.Second", "init_args": {"k": 2}}],
+    }
+    (run / "record.yaml").write_text(yaml.safe_dump([entry, entry | {"changed": changed}]))
     section = runs("compare", "xor/version_0", "small").out.split("options that differ\n")[1].split("\n\n")[0]
-    said = {line.split()[0]: line.split()[1:] for line in section.splitlines()}
-    assert said == {
+    assert {line.split()[0]: line.split()[1:] for line in section.splitlines()} == {
+        "experiment": ["xor", "small"],
         "trainer.max_epochs": ["4", "7"],
         "model.optimizer.lr": ["0.5", "0.25"],
-        "experiment": ["xor", "small"],
+        "trainer.callbacks": ["null", "-"],
+        "trainer.callbacks.Second": ["-", "my.Second"],
+        "trainer.callbacks.Second.k": ["-", "2"],
     }
 
 
