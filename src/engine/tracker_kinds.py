@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorB
 
 from src.engine.errors import UserError, one_line
 from src.engine.instances import construct
-from src.engine.lightning_fixes.comet import OfflineCometLogger
+from src.engine.lightning_fixes.comet import COMET_SAYS, OfflineCometLogger
 from src.engine.ranks import is_rank_zero
 from src.engine.tracker_trackio import TrackioLogger
 
@@ -102,7 +102,7 @@ def make(name: str, option: Any, folder: Path) -> Logger:
                 logger = construct(OfflineCometLogger, folder / "comet", experiment, title, number, mode)
             else:
                 mode = "get_or_create"
-                more = {"experiment_key": number, "mode": mode, "display_summary_level": 0}
+                more = {"experiment_key": number, "mode": mode} | COMET_SAYS
                 logger = construct(CometLogger, project=experiment, name=title, **more)
     made: Logger = logger
     return made

@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CometLogger
+
+# Comet prints all it was told, and copies what TensorBoard is told beside it: each number would stand there twice.
+COMET_SAYS: dict[str, Any] = {"display_summary_level": 0, "auto_metric_logging": False}
 
 
 class OfflineCometLogger(CometLogger):
@@ -20,5 +24,5 @@ class OfflineCometLogger(CometLogger):
             experiment_key=experiment_key,
             mode=mode,
             offline_directory=str(folder),
-            display_summary_level=0,
+            **COMET_SAYS,
         )
