@@ -30,7 +30,7 @@ new: .venv/ready ## Write the files of a new task from an example: make new NAME
 	@$(BIN)/python -m src new "$(NAME)" --from "$(or $(FROM),rows)"
 
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
-	rm -rf src/*/xor* src/*/mnist* configs/xor.yaml configs/mnist*.yaml
+	rm -rf src/*/xor* src/*/mnist* configs/xor.yaml configs/mnist*.yaml configs/sweep/mnist.yaml
 	rm -rf tests/examples tests/benchmarks tests/test_readme.py
 
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
