@@ -551,6 +551,7 @@ def test_the_pictures_lines_are_the_columns_of_metrics_csv(made):
         for stage in ("train", "val"):
             points = [[float(row["step"]), float(row[f"{stage}/loss"])] for row in rows]
             assert lines[f"{run}, {stage}"].get_xydata().tolist() == points
+            assert lines[f"{run}, {stage}"].get_linestyle() == {"train": ":", "val": "-"}[stage]
     assert (
         lines["version_0, val"].get_color()
         == lines["version_0, train"].get_color()
