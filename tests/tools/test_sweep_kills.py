@@ -38,10 +38,12 @@ class KillAt(Callback):
     """Ends the process as `kill -9` does when it touches a file of the sweep for the KILL_AT-th time."""
 
     left = int(os.environ.get("KILL_AT", 0))
+    listening = False
 
     def __init__(self) -> None:
-        if KillAt.left:
+        if KillAt.left and not KillAt.listening:
             sys.addaudithook(self._hear)
+            KillAt.listening = True
 
     @staticmethod
     def _hear(event, args):
@@ -87,7 +89,7 @@ def test_killed_at_random_it_goes_on_to_the_same_trials(seed, undisturbed, tmp_p
     dice = random.Random(seed)
     args, kills = (*SHORT, "--sweep", "space.yaml"), 0
     while True:
-        done = finish(start("sweep", *args, cwd=tmp_path, KILL_AT=str(dice.randint(20, 160))))
+        done = finish(start("sweep", *args, cwd=tmp_path, KILL_AT=str(dice.randint(40, 160))))
         args = ("--resume", FOLDER)
         if done.returncode == 0:
             break

@@ -40,6 +40,9 @@ def close(sweep: Sweep, since: datetime, max_failures: int, again: str) -> int:
             f"{str(last.user_attrs.get(ERROR)).rstrip('.')}. Go on with: {again}\n"
         )
         return 1
+    if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
+        sys.stderr.write(f"error: {left} trials are not done. Go on with: {again}\n")
+        return 1
     best = best_of(study)
     if best is None:
         sys.stderr.write(f"error: no trial came to its end; see {sweep.folder / TRIALS}\n")

@@ -51,7 +51,6 @@ class Pruning(Callback):
         self.trial = trial
         self.metric = metric
         self._steps: list[int] = list(trial.user_attrs.get(STEPS, []))
-        self._told = len(self._steps)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The n-th validation is the n-th step of the study; one that a resumed fit repeats was told before."""
@@ -61,8 +60,9 @@ class Pruning(Callback):
             self._steps.append(trainer.global_step)
             self.trial.report(float(trainer.callback_metrics[self.metric]), len(self._steps))
             self.trial.set_user_attr(STEPS, self._steps)
-            if self.trial.should_prune():
-                self.trial.set_user_attr(PRUNED, True)
+        # The last one is decided anew: a kill may have come between.
+        if trainer.global_step == self._steps[-1] and self.trial.should_prune():
+            self.trial.set_user_attr(PRUNED, True)
         if self.trial.user_attrs.get(PRUNED):
             trainer.should_stop = True
 
