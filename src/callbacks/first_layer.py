@@ -92,7 +92,13 @@ def plot_units(images: Tensor, most: int) -> Any:
     axes.set_title(f"first layer: weights of {len(images)} of {total} units, the largest first", fontsize="medium")
     if grey:
         limit = float(images.abs().flatten(1).amax(dim=1).median())  # a single large weight would make all others pale
-        shown = axes.imshow(mosaic(images, columns, float("nan"))[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        shown = axes.imshow(
+            mosaic(images, columns, float("nan"))[0].numpy(),
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            interpolation="nearest",
+        )
         figure.colorbar(shown, cax=axes.inset_axes((1.02, 0, 0.03, 1)), extend="both")
     else:
         low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)

@@ -128,7 +128,7 @@ def plot_mistakes(seen: Surest, names: list[str] | None, of_what: str) -> Any:
     axes.axis("off")
     for number, (image, (sure, _, truth, guess)) in enumerate(zip(images, seen.rows.tolist(), strict=True)):
         x, y = 1.3 * (number % columns) + 0.05, line * (number // columns) + 0.4
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y))
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y), interpolation="nearest")
         true, guessed = (names[int(k)] if names and int(k) < len(names) else int(k) for k in (truth, guess))
         said = f"true {true}\nguess {guessed}, {sure:.1%}"
         axes.text(x + width / 2, y - 0.05, said, fontsize=8, ha="center", va="bottom")
