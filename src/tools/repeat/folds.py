@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import RandomSampler
@@ -21,16 +20,26 @@ MAX_COLUMNS = 64  # of a sample; `predict` writes as many
 
 
 class Unseen(Callback):
-    """Keeps what `predict_step` makes of each batch of a validation."""
+    """Keeps what `predict_step` makes of each batch of a validation: a column for each number of a sample.
+
+    Attributes:
+        columns: By name; None once there was something else.
+    """
 
     def __init__(self) -> None:
-        self.outputs: list[Any] = []
+        self.columns: dict[str, list[float]] | None = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
     ) -> None:
-        if not why_not(trainer, module):
-            self.outputs.append(move_data_to_device(trainer.strategy.predict_step(batch, batch_idx), "cpu"))
+        if self.columns is None or why_not(trainer, module):
+            return
+        new = columns(trainer.strategy.predict_step(batch, batch_idx))
+        if new is None or (self.columns and new.keys() != self.columns.keys()):
+            self.columns = None
+            return
+        for name, values in new.items():
+            self.columns.setdefault(name, []).extend(values)
 
 
 def why_not(trainer: Any, module: LightningModule) -> str:
@@ -58,16 +67,16 @@ def validate(run: Path, plan: Plan) -> None:
     callbacks = [unseen] if plan.kind == "fold" else []
     done = cli.main(["validate", "--ckpt_path", best, *device], callbacks, run / "validate")
     metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
-    if plan.kind == "fold" and (rows := table(done, unseen.outputs)):
+    if plan.kind == "fold" and (rows := table(done, unseen.columns)):
         write(run / FILE, rows)
     (run / TOLD).with_suffix(".part").write_text(json.dumps(metrics), encoding="utf-8")
     (run / TOLD).with_suffix(".part").replace(run / TOLD)
 
 
-def table(done: cli.CLI, outputs: list[Any]) -> list[dict[str, Any]]:
+def table(done: cli.CLI, told: dict[str, list[float]] | None) -> list[dict[str, Any]]:
     """A row for each sample of the validation part; none, and a line that says why, where that cannot be."""
-    why, told = why_not(done.trainer, done.model), columns(outputs)
-    if why or told is None:
+    why = why_not(done.trainer, done.model)
+    if why or not told:
         why = why or f"predict_step gives no tensors with up to {MAX_COLUMNS} numbers a sample"
         print(f"note: no {FILE}: {why}", file=sys.stderr, flush=True)
         return []
@@ -78,24 +87,22 @@ def table(done: cli.CLI, outputs: list[Any]) -> list[dict[str, Any]]:
     return [{"row": row} | dict(zip(told, of, strict=True)) for row, of in zip(rows, values, strict=True)]
 
 
-def columns(batches: list[Any]) -> dict[str, list[float]] | None:
-    """What `predict_step` returned, a column for each number of a sample; None of what is no such thing.
+def columns(outputs: Any) -> dict[str, list[float]] | None:
+    """What `predict_step` returned for a batch; None of what fits no table.
 
     Args:
-        batches: Tensors (B, ...), or dicts of them.
+        outputs: (B, ...), or a dict of such tensors.
     """
-    parts = [batch if isinstance(batch, dict) else {"score": batch} for batch in batches]
+    parts = outputs if isinstance(outputs, dict) else {"score": outputs}
+    if not all(isinstance(value, Tensor) and value.dim() for value in parts.values()):
+        return None
     found: dict[str, list[float]] = {}
-    for name in parts[0] if parts else ():
-        values = [part[name] for part in parts]
-        if not all(isinstance(value, Tensor) and value.dim() for value in values):
-            return None
-        whole = torch.cat(values).cpu()
-        numbers = whole.reshape(len(whole), -1).T  # a row for each column
+    for name, value in parts.items():
+        numbers = value.cpu().reshape(len(value), -1).T  # a row for each column
         if len(numbers) > MAX_COLUMNS:
             return None
         found |= {name if len(numbers) == 1 else f"{name}_{k}": column.tolist() for k, column in enumerate(numbers)}
-    return found or None
+    return found if len({len(column) for column in found.values()}) == 1 else None
 
 
 def join(folder: Path, plan: Plan) -> None:
