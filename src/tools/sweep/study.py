@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import time
 import warnings
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +23,7 @@ from src.tools.sweep.plan import Plan
 from src.tools.sweep.space import points, refuse
 
 PLAN = "plan"  # the study's attribute that says what its trials are
+TRIES_S = (0.2, 0.5, 1.0, 0.0)  # pauses
 REHEARSED = 12  # of Optuna's samplers each but the random one waits for ten trials at most
 
 
@@ -36,13 +38,16 @@ def open_storage(sweep: Sweep) -> BaseStorage:
     url, options = sweep.storage, {}
     if url == "sqlite":
         url, options = f"sqlite:///{sweep.folder / 'study.db'}", {"connect_args": {"timeout": 60}}
-    try:
-        return get_storage(RDBStorage(url, engine_kwargs=options))
-    except ImportError as error:
-        refuse(f"--storage {url}: {error.msg.splitlines()[0]}. Install the database's driver.")
-    except Exception as error:  # each database has errors of its own
-        told = " ".join(str(error).partition("(Background on")[0].split())
-        refuse(f"--storage {sweep.storage}: {told}")
+    told = ""
+    for wait_s in TRIES_S:
+        try:
+            return get_storage(RDBStorage(url, engine_kwargs=options))
+        except ImportError as error:
+            refuse(f"--storage {url}: {error.msg.splitlines()[0]}. Install the database's driver.")
+        except Exception as error:  # each database has errors of its own
+            told = " ".join(str(error).partition("(Background on")[0].split())
+            time.sleep(wait_s)  # another may have made the tables at the same instant
+    refuse(f"--storage {sweep.storage}: {told}")
 
 
 def be_quiet() -> None:
