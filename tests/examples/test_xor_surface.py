@@ -101,12 +101,12 @@ def test_a_run_that_was_stopped_shows_the_stages_before_it_too(drawn, tmp_path):
 
 
 def test_a_best_checkpoint_of_an_early_step_takes_no_stage_away(tmp_path):
-    early = ("--checkpoint.mode=max", "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}")
+    early = ("--checkpoint.mode=max", "--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}")
     with figures() as kept:
         main(["fit", "--config", str(CONFIGS / "xor.yaml"), *early])
     best = torch.load(tmp_path / "xor/version_0/checkpoints/best.ckpt", weights_only=True)
     assert best["global_step"] == 250
-    assert [axes.get_title() for axes in kept["surface_growth"].axes][-2:] == ["step 250", "step 500"]
+    assert [axes.get_title() for axes in kept["surface_growth"].axes][-2:] == ["step 500", "step 750"]
 
 
 def test_a_test_of_its_own_draws_the_surface_of_the_checkpoint_and_no_strip(drawn, tmp_path):
