@@ -346,17 +346,16 @@ def test_folds_on_two_processes_predict_each_row_once(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_ends_the_two_processes_of_a_fit_and_a_resume_goes_on(folder, name):
+def test_a_signal_ends_the_two_processes_of_a_fit_and_a_resume_goes_on(folder):
     made = folder / "runs/sums/repeat_0"
     options = (*processes(2), "--signals.every_n_batches=1")
-    stop = os.environ | {"STOP": f"{name}:on_train_batch_end:8"}
-    done = run_process("repeat", "--seeds", 2, "--config", "sums.yaml", *options, cwd=folder, env=stop)
-    assert done.returncode == 128 + signal.Signals[name], done.stderr
+    stop = os.environ | {"STOP": "SIGTERM:on_train_batch_end:8"}
+    done = run_process("repeat", "--seeds", 1, "--config", "sums.yaml", *options, cwd=folder, env=stop)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped; go on with: python -m src repeat --resume runs/sums/repeat_0" in done.stderr
     done = run_process("repeat", "--resume", made, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert len(numbers(made / "results.csv")) == 2
+    assert len(numbers(made / "results.csv")) == 1
 
 
 @pytest.mark.slow
