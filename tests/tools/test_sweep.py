@@ -1,6 +1,7 @@
 """A sweep in this process: what is checked first, what it leaves, that it is the same twice."""
 
 import csv
+import socket
 from pathlib import Path
 
 import pytest
@@ -282,12 +283,12 @@ def test_one_process_has_a_trial_until_it_lets_it_go(tmp_path):
 
 def test_a_trial_of_another_machine_is_taken_over_when_its_heart_stands_still(tmp_path, monkeypatch):
     leases, beat = Leases(tmp_path), tmp_path / "3.beat"
-    beat.write_text("elsewhere 42")
+    beat.write_text("elsewhere crew 42")
     assert leases.take(3) is None  # nobody knows yet whether it beats
     monkeypatch.setattr(lease, "SETTLE_S", 0.0)
     monkeypatch.setattr(lease, "SILENT_S", -1.0)  # its minute is over
-    assert leases.take(3) is not None
-    assert leases.owner(3) != ("elsewhere", 42)
+    assert leases.take(3).before == "crew"
+    assert lease.owner(beat) == (socket.gethostname(), "alone")
 
 
 def test_a_point_becomes_a_config_whatever_the_order_of_its_options():

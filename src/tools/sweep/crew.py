@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,13 +14,10 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-from optuna.trial import TrialState
 
 from src.tools.sweep.close import close
 from src.tools.sweep.folder import Sweep, load
-from src.tools.sweep.lease import LEASES, Leases
-from src.tools.sweep.study import find_trial, open_storage, open_study
-from src.tools.sweep.worker import DEATHS, work
+from src.tools.sweep.worker import work
 
 LOOK_S = 0.2
 
@@ -79,7 +75,7 @@ def _watch(sweep: Sweep, number: int, since: datetime, max_failures: int) -> Non
         # A session of its own: a Ctrl-C in the terminal reaches this process, which tells each of them once.
         return subprocess.Popen(command, env=places[place], stdin=subprocess.PIPE, start_new_session=True)
 
-    crew = {place: start(place) for place in range(number)}
+    crew, deaths = {place: start(place) for place in range(number)}, 0
     try:
         while crew:
             time.sleep(LOOK_S)
@@ -88,8 +84,13 @@ def _watch(sweep: Sweep, number: int, since: datetime, max_failures: int) -> Non
                 if code is None:
                     continue
                 del crew[place]
-                if code != 0 and _note_death(sweep, place, process.pid, code):
+                # A trial takes along so many processes at most.
+                if code < 0 and deaths < max_failures * (sweep.trials + 1):
+                    print(f"worker {place} died (signal {-code}); its trial is taken over", flush=True)
+                    deaths += 1
                     crew[place] = start(place)
+                elif code != 0:
+                    sys.stderr.write(f"worker {place} ended with exit code {code}; it is not replaced\n")
     finally:
         _end(list(crew.values()))
 
@@ -104,25 +105,6 @@ def _end(crew: list[subprocess.Popen[bytes]]) -> None:
         except KeyboardInterrupt:
             for process in crew:
                 process.terminate()
-
-
-def _note_death(sweep: Sweep, place: int, pid: int, code: int) -> bool:
-    """Count it with the trial that the process had.
-
-    Returns:
-        Whether another process is to take its place.
-    """
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    storage = open_storage(sweep)
-    study, leases = open_study(sweep, storage), Leases(sweep.folder / LEASES)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if leases.owner(trial.number) == (socket.gethostname(), pid):
-            deaths = trial.user_attrs.get(DEATHS, 0) + 1
-            storage.set_trial_user_attr(find_trial(study, storage, trial.number), DEATHS, deaths)
-            print(f"trial {trial.number:<4}  worker {place} died ({how}); it is taken over", flush=True)
-            return True
-    sys.stderr.write(f"worker {place} ended ({how}) without a trial; it is not replaced\n")
-    return False
 
 
 def _places(number: int) -> list[dict[str, str]]:

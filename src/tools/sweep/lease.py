@@ -27,11 +27,16 @@ class Lease:
     Args:
         lock: Held.
         beat: The file to touch.
+        crew: The sweep's processes that this one is one of.
+
+    Attributes:
+        before: The crew of the process that had it and died; empty where none did.
     """
 
-    def __init__(self, lock: FileLock, beat: Path) -> None:
+    def __init__(self, lock: FileLock, beat: Path, crew: str) -> None:
         self._lock, self._beat = lock, beat
-        self._name = f"{socket.gethostname()} {os.getpid()}"
+        self.before = owner(beat)[1]
+        self._name = f"{socket.gethostname()} {crew} {os.getpid()}"
         self._done = threading.Event()
         beat.write_text(self._name, encoding="utf-8")
         threading.Thread(target=self._go_on, daemon=True).start()
@@ -61,10 +66,11 @@ class Leases:
 
     Args:
         folder: Where their files lie.
+        crew: What this process and those beside it are called.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, crew: str = "alone") -> None:
+        self.folder, self.crew = folder, crew
         self._seen: dict[int, tuple[float, float]] = {}  # of each beat when it was last, and since when it is known
 
     def take(self, number: int) -> Lease | None:
@@ -75,11 +81,11 @@ class Leases:
             lock.acquire(blocking=False)
         except Timeout:
             return None
-        elsewhere = self.owner(number)[0] not in ("", socket.gethostname())
+        elsewhere = owner(beat)[0] not in ("", socket.gethostname())
         if elsewhere and not self._is_silent(number, beat):
             lock.release()
             return None
-        lease = Lease(lock, beat)
+        lease = Lease(lock, beat, self.crew)
         if elsewhere:
             time.sleep(SETTLE_S)
             if not lease.is_mine:
@@ -87,16 +93,14 @@ class Leases:
                 return None
         return lease
 
-    def owner(self, number: int) -> tuple[str, int]:
-        """Machine and process that had it last; ("", 0) where none had."""
-        beat = self.folder / f"{number}.beat"
-        if not beat.is_file():
-            return "", 0
-        host, _, pid = beat.read_text(encoding="utf-8").partition(" ")
-        return host, int(pid or 0)
-
     def _is_silent(self, number: int, beat: Path) -> bool:
         last, now_s = beat.stat().st_mtime, time.monotonic()
         if self._seen.get(number, (0.0, 0.0))[0] != last:
             self._seen[number] = last, now_s
         return now_s - self._seen[number][1] > SILENT_S
+
+
+def owner(beat: Path) -> tuple[str, str]:
+    """Machine and crew of the process that has a trial, or had it when it died; ("", "") where none has."""
+    words = beat.read_text(encoding="utf-8").split() if beat.is_file() else []
+    return (words[0], words[1]) if len(words) > 1 else ("", "")

@@ -29,7 +29,7 @@ def work(sweep: Sweep, since: datetime, max_failures: int) -> None:
         since: Failures of an earlier time count no more.
         max_failures: So many in a row end it.
     """
-    storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES)
+    storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES, since.isoformat())
     study = open_study(sweep, storage)
     gc.freeze()  # what stays for good need not be looked through after each trial
     while taken := take(sweep, study, storage, leases, since, max_failures):
@@ -89,6 +89,10 @@ def _take(study: optuna.Study, storage: BaseStorage, leases: Leases, number: int
         return None
     at = find_trial(study, storage, number)
     state = storage.get_trial(at).state
+    if state == TrialState.RUNNING and lease.before == leases.crew:
+        # Not the sweep was killed, but this process of it: perhaps for the memory that the trial takes.
+        deaths = storage.get_trial_user_attrs(at).get(DEATHS, 0)
+        storage.set_trial_user_attr(at, DEATHS, deaths + 1)
     # The storage lets only one have a trial that waits; one that runs belongs to the lease.
     if state == TrialState.RUNNING or (
         state == TrialState.WAITING and storage.set_trial_state_values(at, TrialState.RUNNING)
