@@ -17,7 +17,7 @@ from src.engine.run_checkpoint import RunCheckpoint
 from src.engine.run_folder import RunFolder
 from src.engine.signals import Signals
 from src.engine.speed import Speed
-from src.engine.trackers import Trackers
+from src.engine.trackers.callback import Trackers
 
 # Those of a YAML come behind the first two: the bar is gone before others print. Lightning moves the checkpoint to the
 # end.

@@ -59,7 +59,7 @@ class Picture(RunCallback):
         figure.savefig(part, format="png", facecolor="white")
         part.replace(path)
         if trainer.loggers:
-            from src.engine.tracker_media import send_picture
+            from src.engine.trackers.media import send_picture
 
             send_picture(trainer.loggers, name, path, trainer.global_step)
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from src.engine import tracker_guard
-from src.engine.tracker_media import send_picture
-from src.engine.tracker_options import flat_options
+from src.engine.trackers import guard
+from src.engine.trackers.media import send_picture
+from src.engine.trackers.options import flat_options
 from tests import stopping
 
 
@@ -117,14 +117,14 @@ def test_a_tracker_without_a_login_is_one_line_before_training(tmp_path, capfd):
 
 def test_a_tracker_that_fails_is_told_once_left_alone_and_tried_again(capfd, monkeypatch):
     logger = Down()
-    tracker_guard.forgive(logger)
+    guard.forgive(logger)
     for _ in range(3):
         logger.log_metrics({"val/loss": 1.0}, step=1)
     told = "warning: Down: The server does not answer. The run goes on; metrics.csv has its numbers.\n"
     assert (logger.calls, capfd.readouterr().err) == (1, told)
-    monkeypatch.setattr(tracker_guard, "PAUSE_S", 0.0)
+    monkeypatch.setattr(guard, "PAUSE_S", 0.0)
     again = Down()
-    tracker_guard.forgive(again)
+    guard.forgive(again)
     for _ in range(3):
         again.log_metrics({"val/loss": 1.0}, step=1)
     assert (again.calls, capfd.readouterr().err) == (3, told)

@@ -15,8 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from src.engine.run import RunCallback
-from src.engine.tracker_kinds import PACKAGES
-from src.engine.tracker_media import send_picture
+from src.engine.trackers.kinds import PACKAGES
+from src.engine.trackers.media import send_picture
 from tests.conftest import PROJECT
 from tests.stopping import config
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import CometLogger
 
@@ -16,7 +16,9 @@ class OfflineCometLogger(CometLogger):
     Lightning issue 21617, open. Comet reads the same from its environment.
     """
 
-    def __init__(self, folder: Path, project: str, name: str, experiment_key: str, mode: str) -> None:
+    def __init__(
+        self, folder: Path, project: str, name: str, experiment_key: str, mode: Literal["get", "create"]
+    ) -> None:
         os.environ["COMET_START_ONLINE"] = "false"
         super().__init__(
             project=project,

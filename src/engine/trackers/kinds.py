@@ -12,7 +12,7 @@ from src.engine.errors import UserError, one_line
 from src.engine.instances import construct
 from src.engine.lightning_fixes.comet import COMET_SAYS, OfflineCometLogger
 from src.engine.ranks import is_rank_zero
-from src.engine.tracker_trackio import TrackioLogger
+from src.engine.trackers.trackio import TrackioLogger
 
 # By the option's name: what pip calls it, and the modules of which one has to be there.
 PACKAGES = {

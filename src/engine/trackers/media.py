@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.engine.tracker_guard import Guard
-from src.engine.tracker_trackio import TrackioLogger
+from src.engine.trackers.guard import Guard
+from src.engine.trackers.trackio import TrackioLogger
 
 
 @rank_zero_only

@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorB
 from src.engine.configs.text import resolved
 from src.engine.errors import UserError, one_line
 from src.engine.run import RunCallback
-from src.engine.tracker_guard import forgive
-from src.engine.tracker_kinds import check, make, mlflow_id
-from src.engine.tracker_options import flat_options
-from src.engine.tracker_trackio import TrackioLogger
+from src.engine.trackers.guard import forgive
+from src.engine.trackers.kinds import check, make, mlflow_id
+from src.engine.trackers.options import flat_options
+from src.engine.trackers.trackio import TrackioLogger
 
 # To so many characters Lightning cuts what it tells MLflow.
 MLFLOW_LENGTH = 250
