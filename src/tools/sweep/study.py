@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
+import sqlalchemy
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, QMCSampler, RandomSampler
@@ -41,13 +42,31 @@ def open_storage(sweep: Sweep) -> BaseStorage:
     told = ""
     for wait_s in TRIES_S:
         try:
-            return get_storage(RDBStorage(url, engine_kwargs=options))
+            storage = RDBStorage(url, engine_kwargs=options)
+            if sweep.storage == "sqlite":
+                _wait_less(storage)
+            return get_storage(storage)
         except ImportError as error:
             refuse(f"--storage {url}: {error.msg.splitlines()[0]}. Install the database's driver.")
         except Exception as error:  # each database has errors of its own
             told = " ".join(str(error).partition("(Background on")[0].split())
             time.sleep(wait_s)  # another may have made the tables at the same instant
     refuse(f"--storage {sweep.storage}: {told}")
+
+
+def _wait_less(storage: RDBStorage) -> None:
+    """Let SQLite's commits not wait for the disk, a tenth of a second a trial.
+
+    A killed process loses nothing by that. A machine without power may forget the last commits, never a part of one:
+    then a trial goes on from its checkpoint once more.
+    """
+
+    def begin(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    sqlalchemy.event.listen(storage.engine, "connect", begin)
+    storage.engine.dispose()  # those made before
 
 
 def be_quiet() -> None:
