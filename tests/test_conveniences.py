@@ -73,7 +73,7 @@ def test_a_checkpoint_callback_of_ones_own_writes_beside_ours(fit_sums, cli):
         ("LearningRateMonitor", "no logger"),
         ("DeviceStatsMonitor", "logger=False"),
         ("ModelCheckpoint", ""),
-        ("BatchSizeFinder", ""),
+        pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
         ("ModelSummary", ""),
     ],
 )

@@ -35,6 +35,7 @@ def test_a_folder_of_a_run_means_its_last_checkpoint(fitted, cli):
     assert cli("test", "--ckpt_path", fitted).code == 0
 
 
+@pytest.mark.slow
 def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

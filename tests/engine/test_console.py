@@ -51,6 +51,7 @@ def test_cuda_is_named_with_its_model_and_number(monkeypatch):
     assert describe(trainer("mps")) == "mps"
 
 
+@pytest.mark.slow
 def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
     done = run_process("fit", "--config", SMALL, *WITH_A_BAR, "--data.passes=50", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -92,6 +93,7 @@ def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed_and_keeps_the_lines_
     assert not re.search(r"Testing[^\r\n]*100%[^\r\n]*\r*\n", text)  # and that of the test is overwritten
 
 
+@pytest.mark.slow
 def test_an_epoch_shorter_than_the_refresh_rate_shows_its_loss_and_the_prediction_stands_alone(tmp_path):
     short = ("--data.passes=3", "--trainer.accumulate_grad_batches=3")
     text = on_a_terminal("fit", "--config", SMALL, *WITH_A_BAR, *short, cwd=tmp_path)

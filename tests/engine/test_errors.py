@@ -136,6 +136,7 @@ def test_an_error_of_a_users_own_code_keeps_its_traceback(cli, tmp_path, monkeyp
     assert "go_wrong(" in "".join(traceback.format_exception(raised.value))
 
 
+@pytest.mark.slow
 def test_a_bug_ends_the_process_with_its_traceback_and_the_shapes(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     done = run_process(*FIT, *(option.format("KeyError") for option in PLACES["net"]), cwd=tmp_path)

@@ -88,6 +88,7 @@ def predictions(folder, number):
 PREDICT = ("predict", "--ckpt_path", "runs/reviews/version_0", '--data.texts=["a fine story", "dull and long"]')
 
 
+@pytest.mark.slow
 def test_predict_needs_the_text_no_more_that_the_vocabulary_was_learned_from(reviews, tmp_path):
     done = reviews(*PREDICT)
     assert done.code == 0, done.err

@@ -130,6 +130,7 @@ def test_a_limit_counts_batches_or_is_a_part(cli, tmp_path, limit, steps, place)
     assert f"1 epoch, {steps}" in done.out
 
 
+@pytest.mark.slow
 def test_one_batch_is_one_batch_in_a_process_of_its_own(tmp_path):
     """There Python has met the types of numbers in another order."""
     done = run_process("fit", "--config", SMALL, *SHORT, "--trainer.limit_train_batches=1", cwd=tmp_path)
@@ -331,6 +332,7 @@ def test_the_quick_question_is_for_machines_without_a_gpu(here, value, monkeypat
 # --- Quiet
 
 
+@pytest.mark.slow
 def test_a_fit_says_nothing_but_its_seed_on_standard_error(tmp_path, mnist):
     few = ("--trainer.limit_train_batches=3", "--trainer.max_epochs=1")
     done = run_process("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *few, cwd=tmp_path)

@@ -13,10 +13,8 @@ from tests.processes import XOR, launch, rows
 SHORT = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddp_notebook", "ddp_spawn")]
-
-
-@pytest.mark.parametrize("strategy", ["ddp_fork", *OTHERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_notebook", "ddp_spawn"])
 def test_two_processes_of_a_notebook_train_test_the_best_and_can_be_resumed(strategy, tmp_path):
     two = ("--trainer.devices=2", f"--trainer.strategy={strategy}", "--test_after_fit=true", "--seed_everything=3")
     # A rate at which the second epoch is worse than the first.

@@ -28,11 +28,13 @@ def test_what_is_no_port_is_one_line_and_hides_no_mistake(tmp_path, port):
     assert run(tmp_path, port, *processes(2), MISTAKE[0]).stderr.startswith(MISTAKE[1])
 
 
+@pytest.mark.slow
 def test_one_process_needs_no_port(tmp_path):
     done = run(tmp_path, "abc", "--trainer.devices=1", "--trainer.accelerator=cpu")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_has_is_one_line(tmp_path):
     with socket.socket() as server:
         server.bind(("", 0))

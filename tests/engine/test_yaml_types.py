@@ -76,6 +76,7 @@ def test_the_checkpoint_alone_has_the_weight_for_a_test_a_resume_and_a_notebook(
     assert stopping.differences(whole, resumed) == []
 
 
+@pytest.mark.slow
 def test_a_notebook_of_its_own_loads_it(cli, signs, tmp_path):
     # A net of torch's: one of these tests would import the command line along.
     net = ["--model.net=torch.nn.Linear", "--model.net.in_features=4", "--model.net.out_features=1"]

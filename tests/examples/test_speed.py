@@ -204,6 +204,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_compiler
 @examples
 def test_compiled_trains_and_its_checkpoint_fits_a_plain_net_and_back(fit, cli, tmp_path, example):

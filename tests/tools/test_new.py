@@ -250,6 +250,7 @@ def copy(tmp_path):
     return copy_of_project(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_default_is_rows_and_its_copy_runs_a_step_of_every_stage(copy):
     said = succeeds(python("-m", "src", "new", "crocus", cwd=copy))
     assert said.splitlines()[-1] == "next  python -m src fit --config configs/crocus.yaml"
