@@ -52,6 +52,7 @@ def test_the_picture_is_white_and_has_color(drawn):
     assert len({tuple(color) for color in image.reshape(-1, 3).tolist()}) > 50
 
 
+@pytest.mark.slow
 def test_a_run_that_was_resumed_has_the_curves_of_one_that_was_not(tmp_path):
     made = config(callbacks=(CURVES,))
     with figures() as whole:

@@ -84,6 +84,7 @@ def left_on(shown: str) -> list[str]:
     return [line.rstrip().rsplit("\r", 1)[-1].strip() for line in shown.split("\n")]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_loss_accuracy_and_speed_and_keeps_the_lines_of_the_epochs(tmp_path):
     text = on_a_terminal("fit", "--config", SMALL, *WITH_A_BAR, "--data.passes=50", cwd=tmp_path)
     assert re.search(r"Epoch 2/2: 100%.*50/50.*it/s.*loss=0\.\d+.*val/acc=[01]\.\d+", text)

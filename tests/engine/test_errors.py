@@ -60,6 +60,7 @@ def test_a_mistake_is_answered_in_two_lines_at_most(cli, name):
     assert len([line for line in done.err.splitlines() if "Seed set" not in line]) <= 2
 
 
+@pytest.mark.slow
 def test_the_process_itself_exits_with_the_code_and_without_a_traceback(tmp_path):
     done = run_process(*FIT, "--trainer.max_epoch=3", cwd=tmp_path)
     assert done.returncode == 2

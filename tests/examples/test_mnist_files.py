@@ -127,6 +127,7 @@ def test_a_missing_file_on_the_server_is_named_with_the_reason(cli, server, file
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "file://", "file:// with a slash"])
 def test_a_folder_serves_as_a_mirror(cli, server, files, form, tmp_path):
     mirror = {"folder": str(files), "file://": files.as_uri(), "file:// with a slash": f"{files.as_uri()}/"}[form]

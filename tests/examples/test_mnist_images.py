@@ -89,7 +89,7 @@ def test_white_ink_on_nothing_is_seen(seven, tmp_path):
     assert all(torch.nn.functional.cosine_similarity(form, forms[2], dim=0) > 0.93 for form in forms)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
+@pytest.mark.parametrize("mode", ["L", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("1", "P", "RGB"))])
 def test_a_scan_of_196_megapixels_is_read(seven, mode, tmp_path):
     seven.resize((14_000, 14_000), Image.Resampling.NEAREST).convert(mode).save(tmp_path / "scan.png", compress_level=1)
     seven.convert("L").save(tmp_path / "small.png")

@@ -234,6 +234,7 @@ def test_compiled_trains_and_its_checkpoint_fits_a_plain_net_and_back(fit, cli, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_plain_run_goes_on_compiled_and_a_compiled_one_plain(fit, cli, tmp_path):
     fit("xor", "--test_after_fit=false")

@@ -190,6 +190,7 @@ def test_of_folds_the_validation_of_the_best_checkpoint_is_told(folds):
     assert "test/" not in out  # that data stays unseen
 
 
+@pytest.mark.slow
 def test_a_failing_fit_is_noted_and_tried_again_by_a_resume(seeds, folder, monkeypatch):
     monkeypatch.setattr(Fail, "seeds", (SEEDS[1],))
     done = call(folder, "--seeds", *SEEDS, "--config", "sums.yaml")
@@ -218,6 +219,7 @@ def assert_equal(made, undisturbed):
         assert (made / name).read_text() == (undisturbed / name).read_text()
 
 
+@pytest.mark.slow
 def test_three_failures_in_a_row_stop_it(folder, monkeypatch):
     monkeypatch.setattr(Fail, "seeds", (0, 1, 2))
     done = call(folder, "--seeds", 6, "--config", "sums.yaml")
