@@ -1,9 +1,10 @@
 #!/bin/bash
 # A sweep on up to 8 GPUs at a time, each a job of its own: sbatch configs/trainer/slurm_sweep.sh
 #
-# Every job runs the same command and takes trials from one study until none is left. The folder lies on the disk that
-# the machines share; a journal is the file that such a disk bears (or --storage postgresql://host/name). A job whose
-# time is up saves its trial, and another goes on with it. Not enough jobs? Start the script again with SWEEP=<folder>.
+# Copy it and name your YAMLs and SWEEP below; start it in the project's folder. Every job takes trials from one study
+# until none is left. The folder has to lie on a disk that all machines share; there a journal is safe, SQLite is not
+# (or --storage postgresql://host/name). A job whose time is up saves its trial, and another goes on with it. If all
+# jobs ended too early: SWEEP=runs/mnist/sweep_<job> sbatch configs/trainer/slurm_sweep.sh
 #SBATCH --job-name=sweep
 #SBATCH --array=0-7
 #SBATCH --ntasks=1

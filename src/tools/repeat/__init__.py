@@ -5,7 +5,9 @@
                                                                    that has not seen it
     python -m src repeat --resume runs/mnist/repeat_0              go on after a kill; failed fits are tried again
 
-Every other option is one of `fit`. Each fit is an ordinary run, in `runs/<experiment>/repeat_<n>/version_<k>`.
+Seeds are compared by the test (by the validation where there is none), folds by the validation of the best checkpoint.
+Beside the runs, `runs/<experiment>/repeat_<n>/version_<k>`, lie results.csv and summary.yaml, of folds out_of_fold.csv.
+Every other option is one of `fit`.
 """
 
 import argparse
@@ -20,7 +22,9 @@ def main(args: list[str]) -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m src repeat", None, __doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
-    parser.add_argument("--folds", type=int, help="how many; the data module needs an option `fold`")
+    parser.add_argument(
+        "--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`, see src/data/rows.py"
+    )
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a repeat, which has all options")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one fit alone, in a process of its own
     given, options = parser.parse_known_args(args)

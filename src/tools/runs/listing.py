@@ -39,7 +39,12 @@ def main(args: list[str]) -> None:
     parser.add_argument("filter", nargs="*", help="experiments or runs, * for any letters; by default all")
     parser.add_argument("--all", action="store_true", help="also the runs of sweeps and repeats")
     parser.add_argument("--where", action="append", default=[], metavar="'COLUMN > VALUE'", help="may be given again")
-    parser.add_argument("--sort", default="started", metavar="COLUMNS", help="a - turns one round; default: started")
+    parser.add_argument(
+        "--sort",
+        default="started",
+        metavar="COLUMNS",
+        help="several by commas, - before a name reverses it; default: started",
+    )
     parser.add_argument("--columns", metavar="A,B", help="which, in this order; +A,B adds some to the usual ones")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")

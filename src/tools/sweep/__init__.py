@@ -1,6 +1,6 @@
 """Searches a space of options by many fits: `sweep --config configs/mnist.yaml --sweep configs/sweep/mnist.yaml`.
 
-Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`; a killed sweep goes on by --resume.
+Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`; a killed sweep goes on with --resume.
 """
 
 import argparse
@@ -28,20 +28,36 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="python -m src sweep",
         usage="%(prog)s --config FILE --sweep FILE [options] [any option of fit]\n"
-        "       %(prog)s --resume FOLDER [--trials N] [--workers W]",
+        "       %(prog)s --resume FOLDER [--trials N] [--workers W] [--storage WHERE]",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--sweep", metavar="FILE", help="YAML with the space; also metric, direction, sampler, pruner, trials")
+    add(
+        "--sweep",
+        metavar="FILE",
+        help="YAML with the space, as configs/sweep/mnist.yaml; also metric, direction, sampler, pruner, trials",
+    )
     add("--trials", type=int, metavar="N", help="how many, in all; by default as the YAML says, else 20")
-    add("--workers", type=int, default=1, metavar="W", help="processes on this machine, each with a GPU of its own")
-    add("--resume", type=Path, metavar="FOLDER", help="go on with a sweep, or help others who work on it; with --sweep "
-        "a folder that is not there is begun")  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="W",
+        help="processes on this machine, spread over its GPUs; default: 1",
+    )
+    add("--resume", type=Path, metavar="FOLDER", help="go on with a sweep, or join it from another machine; with --sweep "
+        "it is begun in this folder if need be")  # fmt: skip
     add("--storage", metavar="WHERE", help="sqlite (default) or journal (for a shared disk), files in the sweep's "
         "folder; or a database, postgresql://host/name")  # fmt: skip
-    add("--max_failures", type=int, default=MAX_FAILURES, metavar="N", help="so many in a row end the sweep")
+    add(
+        "--max_failures",
+        type=int,
+        default=MAX_FAILURES,
+        metavar="N",
+        help="stop after so many failed trials in a row; default: 3",
+    )
     add("--worker", metavar="SINCE", help=argparse.SUPPRESS)
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):
