@@ -140,8 +140,7 @@ class CLI(LightningCLI):
         config = self.config_init[str(self.subcommand)]
         last = self.ckpt_path if self.subcommand == "fit" else None
         self.run.folder = begin(self._root(), last, self.run.config, self._folder)
-        every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run)
-        every += self._callers
+        every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
         if self.ckpt_path and self.ckpt_path.is_dir():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]

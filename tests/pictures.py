@@ -43,7 +43,7 @@ class Data(LightningDataModule):
     Args:
         what: `bars` or `sums`.
         form: Of a batch: `pair` or `dict`.
-        sets: Data sets of an evaluation: the whole; or `day`, the whole, and `night`, half of it.
+        sets: Data sets of an evaluation: the whole; or `day`, the whole, and `night/rain`, half of it.
         batch_size: Of all stages.
         named: Whether the classes have names.
     """
@@ -71,7 +71,9 @@ class Data(LightningDataModule):
         )
 
     def val_dataloader(self) -> Any:
-        return self.loader(NUM_ROWS) if self.sets == 1 else {"day": self.loader(NUM_ROWS), "night": self.loader(25)}
+        return (
+            self.loader(NUM_ROWS) if self.sets == 1 else {"day": self.loader(NUM_ROWS), "night/rain": self.loader(25)}
+        )
 
     test_dataloader = val_dataloader
 

@@ -135,6 +135,15 @@ def test_a_regression_is_told_in_one_line_and_nothing_is_drawn(tmp_path, capfd):
     assert not (drawn.folder / "confusion.png").exists()
 
 
+def test_a_class_that_the_loss_ignores_is_left_out():
+    module, counts = Own(), Counts()
+    module.loss = torch.nn.CrossEntropyLoss(ignore_index=0)
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    outputs = {"scores": scores, "target": torch.tensor([0, 1, 1])}
+    counts.add(Evaluated(SimpleNamespace(testing=True), module, outputs, None, 0, 0))
+    assert counts.matrix.tolist() == [[0, 0], [1, 1]]
+
+
 @pytest.mark.parametrize("ignored", [-100, 255])
 def test_of_pixels_those_without_a_class_are_left_out(ignored):
     target = torch.tensor([[[0, 1], [ignored, 1]]])

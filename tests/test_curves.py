@@ -46,6 +46,23 @@ def test_there_is_a_panel_for_the_loss_for_each_metric_and_for_the_rate(drawn):
     assert panels["learning rate"] == {"lr"}
 
 
+@pytest.mark.parametrize(
+    ("column", "panel", "label"),
+    [
+        ("train/loss", "loss", "train"),
+        ("valid_loss", "loss", "val"),
+        ("validation/acc", "acc", "val"),
+        ("training_loss", "loss", "train"),
+        ("value_loss", "value_loss", "train"),
+        ("testimony", "testimony", "train"),
+        ("train_loss_epoch", "loss", "train"),
+    ],
+)
+def test_a_name_is_taken_apart_at_its_separator_alone(column, panel, label):
+    (axes,) = plot_curves([{"epoch": "0", "step": "1", column: "0.5"}]).axes
+    assert (axes.get_title(), [line.get_label() for line in axes.get_lines()]) == (panel, [label])
+
+
 def test_the_picture_is_white_and_has_color(drawn):
     image = pixels(drawn.folder / "curves.png")
     assert (image[0] == 255).all()

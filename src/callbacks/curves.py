@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.pictures import Picture, new_figure
 
-COLUMN = re.compile(r"(?P<stage>train|val|test)?(?:idation)?[/_]?(?P<name>[^/]+?)(?:_epoch|_step)?(?P<rest>/.*)?")
+STAGE = r"(?:(?P<stage>train|val|test)(?:ing|id|idation)?[/_])?"
+COLUMN = re.compile(STAGE + r"(?P<name>[^/]+?)(?:_epoch|_step)?(?P<rest>/.*)?")
 COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 RATE = "learning rate"
 

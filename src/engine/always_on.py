@@ -1,5 +1,6 @@
 """The callbacks that are on in every run, in their order, each with the name of its options."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -38,13 +39,16 @@ ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
 )
 
 
-def callbacks(trainer: Any, always_on: dict[str, RunCallback], run: Run) -> list[Callback]:
+def callbacks(
+    trainer: Any, always_on: dict[str, RunCallback], run: Run, callers: Iterable[Callback] = ()
+) -> list[Callback]:
     """All callbacks of a run: one progress bar, and none of a kind that an option turns off.
 
     Args:
         trainer: The trainer's part of the config.
         always_on: One of each of `ALWAYS_ON`, by its name.
         run: What they are to know.
+        callers: Further ones, of a program that called the command line.
     """
     given = trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
@@ -55,8 +59,8 @@ def callbacks(trainer: Any, always_on: dict[str, RunCallback], run: Run) -> list
     if trainer.barebones or trainer.enable_progress_bar is False or own_bar:
         off.append(ProgressBar)
     ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
-    for callback in [*given, *ours]:
+    for callback in [*given, *ours, *callers]:
         if isinstance(callback, RunCallback):
             callback.run = run
     ours = [callback for callback in ours if callback.needed()]
-    return [*ours[:2], *given, *ours[2:]]
+    return [*ours[:2], *given, *ours[2:], *callers]

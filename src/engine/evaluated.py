@@ -163,7 +163,8 @@ class Evaluated:
                 f"{describe(target)}. Take the callback out of trainer.callbacks."
             )
         truth = target.long().reshape(guess.shape)
-        kept = (truth >= 0) & (truth < num_classes)
+        left_out = getattr(getattr(self._module, "loss", None), "ignore_index", -1)  # as the loss does
+        kept = (truth >= 0) & (truth < num_classes) & (truth != left_out)
         sure = None if confidence is None else confidence[kept]
         return Guesses(truth[kept], guess.long()[kept], sure, kept, num_classes)
 

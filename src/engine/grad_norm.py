@@ -42,6 +42,14 @@ class GradNorm(RunCallback):
                 "Set --grad_norm.enabled false."
             )
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        if fused and trainer.precision == "16-mixed":
+            raise UserError(
+                "grad_norm.enabled: in 16-mixed a fused optimizer scales the gradient back within its step, where "
+                "nobody sees its norm. Set --model.optimizer.fused false."
+            )
+
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [each.grad for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
         norm = get_total_norm(gradients).float()

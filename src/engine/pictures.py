@@ -145,7 +145,8 @@ class EvaluationPicture(Picture):
                 total[number] = seen
         if not total:
             raise UserError("nothing was validated or tested.")
-        self.draw_all(trainer, module, {f"_{names[k]}" if names[k] else "": total[k] for k in sorted(total)})
+        suffixes = {k: f"_{names[k]}".replace("/", "_") if names[k] else "" for k in sorted(total)}
+        self.draw_all(trainer, module, {suffix: total[k] for k, suffix in suffixes.items()})
 
     @property
     def of_what(self) -> str:

@@ -42,6 +42,11 @@ class RunFolder(RunCallback):
         """Only now are the numbers of the epoch before complete."""
         self._summary.update(trainer)
 
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """An epoch may last for days."""
+        if trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch):
+            self._summary.update(trainer)
+
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._summary.update(trainer)
 

@@ -34,7 +34,8 @@ class Speed(RunCallback):
     - `train/samples_per_s`, of all processes. Validation does not count, saving does.
     - `train/data_wait_share`: for how much of that time, 0 to 1, the loop waited for its next batch. Not while a
       profiler of yours is on, which tells by itself.
-    - `train/max_memory_mib`, on CUDA: the most that tensors took so far, on the device where that is most.
+    - `train/max_memory_mib`, on CUDA: the most that tensors took in this training so far, on the device where that is
+      most.
 
     A run that was killed and goes on ends with the same metrics.csv, to the byte, as one that was not. Times are never
     the same twice, so they stay out of it unless asked for.
@@ -62,6 +63,8 @@ class Speed(RunCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """A run that goes on amid an epoch does not start that epoch: this is its start."""
+        if module.device.type == "cuda":  # a process may train several times
+            torch.cuda.reset_peak_memory_stats(module.device)
         self._begin()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -104,7 +107,7 @@ class Speed(RunCallback):
                 module.log(name, value.to(module.device), sync_dist=True, reduce_fx="max")  # it is the same on all
             return
         values = {name: float(value) for name, value in numbers.items()}
-        step = max(trainer.global_step - 1, 0)  # as Lightning numbers what an epoch logs
+        step = max(trainer.global_step - 1, 0)  # as Lightning numbers what an epoch logs, of a single optimizer
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
 

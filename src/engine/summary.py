@@ -18,6 +18,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from src.engine.ending import why_ended
 from src.engine.errors import UserError, one_line
+from src.engine.metrics_csv import stage_of
 from src.engine.run import Run
 
 # Of runs with thousands of short epochs not each is worth a file.
@@ -47,6 +48,9 @@ class Summary:
             return
         self._begun_s = time.monotonic()
         self._continue()
+        if trainer.state.fn == "fit":  # an earlier test was of other weights
+            metrics = self._values["metrics"]
+            self._values["metrics"] = {name: value for name, value in metrics.items() if stage_of(name) != "test"}
         device = trainer.strategy.root_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._values |= {
@@ -65,8 +69,8 @@ class Summary:
         self._steps_before = trainer.global_step
 
     def update(self, trainer: Trainer) -> None:
-        """Take up the numbers of an epoch, when they are complete."""
-        if not trainer.is_global_zero or not trainer.current_epoch:
+        """Take up the numbers of an epoch, or of a validation amid it, when they are complete."""
+        if not trainer.is_global_zero or not trainer.global_step:
             return
         self._take_up(trainer)
         if time.monotonic() - self._written_s > EVERY_S:
@@ -104,7 +108,7 @@ class Summary:
         try:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             self._seconds_before = float(before.get("seconds", 0.0))
-        except (OSError, ValueError, AttributeError):  # not ours, or broken by hand: written anew
+        except (OSError, ValueError, AttributeError, TypeError):  # not ours, or broken by hand: written anew
             before = {}
         self._values = first | before | {"reason": None}
 
@@ -118,10 +122,10 @@ class Summary:
     def _write(self, state: str) -> None:
         now_s = time.monotonic()
         self._written_s = now_s
-        self._values |= {"state": state, "updated": _now(), "process": this_process()}
         self._values["seconds"] = round(self._seconds_before + now_s - (self._begun_s or now_s), 3)
         path = self._run.folder / "summary.json"
         try:
+            self._values |= {"state": state, "updated": _now(), "process": this_process()}
             path.with_suffix(".part").write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
             _replace(path.with_suffix(".part"), path)
         except OSError as error:  # the run matters more than what is told of it

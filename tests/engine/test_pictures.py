@@ -147,8 +147,8 @@ def test_a_batch_that_cannot_be_read_is_told_once(draw, capfd):
     [
         ([], ["seen test True 50"]),
         (["--test_after_fit=false"], ["seen validation True 50"]),
-        (["--data.sets=2"], ["seen_day test True 50", "seen_night test True 25"]),
-        (["--data.sets=2", "--data.form=dict"], ["seen_day test True 50", "seen_night test True 25"]),
+        (["--data.sets=2"], ["seen_day test True 50", "seen_night_rain test True 25"]),
+        (["--data.sets=2", "--data.form=dict"], ["seen_day test True 50", "seen_night_rain test True 25"]),
     ],
     ids=["test", "validation", "several sets", "dicts"],
 )

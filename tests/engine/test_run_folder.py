@@ -4,7 +4,9 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
+from src.cli import main
 from src.engine.paths import expanded
+from src.engine.run import RunCallback
 from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5", "--trainer.callbacks=null")
@@ -84,3 +86,13 @@ def test_an_address_is_no_folder(cli):
 @pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "a ~/b", "~"])
 def test_a_text_that_is_no_path_at_home_stays(value):
     assert expanded(Namespace(a=[value], b={"c": (value,)})) == Namespace(a=[value], b={"c": (value,)})
+
+
+def test_a_program_brings_callbacks_that_know_the_run_and_a_folder_of_its_own(tmp_path):
+    seen = RunCallback()
+    short = ("--trainer.max_epochs=1", "--data.passes=5", f"--trainer.default_root_dir={tmp_path}")
+    done = main(["fit", "--config", SMALL, *short], callbacks=[seen], folder=tmp_path / "mine")
+    assert seen in done.trainer.callbacks
+    assert seen.run.folder == tmp_path / "mine"
+    assert (tmp_path / "mine/checkpoints/last.ckpt").is_file()
+    assert "RunCallback" not in (tmp_path / "mine/config.yaml").read_text()

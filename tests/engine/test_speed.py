@@ -1,5 +1,6 @@
 """What is measured while a run trains: each figure lies between two that the test measures itself."""
 
+import contextlib
 import csv
 import math
 import time
@@ -243,6 +244,15 @@ def test_the_norm_is_the_same_to_the_bit_after_a_resume(whole, tmp_path, stop):
     assert resume(run) == 0
     assert rows(whole)[0]["train/grad_norm"]
     assert run_differences(whole, run) == []
+
+
+def test_where_a_fused_optimizer_sees_the_scaled_gradient_alone_its_norm_is_refused():
+    net = torch.nn.Linear(1, 1)
+    for fused, precision, refused in [(True, "16-mixed", True), (False, "16-mixed", False), (True, "32-true", False)]:
+        optimizers = [torch.optim.AdamW(net.parameters(), fused=fused)]
+        trainer = SimpleNamespace(optimizers=optimizers, precision=precision)  # on CUDA alone a scaler is at work
+        with pytest.raises(UserError, match=r"optimizer.fused false") if refused else contextlib.nullcontext():
+            GradNorm(enabled=True).on_train_start(trainer, net)
 
 
 def test_where_no_process_has_the_whole_gradient_its_norm_is_refused():

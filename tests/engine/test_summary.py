@@ -86,6 +86,24 @@ def test_a_stopped_run_tells_the_signal_and_a_resume_goes_on_with_the_same_summa
     assert told["seconds"] > stopped["seconds"] > 0
 
 
+def test_a_validation_amid_the_only_epoch_is_told(tmp_path):
+    made = config(max_epochs=1, val_check_interval=4)
+    told = summary(fit(tmp_path, made, ("on_train_batch_end", 11), send("SIGTERM")))
+    assert (told["state"], told["epochs"], told["steps"]) == ("stopped", 0, 11)
+    assert told["monitor"] == "val/loss"
+    assert told["metrics"]["val/loss"] > 0
+    assert told["best"] is not None
+
+
+def test_a_test_of_earlier_weights_is_told_no_more_once_the_fit_goes_on(cli, tmp_path):
+    assert cli("fit", "--config", SMALL, *SHORT).code == 0
+    run = tmp_path / "runs/xor/version_0"
+    assert "test/acc" in summary(run)["metrics"]
+    assert cli("fit", "--ckpt_path", run, "--trainer.max_epochs=3", "--test_after_fit=false").code == 0
+    told = summary(run)
+    assert (told["epochs"], {name.split("/")[0] for name in told["metrics"]}) == (3, {"train", "val"})
+
+
 def test_a_failed_run_tells_its_error_and_the_numbers_of_its_last_epoch(tmp_path):
     def fail() -> None:
         raise RuntimeError("broke\ndown")

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorB
 from src.engine.configs.text import resolved
 from src.engine.errors import UserError, one_line
 from src.engine.run import RunCallback
-from src.engine.trackers.guard import forgive
+from src.engine.trackers.guard import Guard, forgive
 from src.engine.trackers.kinds import check, make, mlflow_id
 from src.engine.trackers.options import flat_options
 from src.engine.trackers.trackio import TrackioLogger
@@ -42,6 +42,7 @@ class Trackers(RunCallback):
         self._asked = {name: option for name, option in options.items() if option}
         check(self._asked)
         self._made: list[Logger] | None = None
+        self._begun: list[Logger] = []  # asked for its experiment, another one would begin
 
     def needed(self) -> bool:
         """Where one is turned on, or a logger of the user's own is to get the config."""
@@ -58,6 +59,7 @@ class Trackers(RunCallback):
         trainer.loggers = [*trainer.loggers, *self._made]
         for logger in trainer.loggers if trainer.is_global_zero else []:
             self._tell_the_config(logger)
+            self._begun.append(logger)
         for logger in self._made:
             forgive(logger)
         if trainer.is_global_zero:
@@ -114,10 +116,15 @@ class Trackers(RunCallback):
         self._end(failed=True)
 
     def _end(self, failed: bool) -> None:
-        for logger in self._made or []:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
-            elif isinstance(logger, CometLogger):
-                logger.experiment.end()
-            elif isinstance(logger, TrackioLogger):
-                logger.experiment.finish()
+        for logger in self._begun:
+            if logger in (self._made or []):
+                Guard(type(logger).__name__).around(_finish)(logger, failed)
+
+
+def _finish(logger: Logger, failed: bool) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish(exit_code=int(failed))
+    elif isinstance(logger, CometLogger):
+        logger.experiment.end()
+    elif isinstance(logger, TrackioLogger):
+        logger.experiment.finish()

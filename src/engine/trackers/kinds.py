@@ -90,7 +90,7 @@ def make(name: str, option: Any, folder: Path) -> Logger:
             logger = construct(MLFlowLogger, experiment, folder.name, option, tags=tags, run_id=run_id)
         case "wandb":
             title, number = f"{experiment}-{folder.name}", _number(known, 8)
-            more = {"project": experiment, "offline": option == "offline", "resume": "allow"}
+            more = {"project": experiment, "offline": option == "offline", "mode": option, "resume": "allow"}
             logger = construct(WandbLogger, title, folder, id=number, **more)
         case "trackio":
             # It goes on with whatever run has the name.
@@ -102,7 +102,7 @@ def make(name: str, option: Any, folder: Path) -> Logger:
                 logger = construct(OfflineCometLogger, folder / "comet", experiment, title, number, mode)
             else:
                 mode = "get_or_create"
-                more = {"experiment_key": number, "mode": mode} | COMET_SAYS
+                more = {"experiment_key": number, "mode": mode, "online": True} | COMET_SAYS
                 logger = construct(CometLogger, project=experiment, name=title, **more)
     made: Logger = logger
     return made

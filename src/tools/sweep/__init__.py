@@ -47,8 +47,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="W",
         help="processes on this machine, spread over its GPUs; default: 1",
     )
-    add("--resume", type=Path, metavar="FOLDER", help="go on with a sweep, or join it from another machine; with --sweep "
-        "it is begun in this folder if need be")  # fmt: skip
+    add("--resume", type=Path, metavar="FOLDER", help="go on with a sweep, or join it from another machine; "
+        "with --sweep it is begun in this folder if need be")  # fmt: skip
     add("--storage", metavar="WHERE", help="sqlite (default) or journal (for a shared disk), files in the sweep's "
         "folder; or a database, postgresql://host/name")  # fmt: skip
     add(
