@@ -39,7 +39,11 @@ TEXTS = ["1e-3", "12e4567", "on", "2024-01-01", "1_000", "0o17", "@home", "*.png
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize(
-    "more", [(), ("--data.batch_size=${data.init_args.passes}",)], ids=["plain", "with references"]
+    "more",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("--data.batch_size=${data.init_args.passes}",), id="with references", marks=pytest.mark.slow),
+    ],
 )
 def test_any_text_is_read_as_it_was_written(cli, tmp_path, text, more):
     done = cli(*FIT, *SHORT, *more, f"--experiment={text}")
