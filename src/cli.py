@@ -1,8 +1,6 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
-import ast
 import json
-import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -26,6 +24,7 @@ from src.engine.loaders import adopt
 from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
 from src.engine.port import check_port
+from src.engine.programs import programs
 from src.engine.quiet import Quiet
 from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.renamed import follow_renamed
@@ -59,7 +58,8 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"programs": tools()} | {verb: verb_options(verb) for verb in self.subcommands()},
+            parser_kwargs={"programs": programs(Path(__file__).parent / "tools")}
+            | {verb: verb_options(verb) for verb in self.subcommands()},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
@@ -165,15 +165,6 @@ class CLI(LightningCLI):
             best = str(self.run.best) if self.run.best else None
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         end(self.run.folder)
-
-
-def tools() -> dict[str, str]:
-    """The programs in src/tools by name, with what each says of itself first; none is imported."""
-    folder = Path(__file__).parent / "tools"
-    files = {file.stem: file for file in folder.glob("[a-z]*.py")}
-    files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
-    says = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
-    return {name: re.split(r"[:.\n]", text or "")[0] for name, text in sorted(says.items())}
 
 
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:
