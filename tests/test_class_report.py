@@ -116,8 +116,8 @@ def test_a_module_of_ones_own_returns_a_dict(returns, tmp_path):
 def test_of_several_data_sets_each_has_a_picture(tmp_path):
     drawn = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, REPORT), "--data.sets=2", "--data.form=dict")
     counts = {name: int(matrix_of(figure).sum()) for name, figure in drawn.figures.items()}
-    assert counts == {"confusion_day": NUM_ROWS, "confusion_night": 25}
-    assert (drawn.folder / "report_night.csv").exists()
+    assert counts == {"confusion_day": NUM_ROWS, "confusion_night_rain": 25}
+    assert (drawn.folder / "report_night_rain.csv").exists()
 
 
 def test_a_fit_without_a_test_draws_its_last_validation(tmp_path):
