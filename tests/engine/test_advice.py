@@ -1,5 +1,7 @@
 """What a parser complains of: the class, the argument, and how to give it; what constructors refuse."""
 
+from importlib.util import find_spec
+
 import pytest
 import yaml
 from lightning.pytorch import Callback
@@ -7,6 +9,7 @@ from lightning.pytorch import Callback
 from tests.conftest import SMALL, run_process
 from tests.xor import XorMLP
 
+RICH = find_spec("rich") is not None  # `make trackers` brings it
 FIT = ("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=3")
 
 
@@ -131,7 +134,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(name == "package" and RICH, reason="rich is installed"))
+        for name in REFUSED
+    ],
+)
 def test_a_callback_of_a_library_that_refuses_is_one_line(cli, name):
     (kind, *arguments), hint = REFUSED[name]
     done = cli(*FIT, f"--trainer.callbacks={kind}", *(f"--trainer.callbacks.{argument}" for argument in arguments))

@@ -98,11 +98,17 @@ def saved(trainer: pl.Trainer, path: Path) -> dict[str, Any]:
 
 
 STOCK = """
+import importlib
 import os
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
-parser = LightningArgumentParser()
-parser.add_lightning_class_args(Trainer, "trainer")
+from typing import Literal, Optional, Union
+from jsonargparse import ArgumentParser
+from lightning.pytorch.trainer import trainer
+for number in range(200):
+    Optional[Literal[number]]  # Python remembers the last 128
+Optional[Union[float, int]]  # as a library may write it that is imported shortly before
+Trainer = importlib.reload(trainer).Trainer
+parser = ArgumentParser()
+parser.add_class_arguments(Trainer, "trainer")
 print("limit", parser.parse_args(["--trainer.limit_train_batches=1"]).trainer.limit_train_batches)
 print("check", os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"))
 """

@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch.utils.data import DataLoader
 
-# Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Lightning makes the
-# latter first, and a parser then turns 1 into 1.0: all batches in place of one. An annotated int is a type of its own.
+# Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where Lightning, or a
+# library it imports, made the latter first, a parser turns 1 into 1.0: all batches in place of one. An annotated int is
+# a type of its own.
 # Lightning issue 21259, closed.
 Batches = Annotated[int, "batches"] | float | None
 
