@@ -13,15 +13,24 @@ from tests.copies import copy_of_project, python
 pytestmark = pytest.mark.slow
 
 
-def extras(folder: str) -> list[Path]:
-    """Every file or folder there but the package's own; what belongs to an example goes with the example."""
-    paths = sorted((PROJECT / folder).iterdir())
-    return [path.relative_to(PROJECT) for path in paths if not path.name.startswith(("_", ".", "xor", "mnist"))]
+def extras_of(project: Path) -> list[Path]:
+    """Every callback and tool there but the package's own; what belongs to an example goes with the example."""
+    folders = (project / "src/callbacks", project / "src/tools")
+    paths = sorted(path for folder in folders for path in folder.iterdir())
+    return [path.relative_to(project) for path in paths if not path.name.startswith(("_", ".", "xor", "mnist"))]
 
 
-EXTRAS = [*extras("src/callbacks"), *extras("src/tools")]
+EXTRAS = extras_of(PROJECT)
 # Those in which an extra that is gone would be missed first; a run without all of them passes the rest.
 SHORT = "test_architecture or test_configs or test_module"
+
+
+def tests_in(copy: Path, *folders: str) -> list[Path]:
+    return [copy / "tests" / folder for folder in folders if (copy / "tests" / folder).is_dir()]
+
+
+def of_the_whole_and_of_extras(copy: Path) -> list[Path]:
+    return [*sorted((copy / "tests").glob("test_*.py")), *tests_in(copy, "tools")]
 
 
 def succeeds(done: subprocess.CompletedProcess[str]) -> str:
@@ -55,7 +64,12 @@ def remove(extra: Path, copy: Path) -> None:
     readme.write_text("\n".join(kept) + "\n")
 
 
-def test_the_examples_come_off_and_what_is_left_passes_tests_and_lint(tmp_path):
+def checks(copy: Path) -> None:
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        succeeds(python("-m", *tool, cwd=copy))
+
+
+def test_without_the_examples_the_extras_pass_and_without_both_all_that_is_left(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
     copy = copy_of_project(tmp_path)
@@ -65,8 +79,11 @@ def test_the_examples_come_off_and_what_is_left_passes_tests_and_lint(tmp_path):
     if (copy / "src/tools/new.py").is_file():
         succeeds(python("-m", "src", "new", "iris", "--from", "rows", cwd=copy))
         assert (copy / "tests/test_iris.py").is_file()
-    for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        succeeds(python("-m", *tool, cwd=copy))
+    checks(copy)
+    assert passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy)) > 100
+    for extra in extras_of(copy):
+        remove(extra, copy)
+    checks(copy)
     assert passes(copy, "--numprocesses=2") > 200
 
 
@@ -77,10 +94,9 @@ def test_an_extra_comes_off_with_its_test(extra, tmp_path):
     passes(copy, "-k", SHORT)
 
 
-def test_all_extras_come_off(tmp_path):
+def test_without_the_extras_the_examples_pass(tmp_path):
     copy = copy_of_project(tmp_path)
-    for extra in EXTRAS:
+    for extra in extras_of(copy):
         remove(extra, copy)
-    for tool in (["ruff", "check"], ["mypy"]):
-        succeeds(python("-m", *tool, cwd=copy))
-    assert passes(copy, "--numprocesses=2") > 200
+    checks(copy)
+    passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy), *tests_in(copy, "examples", "benchmarks"))
