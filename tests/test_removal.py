@@ -25,12 +25,12 @@ EXTRAS = extras_of(PROJECT)
 SHORT = "test_architecture or test_configs or test_module"
 
 
-def tests_in(copy: Path, *folders: str) -> list[Path]:
+def those_in(copy: Path, *folders: str) -> list[Path]:
     return [copy / "tests" / folder for folder in folders if (copy / "tests" / folder).is_dir()]
 
 
 def of_the_whole_and_of_extras(copy: Path) -> list[Path]:
-    return [*sorted((copy / "tests").glob("test_*.py")), *tests_in(copy, "tools")]
+    return [*sorted((copy / "tests").glob("test_*.py")), *those_in(copy, "tools")]
 
 
 def succeeds(done: subprocess.CompletedProcess[str]) -> str:
@@ -99,4 +99,4 @@ def test_without_the_extras_the_examples_pass(tmp_path):
     for extra in extras_of(copy):
         remove(extra, copy)
     checks(copy)
-    passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy), *tests_in(copy, "examples", "benchmarks"))
+    passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy), *those_in(copy, "examples", "benchmarks"))
