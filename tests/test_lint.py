@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
-from tests.copies import copy_of_project, python
+from tests.copies import copy_of_project, lint
 
 # Written as newcomers write: no docstrings, few types, packages that are not installed here, lambdas, long lines.
 NEWCOMER = PROJECT / "tests/newcomer"
@@ -24,10 +24,6 @@ def project(tmp_path_factory):
         shutil.copy(path, folder / name)
     assert len(files) == 10
     return folder, list(files.values())
-
-
-def lint(folder, tool, *args):
-    return python("-m", tool, *args, cwd=folder)
 
 
 def test_the_style_of_ordinary_files_is_green_and_their_format_is_made_so(project):

@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST
 
 from src.engine.always_on import ALWAYS_ON
 from tests.conftest import PROJECT, Mnist
-from tests.copies import python
+from tests.copies import lint, python
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -128,7 +128,7 @@ def test_a_step_of_ones_own_is_the_file_that_the_readme_shows(tmp_path: Path) ->
     project = copy_project(tmp_path / "project")
     write_files(project)
     for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        done = python("-m", *tool, "src/sequences.py", cwd=project)
+        done = lint(project, *tool, "src/sequences.py")
         assert done.returncode == 0, done.stdout
     (project / "sequences.yaml").write_text(SEQUENCES)
     (project / "src/data/sequences.py").write_text(SEQUENCES_DATA)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CONFIGS, PROJECT
-from tests.copies import copy_of_project, python
+from tests.copies import copy_of_project, lint, python
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def remove(extra: Path, copy: Path) -> None:
 
 def checks(copy: Path) -> None:
     for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        succeeds(python("-m", *tool, cwd=copy))
+        succeeds(lint(copy, *tool))
 
 
 def test_without_the_examples_the_extras_pass_and_without_both_all_that_is_left(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.tools import new
 from tests.conftest import CONFIGS, PROJECT, write_synthetic
-from tests.copies import copy_of_project, python
+from tests.copies import copy_of_project, lint, python
 from tests.stopping import run_differences
 
 EXAMPLES = [name for name in ("rows", "xor", "mnist", "mnist_augmented") if (CONFIGS / f"{name}.yaml").is_file()]
@@ -279,9 +279,9 @@ def test_a_copy_survives_a_kill_and_passes_lint_and_its_test(copy, monkeypatch, 
     assert len(predictions) == 1 + {"rows": 120, "xor": 4}.get(source, 1)
 
     files = re.findall(r"^wrote (\S+\.py)$", made, re.M)
-    succeeds(python("-m", "ruff", "check", *files, cwd=copy))
-    succeeds(python("-m", "ruff", "format", "--check", *files, cwd=copy))
-    succeeds(python("-m", "mypy", *(file for file in files if file.startswith("src")), cwd=copy))
+    succeeds(lint(copy, "ruff", "check", *files))
+    succeeds(lint(copy, "ruff", "format", "--check", *files))
+    succeeds(lint(copy, "mypy", *(file for file in files if file.startswith("src"))))
     out = succeeds(python("-m", "pytest", "-q", "-m", "slow or not slow", "tests/test_crocus.py", cwd=copy))
     assert re.search(r"\b[1-9]\d* passed", out)
 
