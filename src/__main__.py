@@ -7,6 +7,8 @@ import signal
 import sys
 from types import FrameType
 
+from src.engine.lightning_fixes.start import without_scipy_signal
+
 
 def start() -> None:
     """Import what the first word names, and nothing else."""
@@ -17,7 +19,8 @@ def start() -> None:
     if word.isidentifier() and importlib.util.find_spec(f"src.tools.{word}"):
         module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]
     else:
-        module, arguments = importlib.import_module("src.cli"), []
+        with without_scipy_signal():
+            module, arguments = importlib.import_module("src.cli"), []
     signal.signal(signal.SIGINT, before)
     module.main(*arguments)
 
