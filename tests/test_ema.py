@@ -1,9 +1,13 @@
 """An exponential moving average of the weights."""
 
+import threading
+
 import pytest
 import torch
 
-from tests.stopping import config, fit, resume, run_differences
+from tests.conftest import CONFIGS
+from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, launch, processes
+from tests.stopping import Sums, config, fit, resume, run_differences
 
 EMA = {"class_path": "src.callbacks.ema.Ema", "init_args": {"decay": 0.9}}
 
@@ -26,3 +30,30 @@ def test_the_average_goes_on_with_the_same_bits(stop, tmp_path):
     run = fit(tmp_path / "stopped", config(callbacks=(EMA,)), stop)
     assert resume(run) == 0
     assert run_differences(whole, run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_two_processes_average_what_one_does(kind, tmp_path):
+    fragment = CONFIGS / f"callbacks/{kind}.yaml"
+    if not fragment.is_file():
+        pytest.skip(f"{kind} was removed")
+    options = ("fit", *XOR, "--config", fragment, *IN_DOUBLE, "--data.passes=30", "--trainer.max_epochs=6")
+    for number in (1, 2):
+        devices = (*processes(number), f"--data.batch_size={4 // number}", f"--trainer.default_root_dir={number}")
+        launch(*options, *devices, cwd=tmp_path)
+    assert_equal_runs(tmp_path / "1/xor/version_0", tmp_path / "2/xor/version_0", 1e-9)
+
+
+class Locked(Sums):
+    """Data with what cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_the_data_is_not_copied_with_the_weights(tmp_path):
+    made = config(callbacks=(EMA,))
+    made["data"]["class_path"] = f"{Locked.__module__}.Locked"
+    assert (fit(tmp_path, made) / "checkpoints/best.ckpt").is_file()

@@ -26,14 +26,14 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
         module.log = SyncedLog(module.log, module)  # type: ignore[method-assign]
 
 
-class _Wrapper:
-    """Averaged weights lie in a copy of the module: what wraps its methods, and knows the trainer, stays one."""
+class Wrapper:
+    """Wraps a method and knows the trainer: in a copy of the module, where averaged weights lie, it stays the same."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Wrapper":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapper":
         return self
 
 
-class _Fits(_Wrapper):
+class _Fits(Wrapper):
     """`on_load_checkpoint` that refuses weights of another net in words."""
 
     def __init__(self, hook: Callable[..., None], module: LightningModule) -> None:
@@ -48,7 +48,7 @@ class _Fits(_Wrapper):
         self._hook(checkpoint)
 
 
-class _Weighed(_Wrapper):
+class _Weighed(Wrapper):
     """A module's `backward` whose gradients, averaged over processes and accumulated batches, are those of a mean."""
 
     def __init__(self, backward: Callable[..., None], module: LightningModule, trainer: Trainer) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from src.engine.adopt_module import adopt_module
+from src.engine.adopt_module import Wrapper, adopt_module
 from src.engine.lightning_fixes.loops import hand_back_between_epochs
 from src.engine.map_loader import MapLoader
 from src.engine.order import Position, leaves
@@ -52,7 +52,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> 
             adopt_module(trainer, source)
 
 
-class _Adopted:
+class _Adopted(Wrapper):
     """A hook of the user's whose loaders are taken over before Lightning sees them."""
 
     def __init__(self, hook: Callable[[], Any], trainer: Trainer, moved: dict[int, tuple[Tensor, Tensor]]) -> None:
