@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from src.engine.ending import next_command, why_ended
-from src.engine.metrics_csv import stage_of
+from src.engine.metrics_csv import metrics_of, stage_of
 from src.engine.paths import shorten
 from src.engine.run import RunCallback
 from src.engine.step import count_samples
@@ -60,10 +60,8 @@ class Console(RunCallback):
             )
             if self.run.best_score is not None:
                 print(f"best  {self.run.monitor} {self.run.best_score:.4f}")
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if stage in ("validate", "test"):
-            prefix = "val/" if stage == "validate" else "test/"
-            print(f"{prefix[:-1]:<5} {in_words({n: v for n, v in values.items() if stage_of(n) == prefix[:-1]})}")
+            print(f"{'val' if stage == 'validate' else 'test':<5} {in_words(metrics_of(trainer))}")
         if stage == "fit" and self.run.config.get("test_after_fit"):
             return
         print(f"run   {shorten(self.run.folder)}")

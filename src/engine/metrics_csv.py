@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ class MetricsCsv(RunCallback):
         """Write the test."""
         self._add(trainer, "test")
         self._write_tables(trainer, module, "test")
+        renamed = [f"{name} as {as_tested(name)}" for name in trainer.callback_metrics if as_tested(name) != name]
+        if renamed and trainer.is_global_zero:
+            print(f"note: the test logs {', '.join(renamed)}", file=sys.stderr, flush=True)
 
     def _write_tables(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """What a metric gave that is no number: matrices as CSV, curves as tensors."""
@@ -94,7 +98,8 @@ class MetricsCsv(RunCallback):
         self._validated = False
 
     def _add(self, trainer: Trainer, *stages: str) -> None:
-        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if stage_of(name) in stages}
+        own = trainer.state.fn != "fit"  # a stage by itself
+        metrics = {name: value for name, value in metrics_of(trainer).items() if own or stage_of(name) in stages}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if trainer.state.fn == "fit":
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -113,6 +118,17 @@ def stage_of(name: str) -> str:
     """`train`, `val` or `test`, by the name of a logged number: `val/acc`, `val_acc`; what does not say is training."""
     found = re.match(r"(val|test)(?:id|idation)?[/_]", name)
     return found[1] if found else "train"
+
+
+def as_tested(name: str) -> str:
+    """The name under which a number that the test gave is told: `test_step = validation_step` logs `val/loss`."""
+    return name if stage_of(name) == "test" else re.sub(r"^(?:(?:val|train)(?:id|idation|ing)?[/_])?", "test/", name)
+
+
+def metrics_of(trainer: Trainer) -> dict[str, float]:
+    """All that was logged so far in this stage; those of a test never under the name of a validation's."""
+    tested = trainer.state.fn == "test"
+    return {as_tested(name) if tested else name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def write_table(path: Path, value: Any) -> None:

@@ -5,12 +5,25 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from src.engine.errors import UserError
 
 SEQUENCES = ("SequentialLR", "ChainedScheduler")  # each part keeps a rate of its own
 # Schedules that set these in each group at every step: what the optimizer was given has no say.
 CYCLED = {"lr": "max_lr", "momentum": "max_momentum", "betas": "max_momentum"}
+
+# Of torch's schedules the arguments that are read at each step. Others are read when the schedule is made: a new value
+# would be said to act and would not.
+READ_AT_EACH_STEP = {
+    "CosineAnnealingLR": {"T_max", "eta_min"},
+    "CosineAnnealingWarmRestarts": {"T_mult", "eta_min"},
+    "ExponentialLR": {"gamma"},
+    "MultiStepLR": {"gamma"},
+    "PolynomialLR": {"power", "total_iters"},
+    "ReduceLROnPlateau": {"factor", "patience", "threshold", "cooldown", "eps"},
+    "StepLR": {"step_size", "gamma"},
+}
 
 
 def options_in_use(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -125,7 +138,7 @@ def _bend(trainer: Trainer, before: dict[str, Any], after: dict[str, Any]) -> li
             for group in groups:
                 for key in ("lr", "max_lr", "initial_lr", "min_lr"):
                     group[key] *= given / was
-        elif type(vars(scheduler).get(name)) is type(given) and given is not None:
+        elif is_read_at_each_step(scheduler, name) and type(vars(scheduler).get(name)) is type(given) is not type(None):
             setattr(scheduler, name, given)
         else:
             raise UserError(
@@ -134,3 +147,10 @@ def _bend(trainer: Trainer, before: dict[str, Any], after: dict[str, Any]) -> li
             )
         changed.append(f"{name} {was} to {given}")
     return changed
+
+
+def is_read_at_each_step(scheduler: Any, name: str) -> bool:
+    """Whether an attribute of a schedule decides what comes next; of a class of one's own each is taken to."""
+    known = (each for each in type(scheduler).__mro__ if each.__module__.startswith(("torch.", "lightning.")))
+    base = next(known, LRScheduler)
+    return base is LRScheduler or name in READ_AT_EACH_STEP.get(base.__name__, set())

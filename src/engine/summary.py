@@ -18,7 +18,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from src.engine.ending import why_ended
 from src.engine.errors import UserError, one_line
-from src.engine.metrics_csv import stage_of
+from src.engine.metrics_csv import metrics_of, stage_of
 from src.engine.run import Run
 
 # Of runs with thousands of short epochs not each is worth a file.
@@ -113,8 +113,8 @@ class Summary:
         self._values = first | before | {"reason": None}
 
     def _take_up(self, trainer: Trainer) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._values["metrics"] = self._values.get("metrics", {}) | {name: plain(v) for name, v in metrics.items()}
+        metrics = {name: plain(value) for name, value in metrics_of(trainer).items()}
+        self._values["metrics"] = self._values.get("metrics", {}) | metrics
         if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
             self._values |= {"monitor": self._run.monitor, "best": plain(self._run.best_score)}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from src.engine.rows_file import RowsFile
+from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
 
 
@@ -80,3 +81,28 @@ def test_rows_that_are_gone_are_told(tmp_path, capfd):
     assert resume(copy) == 0
     assert "has 2 rows of metrics.csv, beside the checkpoint there are 0" in capfd.readouterr().err
     assert [row["epoch"] for row in rows(run.parent / "version_1")] == ["3"]
+
+
+class Lazy(LitModule):
+    """Tests as it validates, under the same names."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val/twice", 2.0)
+        self.log("plain", 3.0)
+
+    test_step = validation_step
+
+
+def test_a_test_that_logs_as_the_validation_does_is_told_as_a_test(tmp_path, capfd):
+    made = config()
+    made["model"] = {"class_path": f"{Lazy.__module__}.Lazy", "init_args": made["model"]}
+    made["test_after_fit"] = True
+    run = fit(tmp_path, made)
+    tested = rows(run)[-1]
+    assert {"test/twice", "test/plain"} <= tested.keys()
+    assert not tested["val/twice"]  # a column of the validation
+    out, err = capfd.readouterr()
+    assert "test/twice 2.0000" in next(line for line in out.splitlines() if line.startswith("test "))
+    assert "note: the test logs " in err
+    assert "val/twice as test/twice" in err

@@ -5,9 +5,11 @@ import re
 import pytest
 import torch
 
+from src.engine.resume_options import READ_AT_EACH_STEP
 from tests.stopping import config, fit, resume, rows
 
 STEP = ("torch.optim.lr_scheduler.StepLR", {"step_size": 1, "gamma": 0.5})
+RESTARTS = ("torch.optim.lr_scheduler.CosineAnnealingWarmRestarts", {"T_0": 4})
 ONE_CYCLE = ("torch.optim.lr_scheduler.OneCycleLR", {"max_lr": 0.1, "total_steps": 60})
 EARLY = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
@@ -86,9 +88,10 @@ def test_the_peak_of_a_cycle_acts_and_the_rate_that_it_sets_is_told(begun):
             "none .* StepLR",
         ),
         (ONE_CYCLE, ["--model.scheduler.pct_start=0.6"], "scheduler.pct_start cannot change from .* to 0.6"),
+        (RESTARTS, ["--model.scheduler.T_0=2"], "scheduler.T_0 cannot change from 4 to 2"),
         (None, ["--model.groups=[{names: ['*.bias'], weight_decay: 0.0}]"], "other groups of parameters"),
     ],
-    ids=["optimizer", "no scheduler", "scheduler", "shape of a cycle", "groups"],
+    ids=["optimizer", "no scheduler", "scheduler", "shape of a cycle", "first restart", "groups"],
 )
 def test_what_cannot_act_is_refused_and_the_run_left_as_it_was(begun, before, options, named):
     made = config(max_epochs=2, scheduler=before, interval="step" if before is ONE_CYCLE else "epoch")
@@ -111,3 +114,41 @@ def test_more_patience_acts(begun):
 def test_another_seed_is_told(begun):
     code, said, _ = begun(config(max_epochs=2), "--seed_everything=7")
     assert (code, said) == (0, ["changed  seed_everything has no effect: the run keeps 0"])
+
+
+OTHERS = {
+    "CosineAnnealingLR": ({"T_max": 20}, {"T_max": 8, "eta_min": 0.05}),
+    "CosineAnnealingWarmRestarts": ({"T_0": 4}, {"T_mult": 2, "eta_min": 0.05}),
+    "ExponentialLR": ({"gamma": 0.9}, {"gamma": 0.5}),
+    "MultiStepLR": ({"milestones": [5, 8], "gamma": 0.9}, {"gamma": 0.5}),
+    "PolynomialLR": ({"total_iters": 20}, {"total_iters": 8, "power": 3.0}),
+    "ReduceLROnPlateau": (
+        {"patience": 1, "threshold": 0.5},
+        {"factor": 0.5, "patience": 5, "threshold": 1e-4, "cooldown": 4, "eps": 1.0},
+    ),
+    "StepLR": ({"step_size": 3}, {"step_size": 2, "gamma": 0.5}),
+}
+
+
+def rates(name, made, changed):
+    """Of 16 steps, the options changed after three."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **made)
+    for step in range(16):
+        optimizer.step()
+        scheduler.step(*([1 - step / 100] if name == "ReduceLROnPlateau" else []))
+        if step == 2:
+            vars(scheduler).update(changed)
+        yield optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_option_that_is_said_to_act_amid_a_schedule_acts(name):
+    made, others = OTHERS[name]
+    assert others.keys() == READ_AT_EACH_STEP[name]
+    for option in others:
+        assert [*rates(name, made, {})] != [*rates(name, made, {option: others[option]})], option
+
+
+def test_all_schedules_are_tried():
+    assert OTHERS.keys() == READ_AT_EACH_STEP.keys()
