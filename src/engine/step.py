@@ -48,17 +48,17 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
     Raises:
         UserError: If the batch does not say which part is which.
     """
-    target = None
+    target, method = None, "step" if needs_target else "predict_step"
     if isinstance(batch, Mapping):
         names = [name for name in TARGETS if name in batch]
         if len(names) > 1:
-            raise UserError(f"The batch has {' and '.join(names)}: which is the target? {advice(batch)}")
+            raise UserError(f"The batch has {' and '.join(names)}: which is the target? {advice(batch, method)}")
         inputs: Any = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k not in names}
         target = batch[names[0]] if names else None
     elif isinstance(batch, tuple | list) and len(batch) <= 2:
         inputs, target = (*batch, None)[:2]
     elif isinstance(batch, tuple | list):
-        raise UserError(f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch)}")
+        raise UserError(f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch, method)}")
     else:
         inputs = batch
     if target is None and needs_target:
@@ -66,9 +66,9 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
     return inputs, target
 
 
-def advice(batch: Any) -> str:
+def advice(batch: Any, method: str = "step") -> str:
     """What came, and where to say what it means."""
-    return f"It was {describe(batch)}. Say in LitModule.step() what a batch is (README, Your own step)."
+    return f"It was {describe(batch)}. Say in LitModule.{method}() what a batch is (README, Your own step)."
 
 
 def count_samples(batch: Any) -> int:

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their reader: `| head -1` and a closed terminal end the printing, not the run."""
+"""Standard output and error that outlive their reader: `| head -1` ends the printing, not the run."""
 
 import errno
 import io

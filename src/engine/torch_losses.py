@@ -93,6 +93,13 @@ def check_target(loss: nn.Module, outputs: Any, target: Any, batch: Any) -> None
     else:
         wanted = outputs.shape[:1] + outputs.shape[2:]
         problem = "" if target.shape == wanted else f"has shape {tuple(target.shape)}"
+        kept = target[target != loss.ignore_index]
+        if not problem and outputs.dim() > 1 and len(kept) and (kept.min() < 0 or kept.max() >= outputs.shape[1]):
+            raise UserError(
+                f"The target of {type(loss).__name__} holds classes from {kept.min()} to {kept.max()}; outputs of "
+                f"shape {tuple(outputs.shape)} are for 0 to {outputs.shape[1] - 1}. Let the net give a number for "
+                f"each class. {advice(batch)}"
+            )
     if problem:
         raise UserError(
             f"The target of {type(loss).__name__} {problem}; for outputs of shape {tuple(outputs.shape)} it has to "

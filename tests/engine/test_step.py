@@ -43,6 +43,11 @@ def test_a_batch_that_does_not_say_what_it_is_is_refused(batch, problem):
         take_apart(batch)
 
 
+def test_of_what_predict_cannot_take_apart_predict_step_is_named():
+    with pytest.raises(UserError, match=r"has 3 parts.*Say in LitModule.predict_step\(\)"):
+        take_apart((torch.zeros(2), torch.zeros(2), torch.zeros(2)), needs_target=False)
+
+
 @pytest.mark.parametrize(
     ("batch", "number"),
     [
@@ -98,11 +103,18 @@ PAIR = (torch.tensor([[3.0, 1.0]]), torch.tensor([[-2.0, 1.0]]))
         (nn.L1Loss(), (torch.zeros(4, 3), torch.zeros(4, 1)), r"has shape \(4, 1\)"),
         (nn.CrossEntropyLoss(), (torch.zeros(4, 3), torch.zeros(4, 1).long()), r"has shape.*has to have shape \(4,\)"),
         (nn.BCEWithLogitsLoss(), (torch.zeros(4, 3), ["a"] * 4), "is a list"),
+        (nn.CrossEntropyLoss(), (torch.zeros(2, 3), torch.tensor([0, 3])), "holds classes from 0 to 3; .* for 0 to 2"),
+        (nn.NLLLoss(), (torch.zeros(2, 3), torch.tensor([-1, 2])), "holds classes from -1 to 2; .* for 0 to 2"),
     ],
 )
 def test_a_second_part_that_cannot_be_the_target_is_refused(loss, batch, problem):
     with pytest.raises(UserError, match=f"The target of {type(loss).__name__} {problem}"):
         LitModule(Same(), loss, sgd).step(batch)
+
+
+def test_a_class_that_the_loss_leaves_out_may_be_any():
+    for loss, left_out in ((nn.CrossEntropyLoss(), -100), (nn.CrossEntropyLoss(ignore_index=255), 255)):
+        LitModule(Same(), loss, sgd).step((torch.zeros(2, 3), torch.tensor([2, left_out])))
 
 
 def test_probabilities_are_targets_of_cross_entropy():
