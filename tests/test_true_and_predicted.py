@@ -77,6 +77,21 @@ def test_more_than_nine_outputs_are_said():
     assert figure.get_suptitle() == "test: 20 samples, 9 of 12 outputs"
 
 
+def test_a_value_that_nobody_measured_has_no_error_and_the_number_of_the_others_is_told():
+    target = torch.tensor([[1.0, 4.0], [2.0, torch.nan], [4.0, torch.nan], [5.0, 8.0]])
+    scores = torch.tensor([[1.0, 5.0], [3.0, 0.0], [4.0, 9.0], [7.0, 8.0]])
+    points = Points(100)
+    points.add(Batch(target, scores, torch.arange(4)))
+    assert points.mean_absolute_error().tolist() == [0.75, 0.5]
+    assert points.r2().tolist() == pytest.approx([1 - 5 / 10, 1 - 1 / 8])
+    figure = plot_points(points, "test")
+    assert figure.get_suptitle() == "test: 4 samples"
+    assert [axes.get_title() for axes in figure.axes] == [
+        "output 0: R2 0.5000, MAE 0.75",
+        "output 1: R2 0.8750, MAE 0.5 of 2",
+    ]
+
+
 def test_a_classification_is_told_in_one_line(tmp_path, capfd):
     assert not run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, PICTURE)).figures
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "TrueAndPredicted" in line]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -41,10 +42,12 @@ class Points:
     """Some of the samples, and sums over all of them.
 
     Attributes:
-        values: (N, 2, D) float32: the true values and the predicted ones of D outputs, 9 at most.
+        values: (N, 2, D) float32: the true values and the predicted ones of D outputs, 9 at most; a true
+            value that is missing is NaN.
         keys: (N,) int64: those with the smallest are kept.
-        sums: (5, D) float64: of ones, true values, their squares, errors without sign, squares of errors.
+        sums: (5, D) float64, of those that are there: of ones, true values, their squares, errors without sign, squares of errors.
         num_outputs: All of them.
+        num_samples: All of them.
     """
 
     def __init__(self, most: int) -> None:
@@ -52,7 +55,7 @@ class Points:
         self.values = torch.empty(0, 2, 0)
         self.keys = torch.empty(0, dtype=torch.int64)
         self.sums: Tensor | None = None
-        self.num_outputs = 0
+        self.num_outputs = self.num_samples = 0
 
     def add(self, batch: Evaluated) -> None:
         """Take a batch in."""
@@ -66,12 +69,16 @@ class Points:
         self.num_outputs = guess.numel() // max(rows, 1)
         both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MOST].float()
         true, predicted = both.double().unbind(dim=1)
+        known = ~true.isnan()  # a target that nobody measured has no error
+        true, predicted = true.where(known, 0.0), predicted.where(known, 0.0)
         error = predicted - true
-        sums = torch.stack([torch.ones_like(true), true, true**2, error.abs(), error**2]).sum(dim=1)
+        sums = torch.stack([known.double(), true, true**2, error.abs(), error**2]).sum(dim=1)
+        self.num_samples += rows
         self._keep(both, batch.places(rows) * GOLDEN, sums)
 
     def merge(self, other: "Points") -> None:
         """Take in what another process saw."""
+        self.num_samples += other.num_samples
         self._keep(other.values, other.keys, other.sums)
 
     def _keep(self, values: Tensor, keys: Tensor, sums: Tensor) -> None:
@@ -104,19 +111,20 @@ def plot_points(seen: Points, of_what: str) -> Any:
     lines = -(-number // columns)
     figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3, margins=(0.8, 0.5, 0.15, 0.7))
     figure.subplots_adjust(wspace=0.35, hspace=0.4)
-    shown, total = len(seen.keys), int(seen.sums[0, 0])
+    shown, total = len(seen.keys), seen.num_samples
     some = "" if shown == total else f", {shown:,} are drawn"
     more = "" if number == seen.num_outputs else f", {number} of {seen.num_outputs} outputs"
     figure.suptitle(f"{of_what}: {total:,} samples{some}{more}", fontsize="medium")
     r2, error = seen.r2().tolist(), seen.mean_absolute_error().tolist()
     for k in range(number):
         name = f"output {k}: " if number > 1 else ""
-        title = f"{name}R2 {r2[k]:.4f}, MAE {error[k]:.3g}"
+        known = int(seen.sums[0, k])
+        title = f"{name}R2 {r2[k]:.4f}, MAE {error[k]:.3g}" + (f" of {known:,}" if known < total else "")
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
         axes.set_title(title, fontsize="small", pad=12)
         true, predicted = seen.values[:, :, k].T.numpy()
         axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, markeredgewidth=0)
-        axes.axline((float(true.mean()), float(true.mean())), slope=1, color="black", linewidth=0.8)
+        axes.axline((float(np.nanmean(true)), float(np.nanmean(true))), slope=1, color="black", linewidth=0.8)
         axes.locator_params(nbins=5)
         axes.ticklabel_format(scilimits=(-3, 4))
         axes.grid(alpha=0.3)
