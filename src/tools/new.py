@@ -9,6 +9,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("models", "data", "callbacks")
+EXPERIMENT = re.compile(r"^(experiment: *)(?!null\b|~)[^\s#][^\n#]*?(?= *(?:#|$))", re.MULTILINE)
 MODULE = re.compile(rf"\bsrc\.({'|'.join(PACKAGES)})\.(\w+)")
 
 
@@ -96,6 +97,7 @@ def plan(name: str, source: str) -> dict[Path, str]:
     def translate(text: str) -> str:
         text = MODULE.sub(lambda found: f"src.{moved.get(found[0][4:], found[0][4:])}", text)
         text = re.sub(rf"\b{source}(?=\.yaml\b|/version_)|(?<=\bruns/){source}\b", name, text)
+        text = EXPERIMENT.sub(rf"\g<1>{name}", text)
         return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
 
     return {PROJECT / new: translate((PROJECT / old).read_text(encoding="utf-8")) for old, new in files.items()}

@@ -139,6 +139,16 @@ def test_a_copy_can_be_copied(project):
     assert not [path for path, text in second.items() if re.search("crocus|Crocus", text)]
 
 
+@pytest.mark.parametrize("old", ["crocus", "'crocus'", "spring flowers", "null", None])
+def test_the_runs_of_a_copy_lie_in_a_folder_of_its_own(project, old):
+    make(project, "crocus")
+    with (project / "configs/crocus.yaml").open("a") as file:
+        file.write(f"experiment: {old} # where\n" if old else "")
+    text = make(project, "tulip", "--from", "crocus")["configs/tulip.yaml"]
+    new = "null" if old == "null" else "tulip"
+    assert re.findall("^experiment.*", text, re.M) == ([f"experiment: {new} # where"] if old else [])
+
+
 GAN = {
     "configs/gan.yaml": """
 a: {class_path: src.models.gan_generator.Generator}

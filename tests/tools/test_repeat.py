@@ -21,6 +21,7 @@ from scipy.stats import ttest_1samp
 from src.cli import main
 from src.data.loader import TensorLoader
 from src.engine.folds import fold_of
+from src.module import LitModule
 from src.tools import repeat
 from src.tools.repeat.lock import hold
 from tests import stopping
@@ -47,6 +48,20 @@ class Folded(stopping.Sums):
 class Shuffled(Folded):
     def val_dataloader(self) -> TensorLoader:
         return self._loader(self.val_rows, shuffle=True)
+
+
+class Mask(Folded):
+    """Tells its validation rows as a mask, or by their names."""
+
+    def __init__(self, names: bool = False, fold: tuple[int, int] | None = None) -> None:
+        super().__init__(fold=fold)
+        self.rows = self.val_rows
+        mask = torch.zeros(64, dtype=torch.bool).index_fill(0, self.rows, True)
+        self.rows = self.rows.sort().values
+        self.val_rows = [f"row {row}" for row in self.rows.tolist()] if names else mask
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(self.rows)
 
 
 class Fail(Callback):
@@ -278,6 +293,12 @@ REFUSED = [
     (["--seeds", "2", "--config", "sums.yaml", "--trainer.max_epochs", "x"], "expected int"),
     (["--seeds", "2", "--config", "sums.yaml", "--trainer.fast_dev_run", "true"], "a repeat needs checkpoints"),
     (["--folds", "2", "--config", "sums.yaml", "--data", "tests.stopping.Sums"], "tests.stopping.Sums has no folds."),
+    (["--folds", "x"], "argument --folds: invalid int value: 'x'"),
+    (["--seeds", "2", "--config"], "argument -c/--config: expected one argument"),
+    (["--seeds", "1", "5000000000"], "5000000000 is no seed; they go from 0 to 4294967295"),
+    (["--seeds", "2", "--config", "sums.yaml", "--print_config"], "repeat prints no config"),
+    (["--folds", "2", "--config", "sums.yaml", "--test_after_fit", "true"], "repeat sets --test_after_fit"),
+    (["--seeds", "2", "--config", "sums.yaml", "--test_after_fit=false"], "repeat sets --test_after_fit"),
 ]
 
 
@@ -297,11 +318,57 @@ def test_seeds_are_a_list_in_any_form(words):
     assert repeat.read_seeds(["3"]) == [0, 1, 2]
 
 
-@pytest.mark.slow
-def test_folds_that_the_data_module_does_not_heed_are_told(folder):
-    done = call(folder, "--folds", 2, "--config", "sums.yaml", "--data.deaf", "true", "--trainer.max_epochs", 1)
+def test_folds_that_the_data_module_does_not_heed_are_told_and_nothing_is_lost(folder):
+    done = call(folder, "--folds", 3, "--config", "sums.yaml", "--data.deaf", "true", "--trainer.max_epochs", 1)
     assert done.code == 1
-    assert re.search(r"^error: row \d+ validates in fold 0 and in fold 1", done.err, re.MULTILINE)
+    for word in ("warning", "error"):  # at once, and at the end
+        assert len(re.findall(rf"^{word}: row \d+ validates in fold 0 and in fold 1", done.err, re.MULTILINE)) == 1
+    made = folder / "runs/sums/repeat_0"
+    assert yaml.safe_load((made / "summary.yaml").read_text())["folds"] == [0, 1, 2]
+    assert not (made / "out_of_fold.csv").exists()
+
+
+MASK = ("--data", "tests.tools.test_repeat.Mask")
+NO_TABLE = {
+    "a part": (["--trainer.limit_val_batches", 1], "Folded.val_rows are 32, val_dataloader gives 4"),
+    "texts": ([*MASK, "--data.names", "true"], "Mask.val_rows are no row numbers"),
+    "an error": ([], "LitModule.predict_step ended with ValueError: for x alone"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), NO_TABLE.values(), ids=NO_TABLE)
+def test_for_want_of_predictions_no_metric_is_lost(options, said, folder, monkeypatch):
+    def predict_step(self, batch, batch_idx):
+        raise ValueError("for x\nalone")
+
+    if not options:
+        monkeypatch.setattr(LitModule, "predict_step", predict_step)
+    done = call(folder, "--folds", 2, "--config", "sums.yaml", "--trainer.max_epochs", 1, *options)
+    assert done.code == 0, done.err
+    assert done.err.count(f"note: no out_of_fold.csv: {said}") == 2
+    assert len(numbers(folder / "runs/sums/repeat_0/results.csv")) == 2
+    assert not list(folder.rglob("out_of_fold.csv"))
+
+
+def test_rows_may_be_a_mask_and_predict_step_take_the_batch_alone(folder, monkeypatch):
+    monkeypatch.setattr(LitModule, "predict_step", lambda self, batch: batch[0].sum(dim=1))
+    done = call(folder, "--folds", 2, "--config", "sums.yaml", "--trainer.max_epochs", 1, *MASK)
+    assert done.code == 0, done.err
+    rows = table(folder / "runs/sums/repeat_0/out_of_fold.csv")
+    assert [int(row["row"]) for row in rows] == list(range(64))
+    assert [float(row["score"]) for row in rows] == pytest.approx(Folded().data[1].flatten().tolist(), rel=1e-5)
+
+
+def test_a_config_that_was_mended_counts_where_no_fit_has_a_checkpoint(folder):
+    mended = (folder / "sums.yaml").read_text()
+    (folder / "sums.yaml").write_text(mended.replace("lr: 0.01", "lr: 1.0e+30"))
+    done = call(folder, "--seeds", 2, "--config", "sums.yaml", "--trainer.max_epochs", 1)
+    assert "error: 2 of 2 failed. The last one: The loss is " in done.err
+    assert "off. When it is mended: python -m src repeat --resume " in done.err
+    (folder / "sums.yaml").write_text(mended)
+    done = call(folder, "--resume", "runs/sums/repeat_0")
+    assert done.code == 0, done.err
+    assert len(numbers(folder / "runs/sums/repeat_0/results.csv")) == 2
 
 
 @pytest.mark.slow

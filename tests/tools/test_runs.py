@@ -189,6 +189,8 @@ def test_csv_says_the_same_as_json(runs):
         (["started > 2020-01-01", "started < 2100-01-01"], ALL),
         (["model.net.hidden = 8"], ALL[1:2]),
         (["model.optimizer ~ adam"], ALL[1:2]),
+        (["test_after_fit = false", "verb = fit"], []),
+        (["test_after_fit = true", "verb = fit"], ALL[:2]),
     ],
 )
 def test_where_keeps_the_runs_for_which_all_conditions_hold(conditions, names, runs):
@@ -197,6 +199,34 @@ def test_where_keeps_the_runs_for_which_all_conditions_hold(conditions, names, r
     assert said.names == names
     assert ("of 4 runs under runs none fits" in said.err) == (not names)
     assert len(runs("xor", *options).out.splitlines()) == (len(names) + 1 if names else 0)
+
+
+def test_a_text_is_unequal_to_the_number_of_another_run(runs, root):
+    config = yaml.safe_load((root / "xor/version_1/config.yaml").read_text())
+    for name, precision in zip(ALL[:2], (32, "bf16-mixed"), strict=True):
+        config["trainer"]["precision"] = precision
+        (root / name / "config.yaml").write_text(yaml.safe_dump(config))
+    for sign, names in (("=", ALL[1:2]), ("!=", ALL[:1])):
+        said = runs(*ALL[:2], "--format=json", "--where", f"trainer.precision {sign} bf16-mixed")
+        assert said.names == names
+    assert "trainer.precision holds numbers" in refused(runs(*ALL[:2], "--where", "trainer.precision > bf16-mixed"))
+
+
+def test_columns_that_decide_are_shown_beside_the_usual_ones(runs):
+    head = runs("xor", "--where", "train/loss < 100", "--sort=-model.optimizer.lr").out.splitlines()[0].split()
+    assert head == [*runs("xor/version_0", "xor/version_1").out.splitlines()[0].split(), *head[-2:]]
+    assert head[-2:] == ["train/loss", "model.optimizer.lr"]
+    said = runs("xor", "--where", "train/loss < 100", "--columns=run")
+    assert said.out.splitlines()[0] == "run"
+
+
+def test_a_run_without_test_and_validation_shows_what_else_it_measures(runs, root):
+    assert "train/loss" not in runs("small").out
+    change(root / "small/version_0", metrics={"train/loss": 0.25, "train/f1/cat": 0.5}, best=None, monitor=None)
+    head, line = runs("small").out.splitlines()
+    assert "train/loss" in head
+    assert "cat" not in head
+    assert "0.2500" in line
 
 
 def test_sort_takes_several_columns_and_leaves_what_has_no_value_last(runs):
@@ -276,6 +306,14 @@ def test_the_runs_of_a_sweep_are_shown_when_they_are_asked_for(runs, root):
     assert sorted(both) == ["small/version_0", "xor/repeat_12/version_3"]
     both = runs("xor", "deep", "xor/repeat_1*", "--format=json").names
     assert sorted(both) == ["deep/er/version_0", "xor/repeat_12/version_3", *ALL]
+
+
+def test_an_experiment_that_has_only_a_sweep_is_no_mistake(runs, root):
+    shutil.copytree(root / "small/version_0", root / "rows/sweep_0/version_0")
+    said = runs("rows")
+    assert said.code == 0
+    assert said.err == "no run under runs but what is left out\nleft out: rows/sweep_0 (--all shows them)\n"
+    assert "rows/sweep_0" in refused(runs("rows/version_0"))
 
 
 def test_a_narrow_terminal_gets_no_longer_lines_and_is_told_what_is_missing(runs, monkeypatch):

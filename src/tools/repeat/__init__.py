@@ -14,13 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.tools.repeat.plan import begin, read_folds, read_plan, read_seeds
+from src.tools.repeat.plan import Parser, begin, read_folds, read_plan, read_seeds
 
 
 def main(args: list[str]) -> None:
     """Do the fits that are not done yet, and tell what came out."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m src repeat", None, __doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser("python -m src repeat", None, __doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
     parser.add_argument(
         "--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`, see src/data/rows.py"

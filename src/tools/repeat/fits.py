@@ -32,8 +32,11 @@ def run_all(folder: Path, plan: Plan) -> None:
     if "RANK" in os.environ or "LOCAL_RANK" in os.environ:
         refuse("repeat starts the processes of each fit by itself: call it by `python -m src repeat`, not by torchrun.")
     rows: list[Row] = []
+    overlap = ""
     with hold(folder) as lock:
         code = each(folder, plan, lock, rows)
+        if plan.kind == "fold" and code not in STOPS:
+            overlap = join(folder, plan)
     again = f"python -m src repeat --resume {shlex.quote(os.path.relpath(folder))}"
     if code in STOPS:
         print(f"stopped; go on with: {again}", file=sys.stderr, flush=True)
@@ -42,12 +45,14 @@ def run_all(folder: Path, plan: Plan) -> None:
     if failed := [row for row in rows if row.error]:
         where = f"{len(failed)} of {len(rows)} failed"
         where += "" if len(rows) == len(plan.values) else f", {MOST_FAILURES} in a row: the others were not begun"
-        refuse(f"{where}. The last one: {failed[-1].error}. When it is mended: {again}")
+        refuse(f"{where}. The last one: {failed[-1].error.rstrip('.')}. When it is mended: {again}")
+    if overlap:
+        refuse(overlap)
 
 
 def each(folder: Path, plan: Plan, lock: int | None, rows: list[Row]) -> int:
     """Do one after the other, and add what is told of each; returns the last exit code."""
-    code = 0
+    code, overlap = 0, ""
     try:
         for number, value in enumerate(plan.values):
             print(f"{plan.kind} {value}, {number + 1} of {len(plan.values)}", flush=True)
@@ -56,8 +61,9 @@ def each(folder: Path, plan: Plan, lock: int | None, rows: list[Row]) -> int:
                 return code
             rows.append(Row(value, place(folder, number), {} if code else metrics(folder, plan, number), why))
             tell_row(folder, plan, rows)
-            if plan.kind == "fold":
-                join(folder, plan)
+            if plan.kind == "fold" and not overlap:
+                overlap = join(folder, plan)
+                print(f"warning: {overlap}\n" if overlap else "", end="", file=sys.stderr, flush=True)
             if len(rows) >= MOST_FAILURES and all(row.error for row in rows[-MOST_FAILURES:]):
                 return code
     except KeyboardInterrupt:  # between two
@@ -84,11 +90,15 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def finished(run: Path) -> bool:
+    """Whether a run came to its end."""
+    return read(run / "summary.json").get("state") == "finished"
+
+
 def is_done(folder: Path, plan: Plan, number: int) -> bool:
     """Whether a fit came to its end, and what is told of it is there."""
     here = place(folder, number)
-    finished = read(here / "summary.json").get("state") == "finished"
-    return finished and (plan.stage == "test" or (here / TOLD).exists())
+    return finished(here) and (plan.stage == "test" or (here / TOLD).exists())
 
 
 def metrics(folder: Path, plan: Plan, number: int) -> dict[str, float]:
@@ -127,9 +137,9 @@ def fit(folder: Path, plan: Plan, number: int) -> None:
     if last(here).exists():
         cli.main(["fit", "--ckpt_path", here])
         return
-    # A file that was edited since does not count.
-    begun = [run for run in sorted(folder.glob("version_*/config.yaml")) if run.stat().st_size]
-    options = ["--config", begun[0]] if begun else plan.options
+    # A file that was edited since does not count once there is a fit to compare with; one that failed is none.
+    begun = [run for run in sorted(folder.glob("version_*")) if last(run).exists() or finished(run)]
+    options = ["--config", begun[0] / "config.yaml"] if begun else plan.options
     cli.main(["fit", *options, *plan.own(number)], folder=here)
 
 

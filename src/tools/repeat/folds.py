@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from src import cli
-from src.tools.repeat.plan import Plan, refuse
+from src.tools.repeat.plan import Plan
 
 TOLD = "validation.json"  # of a run: its metrics
 FILE = "out_of_fold.csv"
@@ -23,20 +24,30 @@ class Unseen(Callback):
     """Keeps what `predict_step` makes of each batch of a validation: a column for each number of a sample.
 
     Attributes:
-        columns: By name; None once there was something else.
+        columns: By name.
+        why: Why there are none, in words; nothing as long as there can be.
     """
 
     def __init__(self) -> None:
-        self.columns: dict[str, list[float]] | None = {}
+        self.columns: dict[str, list[float]] = {}
+        self.why = ""
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
     ) -> None:
-        if self.columns is None or why_not(trainer, module):
+        self.why = self.why or why_not(trainer, module)
+        if self.why:
             return
-        new = columns(trainer.strategy.predict_step(batch, batch_idx))
+        # As Lightning calls it.
+        whole = is_param_in_hook_signature(module.predict_step, "batch_idx", min_args=2)
+        try:
+            new = columns(trainer.strategy.predict_step(*([batch, batch_idx] if whole else [batch])))
+        except Exception as error:  # the metrics, for which this is done, need no predictions
+            kind = type(module).__name__
+            self.why = " ".join(f"{kind}.predict_step ended with {type(error).__name__}: {error}".split())[:300]
+            return
         if new is None or (self.columns and new.keys() != self.columns.keys()):
-            self.columns = None
+            self.why = f"predict_step gives no tensors with up to {MAX_COLUMNS} numbers a sample"
             return
         for name, values in new.items():
             self.columns.setdefault(name, []).extend(values)
@@ -58,7 +69,7 @@ def why_not(trainer: Any, module: LightningModule) -> str:
 def validate(run: Path, plan: Plan) -> None:
     """Validate the best checkpoint of a run, on one device; in folds write the predictions for the validation part.
 
-    What it finds lies in the run's folder, the metrics last.
+    What it finds lies in the run's folder, the metrics last. For want of predictions nothing fails: a note says why.
     """
     best = run / "checkpoints" / "best.ckpt"
     best = best if best.exists() else best.with_name("last.ckpt")
@@ -67,24 +78,39 @@ def validate(run: Path, plan: Plan) -> None:
     callbacks = [unseen] if plan.kind == "fold" else []
     done = cli.main(["validate", "--ckpt_path", best, *device], callbacks, run / "validate")
     metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
-    if plan.kind == "fold" and (rows := table(done, unseen.columns)):
-        write(run / FILE, rows)
+    if plan.kind == "fold":
+        rows, why = table(done, unseen)
+        if why:
+            print(f"note: no {FILE}: {why}", file=sys.stderr, flush=True)
+        else:
+            write(run / FILE, rows)
     (run / TOLD).with_suffix(".part").write_text(json.dumps(metrics), encoding="utf-8")
     (run / TOLD).with_suffix(".part").replace(run / TOLD)
 
 
-def table(done: cli.CLI, told: dict[str, list[float]] | None) -> list[dict[str, Any]]:
-    """A row for each sample of the validation part; none, and a line that says why, where that cannot be."""
-    why = why_not(done.trainer, done.model)
-    if why or not told:
-        why = why or f"predict_step gives no tensors with up to {MAX_COLUMNS} numbers a sample"
-        print(f"note: no {FILE}: {why}", file=sys.stderr, flush=True)
-        return []
-    rows, values = torch.as_tensor(done.datamodule.val_rows).tolist(), list(zip(*told.values(), strict=True))
+def table(done: cli.CLI, unseen: Unseen) -> tuple[list[dict[str, Any]], str]:
+    """A row for each sample of the validation part; or none, and why that cannot be."""
+    told, name = unseen.columns, f"{type(done.datamodule).__name__}.val_rows"
+    if unseen.why or not told:
+        return [], unseen.why or "there was no batch to validate"
+    rows, values = row_numbers(done.datamodule.val_rows), list(zip(*told.values(), strict=True))
+    if rows is None:
+        return [], f"{name} are no row numbers, as fold_of of src/engine/folds.py gives them"
     if len(values) != len(rows):
-        data = type(done.datamodule).__name__
-        refuse(f"{data}.val_rows are {len(rows)}, val_dataloader gives {len(values)}: they must be the same.")
-    return [{"row": row} | dict(zip(told, of, strict=True)) for row, of in zip(rows, values, strict=True)]
+        return [], f"{name} are {len(rows)}, val_dataloader gives {len(values)}: they must be the same"
+    return [{"row": row} | dict(zip(told, of, strict=True)) for row, of in zip(rows, values, strict=True)], ""
+
+
+def row_numbers(rows: Any) -> list[int] | None:
+    """The numbers of the rows, of a mask those of its True; None of anything else."""
+    try:
+        found = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError):  # texts
+        return None
+    if found.dim() != 1 or found.is_floating_point() or found.is_complex():
+        return None
+    numbers: list[int] = (found.nonzero().flatten() if found.dtype == torch.bool else found).tolist()
+    return numbers
 
 
 def columns(outputs: Any) -> dict[str, list[float]] | None:
@@ -105,8 +131,12 @@ def columns(outputs: Any) -> dict[str, list[float]] | None:
     return found if len({len(column) for column in found.values()}) == 1 else None
 
 
-def join(folder: Path, plan: Plan) -> None:
-    """Put the predictions of the folds so far into one file, sorted by row; each row may come once."""
+def join(folder: Path, plan: Plan) -> str:
+    """Put the predictions of the folds so far into one file, sorted by row.
+
+    Returns:
+        Nothing; or, where a row comes twice, why there is no such file.
+    """
     fold_of: dict[int, int] = {}
     rows: list[dict[str, Any]] = []
     for number, fold in enumerate(plan.values):
@@ -117,17 +147,23 @@ def join(folder: Path, plan: Plan) -> None:
             for row in csv.DictReader(file):
                 index = int(row.pop("row"))
                 if (other := fold_of.setdefault(index, fold)) != fold:
-                    refuse(f"row {index} validates in fold {other} and in fold {fold}: does setup heed self.fold?")
+                    (folder / FILE).unlink(missing_ok=True)
+                    return (
+                        f"row {index} validates in fold {other} and in fold {fold}, so there is no {FILE}. "
+                        "Does setup heed self.fold? If it does not, mean and spread are not those of folds."
+                    )
                 rows.append({"row": index, "fold": fold} | row)
     if rows:
         write(folder / FILE, sorted(rows, key=lambda row: int(row["row"])))
+    return ""
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a table, whole or not at all."""
     part = path.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        # The nets of two folds may have different outputs.
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
     part.replace(path)

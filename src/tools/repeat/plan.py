@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 FILE = "repeat.json"
+MOST_SEED = 2**32 - 1  # NumPy's
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,21 @@ def refuse(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(message)
+
+
 def read_seeds(words: list[str]) -> list[int]:
     """`5` is 0 to 4; `1 7 9`, `1,7,9` and `[1, 7, 9]` are these three."""
     text = " ".join(words)
     parts = text.strip("[]").replace(",", " ").split()
     if not parts or not all(part.isdecimal() for part in parts):
         refuse(f"--seeds {text} must be a number of seeds (5 are the seeds 0 to 4) or a list of them: --seeds 1 7 9.")
+    if too_high := [part for part in parts if int(part) > MOST_SEED]:
+        refuse(f"--seeds {text}: {too_high[0]} is no seed; they go from 0 to {MOST_SEED}.")
     if text.isdecimal():
         parts = [str(seed) for seed in range(int(text))]
     if not parts or len(set(map(int, parts))) < len(parts):
@@ -71,11 +81,17 @@ def read_folds(number: int) -> list[int]:
 def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]:
     """Check everything that can be known before a fit, then claim `runs/<experiment>/repeat_<n>`."""
     own = {"seed": ("--seed_everything", "--seeds"), "fold": ("--data.fold", "--folds")}[kind]
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = Parser("python -m src repeat", add_help=False, allow_abbrev=False)
     early.add_argument("-c", "--config", action="append")
     early.add_argument("--ckpt_path")
     early.add_argument(own[0], dest="own")
+    early.add_argument("--test_after_fit", nargs="?", const="")
+    early.add_argument("--print_config", nargs="?", const="")
     given = early.parse_known_args(options)[0]
+    if given.print_config is not None:
+        refuse("repeat prints no config: python -m src fit --print_config does, with the same options.")
+    if given.test_after_fit is not None:
+        refuse("repeat sets --test_after_fit, true for seeds where there is a test, false for folds: leave it out.")
     if given.own is not None:
         refuse(f"{own[1]} sets {own[0]}: leave it out.")
     if given.ckpt_path is not None:

@@ -92,8 +92,10 @@ def usual(rows: list[Row], known: list[str]) -> list[str]:
         rows: The runs.
         known: Their columns, without options.
     """
-    tests = [name for name in known if is_test(name)]
-    names = [name for each in DEFAULT for name in (tests if each == "test/*" else [each])]
+    metrics = [name for name in known if is_test(name)]
+    if not metrics and all(row["best"] is None for row in rows):  # no test and no validation: what else there is
+        metrics = [name for name in known if name not in FIXED and name.count("/") < 2]
+    names = [name for each in DEFAULT for name in (metrics if each == "test/*" else [each])]
     silent = {"monitor"} if monitor_of(rows) else set()
     return [name for name in names if name not in silent and any(row.get(name) is not None for row in rows)]
 
@@ -116,7 +118,9 @@ def cell(name: str, value: Any, row: Row) -> str:
         return str(value)[:7] + ("+" if row["changes"] else "")
     if name == "device":
         return f"{row['processes']} x {value}" if (row["processes"] or 1) > 1 else str(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):  # as YAML has it, and --where
+        return str(value).lower()
+    if not isinstance(value, int | float):
         return " ".join(str(value).split())
     if isinstance(value, int):
         return str(value) if name in ("version", "pid") else f"{value:,}"

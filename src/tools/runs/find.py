@@ -37,7 +37,7 @@ def find(root: Path, filters: list[str], everything: bool = False) -> tuple[dict
         else:
             left.append(name)
     for text in filters:
-        if not any(fits(name, text) for name in found):
+        if not any(fits(name, text) for name in [*found, *left]):
             _refuse(text, root, [*found, *left])
     if filters:
         found = {

@@ -59,6 +59,9 @@ def main(args: list[str]) -> None:
         "--where": [each.column for each in conditions],
         "--sort": [key.removeprefix("-") for key in keys],
     }
+    usual = not wanted or given.columns.startswith("+")
+    if usual:  # what decided which runs are there, and in which order, is seen
+        wanted = [*wanted, *asked["--where"], *(asked["--sort"] if given.sort != parser.get_default("sort") else [])]
     known = listed = columns.names_of(rows)
     if any(name not in known for names in asked.values() for name in names):
         from src.tools.runs.options import add_options  # YAML takes its time
@@ -68,14 +71,14 @@ def main(args: list[str]) -> None:
     for option, names in asked.items() if rows else ():
         columns.refuse_unknown(names, known, listed, option)
     rows = ordered([row for row in rows if all(each.holds(row) for each in conditions)], keys)
-    usual = not wanted or given.columns.startswith("+")
     if given.format == "table" and rows:
         print_table(rows, listed if usual else [], wanted)
     elif given.format != "table":
         names = list(dict.fromkeys([*(listed if usual else []), *wanted]))
         (print_csv if given.format == "csv" else print_json)(rows, names)
     if not rows:
-        told = f"of {len(found)} runs under {given.root} none fits" if found else f"no run under {given.root} yet"
+        none = f"no run under {given.root} {'but what is left out' if left else 'yet'}"
+        told = f"of {len(found)} runs under {given.root} none fits" if found else none
         print(told, file=sys.stderr)
     if left:
         print(f"left out: {', '.join(left)} (--all shows them)", file=sys.stderr)
@@ -106,7 +109,7 @@ def print_table(rows: list[Row], known: list[str], wanted: list[str]) -> None:
     names = list(dict.fromkeys([*(columns.usual(rows, known) if known else []), *wanted]))
     spared: list[str] = []
     for name in ["", *columns.SPARED]:
-        gone = [each for each in names if each == name or (name == "test/*" and columns.is_test(each))]
+        gone = [each for each in names if each == name or (name == "test/*" and each not in columns.FIXED)]
         spared += [each for each in gone if each not in wanted]
         lines = lines_of_runs(rows, [each for each in names if each not in spared], width)
         if width is None or max(map(len, lines)) <= width:
