@@ -20,7 +20,7 @@ from src.engine.errors import READ_WELL, UserError, devices_here, explained, one
 from src.engine.instances import instantiate
 from src.engine.learned import restore_learned
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
-from src.engine.loaders import adopt
+from src.engine.loaders import adopt, refuse_a_test_without_data
 from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
 from src.engine.port import check_port
@@ -130,6 +130,8 @@ class CLI(LightningCLI):
         config = self.config_init[str(self.subcommand)]
         config.weights_only = True  # Lightning's methods take it; there is no option
         self.model, self.datamodule = config.model, config.data
+        if self.run.config.get("test_after_fit"):
+            refuse_a_test_without_data(self.model, self.datamodule)
         restore_learned(self.datamodule, self.ckpt_path)
         self.trainer = self.instantiate_trainer()
         check_port(self.trainer)

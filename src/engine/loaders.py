@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.adopt_module import Wrapper, adopt_module
+from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import hand_back_between_epochs
 from src.engine.map_loader import MapLoader
 from src.engine.order import Position, leaves
@@ -50,6 +51,20 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> 
             setattr(source, hook, _Adopted(getattr(source, hook), trainer, moved))
         if isinstance(source, LightningModule):
             adopt_module(trainer, source)
+
+
+def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
+    """See before a fit that it can be tested.
+
+    Raises:
+        UserError: If none of them has a `test_dataloader`.
+    """
+    bases = {LightningModule.test_dataloader, LightningDataModule.test_dataloader}
+    if all(getattr(source.test_dataloader, "__func__", None) in bases for source in sources):
+        names = " nor ".join(type(source).__name__ for source in sources)
+        raise UserError(
+            f"test_after_fit: neither {names} has a test_dataloader. Write one, or give --test_after_fit false."
+        )
 
 
 class _Adopted(Wrapper):

@@ -1,6 +1,7 @@
 """Metrics: each with its own counts, fed as its kind wants, for each data set, watched in the right direction."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
 from src.module import LitModule
+from tests.conftest import SMALL
 from tests.stopping import config, fit, rows, run_main
 from tests.test_module import Same, sgd, trainer
 
@@ -174,3 +176,18 @@ def test_the_best_checkpoint_follows_a_metric_of_one_of_several_sets(tmp_path):
     score = best["callbacks"]["RunCheckpoint"]["best_score"]
     assert score == pytest.approx(max(float(row["val/acc/night"]) for row in rows(run)))
     assert run_main(["validate", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
+
+
+class NoTest(LightningDataModule):
+    """Data for training and nothing else."""
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.ones(4, 2), torch.ones(4, 1)), 2)
+
+
+def test_a_test_after_a_fit_without_data_for_it_is_told_before_the_first_step(cli):
+    done = cli("fit", "--config", SMALL, f"--data={__name__}.NoTest")
+    assert done.code == 1
+    assert done.err.startswith("error: test_after_fit: neither LitModule nor NoTest has a test_dataloader")
+    assert not Path("runs").exists()
+    assert cli("fit", "--config", SMALL, f"--data={__name__}.NoTest", "--test_after_fit=false").code == 0
