@@ -83,6 +83,19 @@ def draw(fits: dict[int, Fits]) -> Any:
     return figure
 
 
+def refuse_what_no_picture_can(path: Path) -> None:
+    """Make the folder of the picture; end with one line where it cannot be written: the training takes a while."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in known or path.is_dir():
+        sys.exit(f"error: --to {path}: the name of a picture ends in one of .{', .'.join(known)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: --to {path}: cannot make the folder {path.parent}: {error.strerror}.")
+
+
 def main(args: list[str]) -> None:
     """Train each width, print a table, write the picture."""
     parser = argparse.ArgumentParser("python -m src xor_plateau", description=__doc__)
@@ -93,6 +106,7 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     if min(given.seeds, given.steps, *given.hidden) < 1:
         sys.exit("error: --seeds, --steps and --hidden must be at least 1.")
+    refuse_what_no_picture_can(given.to)
     fits = {}
     print("hidden  solved      plateau left at step (median)  never left")
     for hidden in given.hidden:
@@ -100,6 +114,5 @@ def main(args: list[str]) -> None:
         left = fit.left()
         solved, never = int(fit.solved[-1].sum()), int(left.isinf().sum())
         print(f"{hidden:>6}  {f'{solved}/{given.seeds}':<10}  {left.median():<29g}  {never}", flush=True)
-    given.to.parent.mkdir(parents=True, exist_ok=True)
     draw(fits).savefig(given.to, dpi=110)
     print(f"drawn {given.to}")

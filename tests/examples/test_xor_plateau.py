@@ -67,6 +67,14 @@ def test_nothing_of_anything_is_refused_in_a_line(option):
         xor_plateau.main([option, "0"])
 
 
+@pytest.mark.parametrize(("to", "message"), [("a.foo", "ends in one of"), ("file/a.png", "cannot make the folder")])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_training(to, message, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(xor_plateau, "train", lambda *args: pytest.fail("it trained"))
+    with pytest.raises(SystemExit, match=message):
+        xor_plateau.main(["--to", f"{tmp_path}/{to}"])
+
+
 @pytest.mark.slow
 def test_four_units_solve_it_for_344_of_500_seeds_and_more_units_for_more():
     solved = {hidden: int(xor_plateau.train(hidden, 500, 2_000).solved[-1].sum()) for hidden in (4, 8, 16)}

@@ -72,6 +72,8 @@ WRONG = {
         "Option 'momentum' is not accepted",
     ),
     "neither range nor choices": ({"model.net.hidden": 3}, "model.net.hidden: expected a range"),
+    "the same to Python": ({"model.optimizer.lr": [1, 0.5, 1.0]}, "model.optimizer.lr: 1 and 1.0 are one choice"),
+    "the sweep's own": ({"checkpoint.mode": ["min", "max"]}, "checkpoint.mode: a sweep sets it itself"),
     "given twice": ({"trainer.max_epochs": [1, 2]}, "trainer.max_epochs is in the space, and given as an option"),
 }
 
@@ -97,6 +99,7 @@ def test_a_wrong_space_is_one_line_and_nothing_is_started(case, sweep):
         ),
         ({"pruner": "optuna.pruners.MeanPruner"}, "'optuna.pruners' has no attribute 'MeanPruner'"),
         ({"sampler": "optuna.samplers.GridSampler"}, "model.optimizer.lr: a grid needs a step"),
+        ({"sampler": "optuna.samplers.BruteForceSampler", "space": {"model.net.hidden": [4, 8]}}, "`Study.stop`"),
         ({"metric": "val/acc"}, "val/acc: is a larger one better? Say `direction: maximize`"),
         ({"trails": 3}, "expected `space` and, if you like, metric, direction, sampler, pruner, trials; got"),
     ],
@@ -107,6 +110,67 @@ def test_wrong_words_beside_the_space_are_one_line_and_nothing_is_started(more, 
     assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run: it leaves no checkpoints"),
+        ("--print_config", "--print_config: a sweep has no config of its own"),
+        ("--resume=space.yaml", "--resume space.yaml: cannot make this folder"),
+    ],
+)
+def test_an_option_that_no_sweep_can_have_is_one_line(option, message, sweep):
+    sampler = {"class_path": "optuna.samplers.TPESampler", "init_args": None}  # left empty in the YAML
+    done = sweep({"space": SPACE, "sampler": sampler}, *SHORT, option)
+    assert done.code == 1
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_all_trials_read_the_files_as_they_were_when_it_began(sweep, monkeypatch):
+    for name, text in {
+        "base.yaml": SMALL.read_text(),
+        "exp/own.yaml": "config: ../base.yaml\ndata: {passes: 5}\n",
+    }.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    Path("more.yaml").write_text("data: {batch_size: 2}\n")
+    words = ("--config", "exp/own.yaml", "--trainer.max_epochs=1", "--resume", "at once")
+    content = {"space": {"config": ["more.yaml"], "model.net.hidden": [4, 8]}, "trials": 1}
+    done = sweep(content, *words)
+    assert done.code == 0, done.err
+    assert (
+        "next  python -m src fit --config exp/own.yaml --trainer.max_epochs=1 --config 'at once/best.yaml'" in done.out
+    )
+    assert "go on" not in done.err
+    assert "--resume 'at once'" in done.out
+    Path("base.yaml").write_text(SMALL.read_text().replace("SGD", "Adam"))
+    Path("more.yaml").write_text("data: {batch_size: 1}\n")
+    done = sweep(content, *words)
+    assert done.err.startswith("error: base.yaml, more.yaml: edited since at once began")
+    monkeypatch.chdir("exp")
+    done = sweep(None, "--resume", "../at once", "--trials", 2)
+    assert done.code == 0, done.err
+    for number in range(2):
+        config = yaml.safe_load(Path(f"../at once/version_{number}/config.yaml").read_text())
+        assert config["model"]["init_args"]["optimizer"]["class_path"] == "torch.optim.SGD"
+        assert config["data"]["init_args"] == {"batch_size": 2, "passes": 5}
+        assert config["experiment"] == "own"
+    assert yaml.safe_load(Path("../at once/best.yaml").read_text())["config"] == ["given/more.yaml"]
+
+
+def test_a_sweep_has_as_many_trials_as_have_begun_and_a_grid_no_more_than_points(sweep):
+    content = {"space": {"model.net.hidden": [4, 8]}, "sampler": "optuna.samplers.GridSampler"}
+    words = (*SHORT, "--trainer.max_epochs=1", "--resume", FOLDER)
+    assert sweep(content, *words).code == 0
+    done = sweep(content, *words, "--trials", 50)
+    assert done.code == 0, done.err
+    assert len(rows()) == 2
+    done = sweep(None, "--resume", FOLDER, "--trials", 1)
+    assert done.code == 1
+    assert done.err == f"error: --trials 1: 2 have begun in {FOLDER}. Name at least as many."
 
 
 def test_trials_are_runs_and_the_best_one_alone_is_tested(sweep, cli):

@@ -5,14 +5,16 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.trial import TrialState
+
 from src.tools.sweep.check import printed, settle_space
 from src.tools.sweep.folder import FILE, Sweep, claim, load
+from src.tools.sweep.kept import CONFIG, configs, edited, keep
 from src.tools.sweep.plan import SAMPLER, Plan, read_sweep
 from src.tools.sweep.space import points, refuse
 from src.tools.sweep.study import be_quiet, make_pruner, open_storage, open_study, rehearse
 
 TRIALS = 20
-CONFIG = ("--config", "-c")
 
 
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
@@ -29,7 +31,12 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse("--storage: leave out the password, the address is written into the folder. PostgreSQL reads PGPASSWORD "
                "or ~/.pgpass.")  # fmt: skip
     sweep = _go_on(own, options) if own.sweep is None else _new(own, options)
-    open_study(sweep, open_storage(sweep))
+    trials = open_study(sweep, open_storage(sweep)).get_trials(deepcopy=False)
+    begun = max((trial.number + 1 for trial in trials if trial.state != TrialState.WAITING), default=0)
+    if sweep.trials < begun:
+        refuse(f"--trials {sweep.trials}: {begun} have begun in {sweep.folder}. Name at least as many.")
+    if not (sweep.folder / FILE).is_file():
+        keep(sweep)
     sweep.save()
     return sweep
 
@@ -51,6 +58,8 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse("--ckpt_path: each trial begins anew. To begin from weights: --transfer.weights.")
     if not any(word.partition("=")[0] in CONFIG for word in options):
         refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
+    if any(word.startswith("--print_config") for word in options):
+        refuse("--print_config: a sweep has no config of its own. Ask for it with `fit` in place of `sweep`.")
     config = printed(options)
     _refuse_what_no_trial_can(config)
     metric = given.get("metric") or config["checkpoint"]["monitor"]
@@ -64,12 +73,10 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
     )
     be_quiet()
     make_pruner(plan)
-    if plan.is_grid:
-        most = len(points(plan.read))
-        trials = min(own.trials or given.get("trials") or most, most)
-    else:
+    most = len(points(plan.read)) if plan.is_grid else None
+    if most is None:
         rehearse(plan)
-        trials = own.trials or given.get("trials") or TRIALS
+    trials = _at_most(own.trials or given.get("trials") or most or TRIALS, most)
     if own.storage and "://" in own.storage:
         open_storage(
             Sweep(Path(), plan, trials, own.storage)
@@ -79,22 +86,24 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
         known = load(folder)
         if found := plan.differences(vars(known.plan)):
             refuse(f"{folder} is another sweep: {'; '.join(found)}. Leave out --sweep, or begin a new one.")
-        return Sweep(folder, plan, own.trials or known.trials, own.storage or known.storage)
+        sweep = Sweep(folder, plan, _at_most(own.trials or known.trials, most), own.storage or known.storage)
+        if found := edited(sweep):
+            refuse(f"{', '.join(found)}: edited since {folder} began; the trials would differ. Begin a new one, or "
+                   "leave out --sweep and the options: it goes on with its copies.")  # fmt: skip
+        return sweep
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refuse(f"--resume {folder}: cannot make this folder: {error.strerror}. Name another.")
     else:
-        experiment = config.get("experiment") or _stem(options)
+        experiment = config.get("experiment") or Path(configs(options)[0]).stem
         folder = claim(Path(config["trainer"]["default_root_dir"] or ".").expanduser() / experiment)
     return Sweep(folder, plan, trials, own.storage or "sqlite")
 
 
-def _stem(options: list[str]) -> str:
-    """The name of an experiment that has none: its first file's."""
-    for number, word in enumerate(options):
-        key, _, value = word.partition("=")
-        if key in CONFIG:
-            return Path(value or options[number + 1]).stem
-    return "run"
+def _at_most(trials: int, most: int | None) -> int:
+    return trials if most is None else min(trials, most)
 
 
 def _direction(metric: str, checkpoint: dict[str, Any]) -> Literal["minimize", "maximize"]:
@@ -112,3 +121,5 @@ def _refuse_what_no_trial_can(config: dict[str, Any]) -> None:
                "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
     if trainer["enable_checkpointing"] is False or trainer["barebones"]:
         refuse("trainer.enable_checkpointing, barebones: trials are compared and resumed by their checkpoints.")
+    if trainer["fast_dev_run"]:
+        refuse("trainer.fast_dev_run: it leaves no checkpoints, by which trials are compared and resumed.")

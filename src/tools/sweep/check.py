@@ -3,13 +3,20 @@
 import contextlib
 import difflib
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import get_loader
 
 from src.cli import main
-from src.tools.sweep.fragment import FILES, as_options
+from src.tools.sweep.fragment import FILES, as_options, fragment
+from src.tools.sweep.kept import CONFIG, configs, contents, is_file
 from src.tools.sweep.space import Range, Space, all_names, probes, read_space, refuse
+
+# Options that a sweep gives to all trials, Plan.forced.
+OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")
 
 
 def printed(options: list[str]) -> dict[str, Any]:
@@ -54,10 +61,15 @@ def settle_space(given: dict[str, Any], options: list[str], config: dict[str, An
                 name, [*config, *(f"{key}.{name.partition('.')[2]}" for key in config)], n=1
             )
             refuse(f"{name}: there is no such option." + (f" Did you mean {near[0]}?" if near else ""))
+        if name.replace(".init_args", "") in OWN:
+            refuse(f"{name}: a sweep sets it itself, to compare its trials. Leave it out of the space.")
         if name.replace(".init_args", "") in fixed - {FILES}:
             refuse(f"{name} is in the space, and given as an option, which would win. Leave out one of them.")
+    over = as_configs(options)
     for point in probes(space):
-        printed([*options, *as_options(point)])
+        found = printed([*options, *as_options(point)])
+        if over != options:
+            _refuse_what_an_option_wins(point, found, over)
     return _with_fractions(given, space, options)
 
 
@@ -88,3 +100,58 @@ def _takes(options: list[str], point: dict[str, Any]) -> bool:
     except SystemExit:
         return False
     return True
+
+
+def as_configs(options: list[str]) -> list[str]:
+    """The same options, as configs over which a later one wins."""
+    words, rest = [], list(options)
+    while rest:
+        key, has_value, value = rest.pop(0).partition("=")
+        if not has_value and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        if key in CONFIG:
+            words += [key, value]
+        else:
+            with contextlib.suppress(yaml.YAMLError):  # then it is a text, such as --note "a: b: c"
+                value = get_loader("yaml")(value)
+            words += as_options({key.lstrip("-"): value})
+    return words
+
+
+def _refuse_what_an_option_wins(point: dict[str, Any], found: dict[str, Any], over: list[str]) -> None:
+    """End with one line if an option makes the same of all choices: `--data {init_args: {num: 8}}` and `data.num`."""
+    own = as_options(point)
+    try:
+        meant = printed([*over, *own])
+    except SystemExit:
+        return  # an option that no file can say, such as one of an entry of a list
+    trees = [fragment({name: value for name, value in point.items() if name != FILES})]
+    for name in configs(own):
+        trees += (
+            [tree for _, _, tree in contents(Path(name).expanduser())] if is_file(name) else [get_loader("yaml")(name)]
+        )
+    for leaf in dict.fromkeys(leaf for tree in trees for leaf in _leaves(tree)):
+        given, value = _at(found, leaf), _at(meant, leaf)
+        if isinstance(given, list) and isinstance(value, list):
+            given = given[: len(value)]  # an option may add to a list
+        if leaf[0] != FILES and given != value:
+            name = ".".join(str(part) for part in leaf if part != "init_args")
+            refuse(f"{name} is in the space ({value}), and set by an option ({given}), which would win. "
+                   "Leave out one of them.")  # fmt: skip
+
+
+def _leaves(tree: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from ((key, *rest) for rest in _leaves(value))
+        elif not str(key).endswith("+"):  # which adds to what an option sets
+            yield (key,)
+
+
+def _at(config: Any, leaf: tuple[str, ...]) -> Any:
+    """An option's value in a whole config; of a class its name."""
+    for part in leaf:
+        if part != "init_args" and isinstance(config, dict):
+            below = config if part in config else config.get("init_args") or {}
+            config = below.get(part)
+    return config.get("class_path", config) if isinstance(config, dict) else config

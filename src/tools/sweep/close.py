@@ -1,6 +1,8 @@
 """The end of a sweep: the best trial is tested once, and everything is written and told."""
 
 import csv
+import re
+import shlex
 import sys
 import traceback
 from datetime import datetime
@@ -69,7 +71,8 @@ def _tell(
     if test:
         print("test  " + "  ".join(f"{name} {value:.4f}" for name, value in test.items()))
     print(f"files {TRIALS}, {BEST} and pictures in {sweep.folder}")
-    print(f"next  python -m src fit {' '.join(sweep.plan.options)} --config {sweep.folder / BEST}", flush=True)
+    words = [*sweep.plan.options, "--config", str(sweep.folder / BEST)]
+    print(f"next  python -m src fit {shlex.join(words)}", flush=True)
 
 
 def _test(sweep: Sweep, best: FrozenTrial) -> dict[str, float]:
@@ -91,6 +94,8 @@ def _test(sweep: Sweep, best: FrozenTrial) -> dict[str, float]:
                 f"note: trial {best.number} was not tested: {''.join(traceback.format_exception_only(error))}"
             )
             return {}
+    if not (folder / "metrics.csv").is_file():
+        return {}  # it logged nothing
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
-    return {name: float(value) for name, value in row.items() if name.startswith("test/") and value}
+    return {name: float(value) for name, value in row.items() if re.match("test[/_]", name) and value}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def run(sweep: Sweep, workers: int, max_failures: int) -> int:
         The exit code.
     """
     since = datetime.now()
-    again = f"python -m src sweep --resume {sweep.folder}"
+    again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"
     print(f"sweep {sweep.folder}: {sweep.trials} trials; should it be stopped: {again}", flush=True)
     try:
         with _leaving_in_order():

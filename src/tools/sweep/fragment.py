@@ -50,14 +50,15 @@ def as_options(values: dict[str, Any]) -> list[str]:
     )
 
 
-def as_file(values: dict[str, Any], folder: Path) -> str:
+def as_file(values: dict[str, Any], folder: Path, copies: dict[str, str]) -> str:
     """The text of a file for `--config`.
 
     Args:
         values: Of each option its value.
         folder: Where the file will lie: files that it builds on are named from there.
+        copies: Of such a file, as it was named, the copy that the trials read.
     """
     tree = fragment(values)
     if files := tree.pop(FILES, None):
-        tree = {FILES: [os.path.relpath(Path(file).expanduser(), folder) for file in files]} | tree
+        tree = {FILES: [os.path.relpath(Path(copies.get(file, file)).expanduser(), folder) for file in files]} | tree
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -106,6 +106,8 @@ def read_sweep(path: str) -> dict[str, Any]:
             given[key] = {"class_path": given[key]}
         if given.get(key) is not None and "class_path" not in given[key]:
             refuse(f"{key}: expected a class_path, such as {EXAMPLES[key]}.")
+        if given.get(key) is not None and given[key].get("init_args", ...) is None:
+            del given[key]["init_args"]  # left empty
     trials = given.get("trials")
     if trials is not None and (not isinstance(trials, int) or trials < 1):
         refuse(f"trials: {trials} must be a number of trials, at least 1.")

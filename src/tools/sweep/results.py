@@ -12,6 +12,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from src.tools.sweep.folder import Sweep, replace
 from src.tools.sweep.fragment import as_file
+from src.tools.sweep.kept import kept
 from src.tools.sweep.plan import Plan
 from src.tools.sweep.space import all_names, label
 
@@ -91,7 +92,8 @@ def write_best(sweep: Sweep, study: optuna.Study, test: dict[str, float]) -> Non
         return
     tested = "".join(f", {name} {value:.4f}" for name, value in test.items())
     head = f"# Trial {best.number} of {sweep.folder}: {sweep.plan.metric} {best.value:.4f}{tested}.\n"
-    replace(sweep.folder / BEST, head + as_file(values_of(sweep.plan, best), sweep.folder))
+    told = as_file(values_of(sweep.plan, best), sweep.folder, kept(sweep.folder))
+    replace(sweep.folder / BEST, head + told)
 
 
 def table(sweep: Sweep, study: optuna.Study, most: int = 5) -> list[str]:

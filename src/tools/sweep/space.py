@@ -121,10 +121,15 @@ def read_space(given: Any, at: str = "space", branch: str = "") -> Space:
 
 def _read(name: str, given: Any, branch: str) -> Range | Choices:
     key = f"{name} ({branch})" if branch else name
-    if isinstance(given, dict) and RANGE & given.keys():
+    if isinstance(given, dict) and {"low", "high"} & given.keys():
         return Range(name, key, _read_range(name, given))
     if isinstance(given, list) and given:
-        return Choices(name, key, {label(value): value for value in given})
+        values = {label(value): value for value in given}
+        if len(values) < len(given):
+            same = next(value for value in given if [label(each) for each in given].count(label(value)) > 1)
+            alike = " and ".join(repr(value) for value in given if label(value) == label(same))
+            refuse(f"{name}: {alike} are one choice, not several: Python finds them equal. Leave all but one out.")
+        return Choices(name, key, values)
     if isinstance(given, dict) and given:
         below = {value: read_space(rest, f"{name}: {value}", str(value)) for value, rest in given.items() if rest}
         return Choices(name, key, {value: value for value in given}, below)

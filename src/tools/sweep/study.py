@@ -109,7 +109,7 @@ def make_sampler(plan: Plan, number: int, name: str = "") -> BaseSampler:
         number: The trial's.
         name: What is drawn: a trial that was cut short while it drew draws the rest as it would have.
     """
-    seed = int(plan.sampler.get("init_args", {}).get("seed") or 0)
+    seed = int((plan.sampler.get("init_args") or {}).get("seed") or 0)
     own = int.from_bytes(hashlib.sha256(f"{seed} {number} {name}".encode()).digest()[:4])
     if plan.is_grid:
         return PartialFixedSampler(points(plan.read)[number], RandomSampler(own))
@@ -162,7 +162,7 @@ def rehearse(plan: Plan) -> None:
             study.tell(trial, float(value))
     except ImportError as error:
         refuse(f"sampler: {plan.sampler['class_path']}: {error}. Install the package.")
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # one that ends the study by itself has it running
         refuse(f"sampler: {plan.sampler['class_path']}: {' '.join(str(error).split())}")
 
 

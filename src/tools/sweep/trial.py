@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 
 from src.cli import main
 from src.tools.sweep.fragment import as_options
+from src.tools.sweep.kept import kept, with_others
 from src.tools.sweep.plan import Plan
 
 OUTPUT = "output.txt"
@@ -86,7 +87,9 @@ def run_trial(plan: Plan, trial: Trial, values: dict[str, Any], folder: Path) ->
         words = ["fit", "--ckpt_path", str(last)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        words = ["fit", *plan.options, *plan.forced, *as_options(values)]
+        copies = kept(folder.parent)
+        words = [*plan.options, *plan.forced, *as_options(values)]
+        words = ["fit", *with_others(words, lambda name: copies.get(name, name))]
     folder.mkdir(parents=True, exist_ok=True)
     callbacks = [Pruning(trial, plan.metric)] if plan.pruner else []
     with written_to(folder / OUTPUT):

@@ -1,0 +1,67 @@
+"""Parts of a sweep without a fit: what its options may say beside the space, what choices are, what its test gives."""
+
+import contextlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from src.tools.sweep import close
+from src.tools.sweep.check import printed, settle_space
+from src.tools.sweep.folder import Sweep
+from src.tools.sweep.space import read_space
+from tests.conftest import SMALL
+
+DATA = "{class_path: tests.xor.XorDataModule, init_args: {batch_size: 8}}"
+TWO = {"data.batch_size": [2, 4]}
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        (TWO, ["--note=why: a: b", "--data", DATA], "data.batch_size is in the space (2), and set by an option (8)"),
+        ({"config": ["a.yaml", "b.yaml"]}, ["--data.batch_size", "8"], "data.batch_size is in the space (4)"),
+        ({"data": [{"init_args": {"batch_size": 2}}]}, ["--data.batch_size=8"], "data.batch_size is in the space (2)"),
+        (TWO, ["--data", "{class_path: tests.xor.XorDataModule, init_args: {passes: 3}}"], None),
+        # Another class than the files name: what these say of the first one goes, the space with it.
+        (
+            {"model.optimizer.lr": [1, 2]},
+            ["--model.optimizer", "torch.optim.Adam"],
+            "model.optimizer.lr is in the space",
+        ),
+        ({"model.optimizer.lr": [1, 2]}, ["--model.optimizer", "torch.optim.SGD"], None),
+        ({"model.optimizer": ["torch.optim.SGD", "AdamW"]}, ["--model.optimizer.weight_decay=0.1"], None),
+        ({"config": ["many.yaml"]}, ["--trainer.callbacks+=lightning.pytorch.callbacks.DeviceStatsMonitor"], None),
+    ],
+)
+def test_an_option_that_would_beat_the_space_is_refused_and_no_other(space, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("trainer: {max_epochs: 3}\nconfig: b.yaml\n")
+    Path("b.yaml").write_text("data: {batch_size: 4}\n")
+    Path("many.yaml").write_text("trainer: {callbacks: [lightning.pytorch.callbacks.Timer]}\n")
+    options = ["--config", str(SMALL), *options]
+    with pytest.raises(SystemExit, match=re.escape(message)) if message else contextlib.nullcontext():
+        settle_space(space, options, printed(options))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("epoch,step,test_mse,val/loss\n1,2,0.5,0.1\n", {"test_mse": 0.5}),
+        ("test/acc\n1.0\n", {"test/acc": 1.0}),
+        ("", {}),
+    ],
+)
+def test_the_test_of_the_best_has_the_metrics_of_any_module_or_none(text, found, tmp_path, monkeypatch):
+    def logs(words, folder):
+        if text:
+            (folder / "metrics.csv").write_text(text)
+
+    monkeypatch.setattr(close, "main", logs)
+    assert close._test(Sweep(tmp_path, None, 1, "sqlite"), SimpleNamespace(number=0)) == found
+
+
+def test_choices_may_be_called_as_a_word_of_a_range():
+    (interval,) = read_space({"model.scheduler_interval": {"step": None, "epoch": None}})
+    assert list(interval.values) == ["step", "epoch"]
