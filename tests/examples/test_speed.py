@@ -1,5 +1,6 @@
 """What makes the template fast, as behaviour: none of these tests reads a clock."""
 
+import contextlib
 import csv
 import math
 import shutil
@@ -63,12 +64,12 @@ def test_a_training_step_does_not_wait_for_the_device(fit, monkeypatch, example)
     step = LitModule.training_step
 
     def watched(module, batch, batch_idx):
-        with operations:
+        with operations if batch_idx else contextlib.nullcontext():  # of the first batch the target is looked at
             return step(module, batch, batch_idx)
 
     monkeypatch.setattr(LitModule, "training_step", watched)
     fit(example)
-    assert operations.count["addmm"] == 2 * 3  # two layers, three steps: it was watched
+    assert operations.count["addmm"] == 2 * 2  # two layers, three steps but the first: it was watched
     # `.item()`, `float(...)`, `if tensor`; and the operations whose result's size depends on the values.
     for waits in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"):
         assert operations.count[waits] == 0, waits

@@ -1,6 +1,7 @@
 """A sweep in processes of its own: killed, stopped, with several workers, on several machines with one storage."""
 
 import csv
+import gc
 import os
 import random
 import shutil
@@ -139,6 +140,34 @@ def test_a_signal_ends_it_in_good_order_and_it_goes_on(workers, number, undistur
     assert "Traceback" not in done.stderr
     launch("sweep", "--resume", FOLDER, "--workers", workers, cwd=tmp_path)
     assert rows(tmp_path / FOLDER) == undisturbed["random"]
+
+
+class Garbage:
+    """Gets a signal when it is collected, where Python swallows what the handler raises."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Leaves(Callback):
+    """Leaves some to be collected after the fit."""
+
+    def teardown(self, trainer, module, stage):
+        gc.disable()
+        Garbage()
+
+
+def test_a_signal_that_python_swallowed_ends_it_after_the_trial(tmp_path):
+    write(tmp_path, RANDOM)
+    leaves = f"--trainer.callbacks+={__name__}.Leaves"
+    done = finish(start("sweep", *SHORT, leaves, "--sweep", "space.yaml", "--workers", 1, cwd=tmp_path))
+    assert done.returncode == 128 + signal.SIGINT, done.stdout
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("trial ")] == ["0"]
+    assert "go on with" in done.stderr
+    assert "Exception ignored" in (tmp_path / FOLDER / "version_0/output.txt").read_text()
 
 
 def test_workers_end_with_the_sweep_that_was_killed(tmp_path):

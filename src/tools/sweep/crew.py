@@ -1,6 +1,5 @@
 """The processes that work on a sweep: in this one, or several of which a dead one is replaced; and what they leave."""
 
-import contextlib
 import os
 import shlex
 import signal
@@ -8,16 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import torch
 
 from src.tools.sweep.close import close
 from src.tools.sweep.folder import Sweep, load
+from src.tools.sweep.stop import leaving_in_order
 from src.tools.sweep.worker import work
 
 LOOK_S = 0.2
@@ -33,37 +30,17 @@ def run(sweep: Sweep, workers: int, max_failures: int) -> int:
     again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"
     print(f"sweep {sweep.folder}: {sweep.trials} trials; should it be stopped: {again}", flush=True)
     try:
-        with _leaving_in_order():
+        with leaving_in_order() as leave_late:
             if workers == 1:
-                work(sweep, since, max_failures)
+                work(sweep, since, max_failures, leave_late)
             else:
                 _watch(sweep, workers, since, max_failures)
             return close(sweep, since, max_failures, again)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        code = 128 + signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.code
-        if not isinstance(code, int) or code < 128:
+    except SystemExit as stop:
+        if not isinstance(stop.code, int) or stop.code < 128:
             raise
-        print(f"{signal.Signals(code - 128).name}; go on with: {again}", file=sys.stderr, flush=True)
-        return code
-
-
-@contextlib.contextmanager
-def _leaving_in_order() -> Iterator[None]:
-    """A signal that ends this process between two trials ends it as one within a fit does."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    mine = threading.current_thread() is threading.main_thread()
-    free = [number for number in numbers if mine and signal.getsignal(number) == signal.SIG_DFL]
-    for number in free:
-        signal.signal(number, _leave)
-    try:
-        yield
-    finally:
-        for number in free:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+        print(f"{signal.Signals(stop.code - 128).name}; go on with: {again}", file=sys.stderr, flush=True)
+        return stop.code
 
 
 def _watch(sweep: Sweep, number: int, since: datetime, max_failures: int) -> None:
@@ -103,7 +80,7 @@ def _end(crew: list[subprocess.Popen[bytes]]) -> None:
     while any(process.poll() is None for process in crew):
         try:
             time.sleep(LOOK_S)
-        except KeyboardInterrupt:
+        except SystemExit:
             for process in crew:
                 process.terminate()
 

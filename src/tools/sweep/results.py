@@ -132,7 +132,7 @@ def draw(sweep: Sweep, study: optuna.Study) -> list[str]:
     for name, plot in plots:
         file: Path = sweep.folder / f"{name}.png"
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all that is drawn later
                 warnings.simplefilter("ignore")
                 plot(study, target_name=sweep.plan.metric)
                 if name in ("slices", "parallel"):  # an axis for each

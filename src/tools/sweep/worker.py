@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 import optuna
@@ -21,13 +22,14 @@ SECONDS = "seconds"
 WAIT_S = 0.5
 
 
-def work(sweep: Sweep, since: datetime, max_failures: int) -> None:
+def work(sweep: Sweep, since: datetime, max_failures: int, leave_late: Callable[[], None] = lambda: None) -> None:
     """Take trials as long as there are some.
 
     Args:
         sweep: The sweep.
         since: Failures of an earlier time count no more.
         max_failures: So many in a row end it.
+        leave_late: Leaves for a signal that came and was lost.
     """
     storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES, since.isoformat())
     study = open_study(sweep, storage)
@@ -43,6 +45,7 @@ def work(sweep: Sweep, since: datetime, max_failures: int) -> None:
             lease.release()
         write_trials(sweep, study)
         print(describe(sweep, study, trial.number), flush=True)
+        leave_late()
     gc.unfreeze()
 
 
