@@ -4,6 +4,7 @@ import csv
 import socket
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 import torch
 import yaml
@@ -195,6 +196,7 @@ def test_trials_are_runs_and_the_best_one_alone_is_tested(sweep, cli):
     assert {path.name for path in FOLDER.glob("*.png")} == {
         f"{n}.png" for n in ("history", "importance", "slices", "parallel")
     }
+    assert mpl.rcParams["axes.facecolor"] == "white"  # Optuna's style is that of its own pictures
     # The fragment gives the same fit, without the sweep.
     again = cli("fit", *SHORT, "--config", FOLDER / "best.yaml", "--test_after_fit=false")
     assert again.metrics["val/loss"] == values[best]
