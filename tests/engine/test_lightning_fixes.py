@@ -184,6 +184,7 @@ def test_a_part_of_the_predictions_is_written(cli):
     assert "1 0" not in done.out
 
 
+@pytest.mark.slow
 def test_a_stock_parser_still_turns_1_into_1_0(stock):
     assert stock["limit"] == "1.0", "1 batch stays 1: Batches and the limits of Trainer.__init__ can go"
 
@@ -351,6 +352,7 @@ def test_adam_still_asks_for_a_gpu_at_each_step(monkeypatch):
     assert len(asked) >= 3, "Adam asks no more: spare_the_question_for_a_gpu can go"
 
 
+@pytest.mark.slow
 def test_lightning_still_has_torch_ask_for_a_gpu_in_the_slow_way(stock):
     assert stock["check"] == "1", "it leaves torch alone: spare_the_question_for_a_gpu can go"
 

@@ -10,8 +10,15 @@ from src.engine.random_state import random_state, set_random_state
 from tests.stopping import config, fit, resume, run_differences
 
 
-@pytest.mark.parametrize("stop", [("on_train_batch_end", 17), ("on_train_epoch_start", 2), ("on_validation_end", 2)])
-@pytest.mark.parametrize("file", ["last", "best"])
+@pytest.mark.parametrize(
+    ("stop", "file"),
+    [
+        (("on_train_batch_end", 17), "last"),
+        (("on_train_epoch_start", 2), "best"),
+        pytest.param(("on_train_epoch_start", 2), "last", marks=pytest.mark.slow),
+        pytest.param(("on_validation_end", 2), "best", marks=pytest.mark.slow),
+    ],
+)
 def test_dropout_goes_on_with_the_same_bits(stop, file, tmp_path):
     whole = fit(tmp_path / "whole", config(dropout=0.5))
     run = fit(tmp_path / "stopped", config(dropout=0.5), stop)

@@ -49,6 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
         callbacks=(EARLY,), max_epochs=10, min_epochs=2, val_check_interval=3, every_n_steps=3
     ),
 }
+OFTEN = ("accumulation", "validation amid an epoch", "max_steps", "plateau", "early stopping amid an epoch")
 STOPS = [
     ("on_train_batch_start", 3),
     ("on_train_batch_end", 7),
@@ -81,7 +82,9 @@ def check(case: str, stop: tuple[str, int], whole: Path, tmp_path: Path) -> None
     assert run_differences(whole, run) == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in OFTEN else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_a_stopped_run_ends_with_the_same_bits(case, undisturbed, tmp_path):
     check(case, ("on_train_batch_end", 17), undisturbed(case), tmp_path)
 
