@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import yaml
 from src.cli import main
 from tests import stopping
 
+# A shell lets what it starts in the background ignore Ctrl-C, and every process below it: some tests send one.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Small nets gain nothing from a second thread, and two that wait for each other on a busy machine cost a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
