@@ -1,9 +1,8 @@
-"""What is measured while a run trains: each figure lies between two that the test measures itself."""
+"""What is measured while a run trains, by a clock that the test keeps."""
 
 import contextlib
 import csv
 import math
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,60 +14,81 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import FSDPStrategy
 
+from src.engine import speed
 from src.engine.errors import UserError
 from src.engine.grad_norm import GradNorm
 from src.module import LitModule
 from tests.processes import launch, processes
+from tests.processes import rows as measured
 from tests.stopping import Sums, config, fit, resume, rows, run_differences
 
 SPEED = ["train/data_wait_share", "train/samples_per_s"]
 
 
-class Slow(Sums):
-    """Makes each batch with some work, and notes how long that took; in validation with more."""
-
-    def train_dataloader(self):
-        return Worked(super().train_dataloader(), "waited_s", 1)
-
-    def val_dataloader(self):
-        return Worked(super().val_dataloader(), "validated_s", 5)
+WAIT_S = 2.0  # for each batch
 
 
-class Worked:
-    def __init__(self, loader, where, times):
-        self.loader, self.where, self.times = loader, where, times
+class Clock:
+    """In the place of `time`: seconds pass only where these tests say so."""
+
+    now_s = 0.0
+
+    @staticmethod
+    def perf_counter():
+        return Clock.now_s
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr("src.engine.speed.time", Clock)
+
+
+class ByTheClock(Callback):
+    """Has a process of its own measure by it."""
+
+    def setup(self, trainer, module, stage):
+        speed.time = Clock
+
+
+class Passing:
+    """A loader; for each batch seconds pass."""
+
+    def __init__(self, loader, seconds):
+        self.loader, self.seconds = loader, seconds
 
     def __len__(self):
         return len(self.loader)
 
     def __iter__(self):
         for batch in self.loader:
-            start = time.perf_counter()
-            for _ in range(self.times):
-                work()
-            setattr(Witness, self.where, getattr(Witness, self.where) + time.perf_counter() - start)
+            Clock.now_s += self.seconds
             yield batch
 
 
-class SlowModule(LitModule):
-    """Works in validation, too, and notes how long each took."""
+class PassingData(Sums):
+    def train_dataloader(self):
+        return Passing(super().train_dataloader(), WAIT_S)
 
+    def val_dataloader(self):
+        return Passing(super().val_dataloader(), 100.0)
+
+
+def step_s(batch_idx, rank=0):
+    """How long a training step takes: each another time, on the second process twice as long."""
+    return (3.0 + batch_idx) * (1 + rank)
+
+
+class PassingModule(LitModule):
     def training_step(self, batch, batch_idx):
-        start = time.perf_counter()
-        work()
-        Witness.trained_s += time.perf_counter() - start
+        Clock.now_s += step_s(batch_idx, self.global_rank)
         return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        start = time.perf_counter()
-        work()
-        work()
-        if not self.trainer.sanity_checking:
-            Witness.validated_s += time.perf_counter() - start
+        Clock.now_s += 1_000.0
         super().validation_step(batch, batch_idx, dataloader_idx)
 
 
-class ByHand(SlowModule):
+class ByHand(PassingModule):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.automatic_optimization = False
@@ -80,105 +100,61 @@ class ByHand(SlowModule):
         optimizer.step()
 
 
-def work():
-    x = torch.ones(150, 150)
-    for _ in range(10):
-        x = x @ x / 150
+class Told(DummyLogger):
+    """A logger that keeps what it is told of the speed."""
 
-
-class Witness(Callback):
-    """Keeps the clock from outside, and counts."""
-
-    waited_s: ClassVar[float] = 0.0
-    trained_s: ClassVar[float] = 0.0
-    validated_s: ClassVar[float] = 0.0
-    start_s: ClassVar[float] = 0.0
-    ended_s: ClassVar[float] = 0.0
-    num_samples: ClassVar[int] = 0
-
-    def begin(self, start_s):
-        Witness.waited_s = Witness.trained_s = Witness.validated_s = 0.0
-        Witness.num_samples, Witness.start_s = 0, start_s
-
-    def setup(self, trainer, module, stage):
-        Witness.ended_s = time.perf_counter()
-
-    def on_train_start(self, trainer, module):
-        self.begin(time.perf_counter())
-
-    def on_train_epoch_start(self, trainer, module):
-        # Another process may begin earlier, but not before this one had ended the epoch before.
-        self.begin(time.perf_counter() if trainer.world_size == 1 else Witness.ended_s)
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        Witness.num_samples += len(batch[0]) * trainer.world_size
-
-    def on_train_epoch_end(self, trainer, module):
-        Witness.ended_s = time.perf_counter()
-
-
-class Compared(DummyLogger):
-    """A logger that holds what it is told of the speed against what was seen."""
-
-    told: ClassVar[list[dict[str, float]]] = []
-    alone: ClassVar[bool] = True
+    numbers: ClassVar[list[dict[str, float]]] = []
 
     def log_metrics(self, metrics, step=None):
-        if "train/samples_per_s" not in metrics:
-            return
-        Compared.told.append(metrics)
-        least = Witness.waited_s + Witness.trained_s
-        most = time.perf_counter() - Witness.start_s - Witness.validated_s
-        seconds = Witness.num_samples / metrics["train/samples_per_s"]
-        assert least * 0.9999 <= seconds <= most * 1.0001  # float32
-        if self.alone:
-            wait_s = metrics["train/data_wait_share"] * seconds
-            assert Witness.waited_s * 0.9999 <= wait_s <= (seconds - Witness.trained_s) * 1.0001
+        if set(SPEED) & metrics.keys():
+            Told.numbers.append(metrics)
 
 
-class ComparedOfSeveral(Compared):
-    """The time waited is a mean over the processes, of which only one is seen."""
-
-    alone = False
-
-
-def watched(module: str = "SlowModule", **more: Any) -> dict[str, Any]:
-    """An experiment under these eyes."""
-    experiment = config(callbacks=({"class_path": f"{__name__}.Witness"},), **more)
+def passing(module: str = "PassingModule", **more: Any) -> dict[str, Any]:
+    """An experiment with this clock; an epoch has 12 batches of 4."""
+    experiment = config(callbacks=({"class_path": f"{__name__}.ByTheClock"},), **more)
     experiment["model"] = {"class_path": f"{__name__}.{module}", "init_args": experiment["model"]}
-    experiment["data"] = {"class_path": f"{__name__}.Slow"}
-    experiment["trainer"]["logger"] = {"class_path": f"{__name__}.Compared"}
-    Compared.told = []
+    experiment["data"] = {"class_path": f"{__name__}.PassingData"}
+    experiment["trainer"]["logger"] = {"class_path": f"{__name__}.Told"}
+    Told.numbers = []
     return experiment
 
 
+def expected(batches: range, ranks: int = 1) -> dict[str, Any]:
+    """Of the batches of an epoch: all samples over the time of the slowest process, the mean of the shares waited."""
+    waited_s = WAIT_S * len(batches)
+    seconds = [waited_s + sum(step_s(number, rank) for number in batches) for rank in range(ranks)]
+    values = [sum(waited_s / each for each in seconds) / ranks, 4 * ranks * len(batches) / max(seconds)]
+    return dict(zip(SPEED, (pytest.approx(value, rel=1e-6) for value in values), strict=True))
+
+
 @pytest.mark.parametrize("case", [{}, {"accumulate_grad_batches": 5}, {"val_check_interval": 5}, {"module": "ByHand"}])
-def test_what_is_measured_lies_within_what_was_seen(tmp_path, case):
-    run = fit(tmp_path, watched(**case))
-    assert [sorted(told) for told in Compared.told] == [SPEED] * 3
+def test_an_epoch_is_measured_without_its_validations(tmp_path, case):
+    run = fit(tmp_path, passing(**case))
+    assert Told.numbers == [expected(range(12))] * 3
     assert not set(SPEED) & set(rows(run)[0])
 
 
 def test_a_run_that_goes_on_amid_an_epoch_is_measured_from_there(tmp_path):
-    run = fit(tmp_path, watched(), ("on_train_batch_end", 18))
+    run = fit(tmp_path, passing(every_n_steps=1), ("on_train_batch_end", 18))
     assert resume(run) == 0
-    assert len(Compared.told) == 3
+    # The stop came before the checkpoint of the same step.
+    assert Told.numbers == [expected(range(12)), expected(range(5, 12)), expected(range(12))]
 
 
 @pytest.mark.slow
 def test_two_processes_are_measured_as_one(tmp_path):
-    experiment = watched(max_epochs=2, limit_val_batches=0)
-    experiment["trainer"]["logger"] = {"class_path": f"{__name__}.ComparedOfSeveral"}
-    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(passing(max_epochs=2)))
     launch("fit", "--config", "experiment.yaml", "--speed.csv=true", *processes(2), cwd=tmp_path)
-    assert len(rows(tmp_path / "runs/sums/version_0")) == 2
+    found = [{name: row[name] for name in SPEED} for row in measured(tmp_path / "runs/sums/version_0")]
+    assert found == [expected(range(6), ranks=2)] * 2
 
 
 def test_asked_for_the_speed_is_in_metrics_csv(tmp_path):
-    run = fit(tmp_path, config() | {"speed": {"csv": True}})
-    found = [[float(row[name]) for name in SPEED] for row in rows(run)]
-    assert len(found) == 3
-    assert all(0 < wait < 1 and per_s > 0 for wait, per_s in found)
+    run = fit(tmp_path, passing() | {"speed": {"csv": True}})
+    assert [{name: float(row[name]) for name in SPEED} for row in rows(run)] == [expected(range(12))] * 3
+    # Lightning itself tells a logger what is logged.
+    assert [{name: told[name] for name in SPEED} for told in Told.numbers] == [expected(range(12))] * 3
 
 
 def test_without_a_reader_nothing_measures(tmp_path):
