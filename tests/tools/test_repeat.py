@@ -283,6 +283,7 @@ REFUSED = [
     (["--seeds", "two"], "--seeds two must be a number of seeds"),
     (["--seeds", "0"], "there is nothing to do"),
     (["--seeds", "3", "3"], "a seed stands there twice"),
+    (["--seeds", "3"], "name the YAML of an experiment first"),
     (["--folds", "1"], "--folds 1 must be at least 2"),
     (["--resume", "nowhere"], "--resume nowhere is no repeat"),
     (["--resume", "nowhere", "--trainer.max_epochs", "3"], "leave out --trainer.max_epochs 3"),

@@ -96,6 +96,8 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
         refuse(f"{own[1]} sets {own[0]}: leave it out.")
     if given.ckpt_path is not None:
         refuse("a repeat begins new runs: leave out --ckpt_path. To start from weights: --transfer.weights.")
+    if not given.config:
+        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     plan = Plan(kind, values, options)
     config = config_of(options)
     if kind == "fold":
@@ -109,7 +111,7 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     root, experiment = str(trainer["default_root_dir"] or "."), config["experiment"]
     if "://" in root:
         refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
-    experiment = experiment or (Path(given.config[0]).stem if given.config else "run")
+    experiment = experiment or Path(given.config[0]).stem
     folder = claim(Path(root).expanduser() / experiment)
     (folder / FILE).write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
     return folder, plan
