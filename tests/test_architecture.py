@@ -126,11 +126,6 @@ def test_a_newcomer_reads_under_400_lines_to_own_a_project():
     assert count_lines(*common, SRC / f"models/{task}.py", SRC / f"data/{task}.py", CONFIGS / f"{task}.yaml") < 400
 
 
-def test_no_file_of_the_engine_is_longer_than_200_lines():
-    lengths = {path.name: count_lines(path) for path in (SRC / "engine").rglob("*.py")}
-    assert {name: length for name, length in lengths.items() if length > 200} == {}
-
-
 def is_private(name: str) -> bool:
     return any(re.fullmatch(r"_[^\W_]\w*", part) for part in name.split("."))
 
