@@ -2,19 +2,21 @@
 
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
 from types import FrameType
 
 from src.engine.lightning_fixes.start import without_scipy_signal
-from src.engine.streams import outlive_the_reader
 
 
 def start() -> None:
     """Import what the first word names, and nothing else."""
     before = signal.signal(signal.SIGINT, leave)
-    outlive_the_reader()
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is written by its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word.isidentifier() and importlib.util.find_spec(f"src.tools.{word}"):
         module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]

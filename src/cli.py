@@ -23,7 +23,6 @@ from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_g
 from src.engine.loaders import adopt, refuse_a_test_without_data
 from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
-from src.engine.port import check_port
 from src.engine.programs import programs
 from src.engine.quiet import Quiet
 from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
@@ -134,7 +133,6 @@ class CLI(LightningCLI):
             refuse_a_test_without_data(self.model, self.datamodule)
         restore_learned(self.datamodule, self.ckpt_path)
         self.trainer = self.instantiate_trainer()
-        check_port(self.trainer)
         adopt(self.trainer, self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

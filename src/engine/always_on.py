@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from src.engine.console import Console, Progress
 from src.engine.errors import Errors
 from src.engine.finite import Finite
-from src.engine.grad_norm import GradNorm
 from src.engine.metrics_csv import MetricsCsv
 from src.engine.predictions.callback import PredictionsCsv
 from src.engine.resume import Resume
@@ -17,7 +16,6 @@ from src.engine.run import Run, RunCallback
 from src.engine.run_checkpoint import RunCheckpoint
 from src.engine.run_folder import RunFolder
 from src.engine.signals import Signals
-from src.engine.speed import Speed
 from src.engine.trackers.callback import Trackers
 
 # Those of a YAML come behind the first two: the bar is gone before others print. Lightning moves the checkpoint to the
@@ -29,8 +27,6 @@ ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
     ("resume", Resume),
     ("finite", Finite),
     ("signals", Signals),
-    ("speed", Speed),
-    ("grad_norm", GradNorm),
     ("metrics", MetricsCsv),
     ("predictions", PredictionsCsv),
     ("track", Trackers),

@@ -14,16 +14,21 @@ from tests import stopping
 
 
 def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_made(cli, monkeypatch):
-    for module in ("wandb", "comet_ml", "tensorboard", "tensorboardX"):
+    for module in ("wandb", "mlflow", "tensorboard", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)  # Python's own way to say that there is none
     Path("sums.yaml").write_text(yaml.safe_dump(stopping.config()))
     done = cli(
-        "fit", "--config", "sums.yaml", "--track.wandb=offline", "--track.comet=online", "--track.tensorboard=true"
+        "fit",
+        "--config",
+        "sums.yaml",
+        "--track.wandb=offline",
+        "--track.mlflow=sqlite:///m.db",
+        "--track.tensorboard=true",
     )
     assert done.code != 0
     assert done.err == (
-        "error: --track.tensorboard, --track.wandb, --track.comet: not installed. Do: python -m pip install "
-        "tensorboard wandb comet-ml; or go without: --track.tensorboard false --track.wandb null --track.comet null\n"
+        "error: --track.tensorboard, --track.wandb, --track.mlflow: not installed. Do: python -m pip install "
+        "tensorboard wandb mlflow; or go without: --track.tensorboard false --track.wandb null --track.mlflow null\n"
     )
     assert not Path("runs").exists()
 

@@ -1,11 +1,10 @@
-"""What the tests of trackers share: which of them are installed, a run that draws, and the files of W&B and Comet."""
+"""What the tests of trackers share: which of them are installed, a run that draws, and the files of W&B."""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ OPTIONS = {
     "tensorboard": "--track.tensorboard=true",
     "wandb": "--track.wandb=offline",
     "mlflow": "--track.mlflow=sqlite:///mlflow.db",
-    "trackio": "--track.trackio=true",
-    "comet": "--track.comet=offline",
 }
 HERE = [name for name, (_, modules) in PACKAGES.items() if any(map(importlib.util.find_spec, modules))]
 ALL = [OPTIONS[name] for name in HERE]
@@ -55,8 +52,8 @@ def write_experiment(folder: Path) -> None:
 
 def environment(folder: Path) -> dict[str, str]:
     """Where nobody is logged in, and trackers write nothing outside the folder."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "COMET_"))}
-    own = {"HOME": str(folder), "TRACKIO_DIR": str(folder / "trackio"), "PYTHONPATH": str(PROJECT)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    own = {"HOME": str(folder), "PYTHONPATH": str(PROJECT)}
     return inherited | own | {"OMP_NUM_THREADS": "1"}
 
 
@@ -88,10 +85,3 @@ def wandb_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a run's history."""
     found = [each.history.item for each in wandb_records(file) if each.WhichOneof("record_type") == "history"]
     return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row} for row in found]
-
-
-def comet_messages(archive: Path, kind: str) -> list[dict[str, Any]]:
-    """What Comet wrote offline, of one kind."""
-    with zipfile.ZipFile(archive) as files:
-        messages = [json.loads(line) for line in files.read("messages.json").splitlines()]
-    return [message["payload"] for message in messages if message["type"] == kind]

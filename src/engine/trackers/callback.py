@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from src.engine.configs.text import resolved
 from src.engine.errors import UserError, one_line
@@ -11,7 +11,6 @@ from src.engine.run import RunCallback
 from src.engine.trackers.guard import Guard, forgive
 from src.engine.trackers.kinds import check, make, mlflow_id
 from src.engine.trackers.options import flat_options
-from src.engine.trackers.trackio import TrackioLogger
 
 # To so many characters Lightning cuts what it tells MLflow.
 MLFLOW_LENGTH = 250
@@ -26,8 +25,6 @@ class Trackers(RunCallback):
         tensorboard: Write TensorBoard's files into the run's folder; look at them with `make board`.
         wandb: Write a Weights & Biases run, project <experiment>; `wandb sync` sends one that was written offline.
         mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file.
-        trackio: Write a trackio run, project <experiment>, into its folder on this machine; `trackio show` opens it.
-        comet: Write a Comet experiment, project <experiment>; `comet upload` sends one that was written offline.
     """
 
     def __init__(
@@ -35,10 +32,8 @@ class Trackers(RunCallback):
         tensorboard: bool = False,
         wandb: Literal["online", "offline"] | None = None,
         mlflow: str | None = None,
-        trackio: bool = False,
-        comet: Literal["online", "offline"] | None = None,
     ) -> None:
-        options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow, "trackio": trackio, "comet": comet}
+        options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
         self._asked = {name: option for name, option in options.items() if option}
         check(self._asked)
         self._made: list[Logger] | None = None
@@ -124,7 +119,3 @@ class Trackers(RunCallback):
 def _finish(logger: Logger, failed: bool) -> None:
     if isinstance(logger, WandbLogger):
         logger.experiment.finish(exit_code=int(failed))
-    elif isinstance(logger, CometLogger):
-        logger.experiment.end()
-    elif isinstance(logger, TrackioLogger):
-        logger.experiment.finish()

@@ -6,21 +6,17 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from src.engine.errors import UserError, one_line
 from src.engine.instances import construct
-from src.engine.lightning_fixes.comet import COMET_SAYS, OfflineCometLogger
 from src.engine.ranks import is_rank_zero
-from src.engine.trackers.trackio import TrackioLogger
 
 # By the option's name: what pip calls it, and the modules of which one has to be there.
 PACKAGES = {
     "tensorboard": ("tensorboard", ("tensorboard", "tensorboardX")),
     "wandb": ("wandb", ("wandb",)),
     "mlflow": ("mlflow", ("mlflow",)),
-    "trackio": ("trackio", ("trackio",)),
-    "comet": ("comet-ml", ("comet_ml",)),
 }
 # A server that is gone is given up after 15 seconds, in place of five minutes at each of MLflow's calls.
 MLFLOW_RETRIES = "3"
@@ -41,9 +37,8 @@ def check(asked: dict[str, Any]) -> None:
         packages = " ".join(PACKAGES[name][0] for name in missing)
         off = " ".join(f"--track.{name} {'false' if asked[name] is True else 'null'}" for name in missing)
         raise UserError(f"{options}: not installed. Do: python -m pip install {packages}; or go without: {off}")
-    for name in ("wandb", "comet"):
-        if asked.get(name) == "online" and is_rank_zero() and (why := LOGINS[name]()):
-            raise UserError(f"--track.{name} online: {why} Or write offline: --track.{name} offline.")
+    if asked.get("wandb") == "online" and is_rank_zero() and (why := _log_in_to_wandb()):
+        raise UserError(f"--track.wandb online: {why} Or write offline: --track.wandb offline.")
 
 
 def _log_in_to_wandb() -> str:
@@ -54,16 +49,6 @@ def _log_in_to_wandb() -> str:
     except Exception as error:  # it has classes of its own
         return one_line(error)
     return ""
-
-
-def _log_in_to_comet() -> str:
-    os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # as Lightning does, since torch was imported before
-    import comet_ml
-
-    return "" if comet_ml.get_config("comet.api_key") else "No API key configured. Use `comet login` to log in."
-
-
-LOGINS = {"wandb": _log_in_to_wandb, "comet": _log_in_to_comet}
 
 
 def make(name: str, option: Any, folder: Path) -> Logger:
@@ -92,18 +77,6 @@ def make(name: str, option: Any, folder: Path) -> Logger:
             title, number = f"{experiment}-{folder.name}", _number(known, 8)
             more = {"project": experiment, "offline": option == "offline", "mode": option, "resume": "allow"}
             logger = construct(WandbLogger, title, folder, id=number, **more)
-        case "trackio":
-            # It goes on with whatever run has the name.
-            logger = construct(TrackioLogger, experiment, f"{folder.name}-{_number(known, 4)}")
-        case "comet":
-            title, number = f"{experiment}-{folder.name}", _number(known, 32)
-            if option == "offline":
-                mode = "get" if goes_on else "create"
-                logger = construct(OfflineCometLogger, folder / "comet", experiment, title, number, mode)
-            else:
-                mode = "get_or_create"
-                more = {"experiment_key": number, "mode": mode, "online": True} | COMET_SAYS
-                logger = construct(CometLogger, project=experiment, name=title, **more)
     made: Logger = logger
     return made
 

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.engine.trackers.guard import Guard
-from src.engine.trackers.trackio import TrackioLogger
 
 
 @rank_zero_only
@@ -48,20 +47,8 @@ def _to_mlflow(logger: Any, name: str, path: Path, step: int) -> None:
         logger.experiment.log_image(logger.run_id, image, key=name, step=step)
 
 
-def _to_trackio(logger: Any, name: str, path: Path, step: int) -> None:
-    import trackio
-
-    logger.experiment.log({name: trackio.Image(str(path))}, step=step)
-
-
-def _to_comet(logger: Any, name: str, path: Path, step: int) -> None:
-    logger.experiment.log_image(str(path), name=name, step=step)
-
-
 KINDS: dict[type[Logger], Callable[[Any, str, Path, int], None]] = {
     TensorBoardLogger: _to_tensorboard,
     WandbLogger: _to_wandb,
     MLFlowLogger: _to_mlflow,
-    TrackioLogger: _to_trackio,
-    CometLogger: _to_comet,
 }
