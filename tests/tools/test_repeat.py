@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from scipy.stats import ttest_1samp
 
 from src.cli import main
@@ -43,6 +43,23 @@ class Folded(stopping.Sums):
 
     def val_dataloader(self) -> TensorLoader:
         return self._loader(self.val_rows)
+
+
+class Untested(LightningDataModule):
+    """The same rows, without a test."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.inner = stopping.Sums(batch_size)
+
+    def setup(self, stage: str) -> None:
+        self.inner.trainer = self.trainer
+
+    def train_dataloader(self) -> TensorLoader:
+        return self.inner.train_dataloader()
+
+    def val_dataloader(self) -> TensorLoader:
+        return self.inner.val_dataloader()
 
 
 class Shuffled(Folded):
@@ -203,6 +220,33 @@ def test_of_folds_the_validation_of_the_best_checkpoint_is_told(folds):
         assert losses[-1] > row["val/loss"] == pytest.approx(min(losses), rel=1e-6)
     assert re.search(r"^val/loss +mean .*\(3 folds\)$", out, re.MULTILINE)
     assert "test/" not in out  # that data stays unseen
+
+
+def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(folds, seeds):
+    """Folds share training rows, so an interval by Student's t would be too narrow."""
+    out, made = folds
+    told = yaml.safe_load((made / "summary.yaml").read_text())
+    for name, found in told["metrics"].items():
+        assert set(found) == {"runs", "mean", "std"}
+        values = [row[name] for row in numbers(made / "results.csv")]
+        assert found["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+    assert "95%" not in out
+    note = "each fold's checkpoint was chosen on that fold, by val/loss, so its score is optimistic"
+    assert told["note"] == note
+    assert f"\nnote: {note}\n" in out
+    # Seeds are compared by the test, which chose nothing.
+    assert "note" not in yaml.safe_load((seeds[1] / "summary.yaml").read_text())
+    assert "note: " not in seeds[0]
+
+
+def test_seeds_without_a_test_say_that_the_validation_chose_the_checkpoints(folder):
+    options = ("--data", "tests.tools.test_repeat.Untested", "--trainer.max_epochs", 1)
+    done = call(folder, "--seeds", 2, "--config", "sums.yaml", *options)
+    assert done.code == 0, done.err
+    told = yaml.safe_load((folder / "runs/sums/repeat_0/summary.yaml").read_text())
+    assert set(told["metrics"]["val/loss"]) == {"runs", "mean", "std", "low", "high"}
+    assert told["note"].startswith("each checkpoint was chosen on the same validation part, by val/loss")
+    assert f"note: {told['note']}\n" in done.out
 
 
 @pytest.mark.slow

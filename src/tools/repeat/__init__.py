@@ -6,6 +6,8 @@
     python -m src repeat --resume runs/mnist/repeat_0              go on after a kill; failed fits are tried again
 
 Seeds are compared by the test (by the validation where there is none), folds by the validation of the best checkpoint.
+That fold also chose the checkpoint, so its score is optimistic. Seeds get a 95 percent interval, folds none: they share
+training rows, and an interval would be too narrow.
 Beside the runs, `runs/<experiment>/repeat_<n>/version_<k>`, lie results.csv and summary.yaml, of folds out_of_fold.csv.
 Every other option is one of `fit`.
 """

@@ -27,6 +27,7 @@ class Plan:
         stage: `test` or `val`, whose metrics are told.
         accelerator: What a fit was told to run on; its evaluation runs there, too.
         alone: Whether a fit is one process.
+        monitor: The metric by which a fit chooses its best checkpoint.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Plan:
     stage: str = "test"
     accelerator: str = "auto"
     alone: bool = True
+    monitor: str = "val/loss"
 
     def own(self, number: int) -> list[str]:
         """The options of `fit` in which the `number`-th fit differs from the others."""
@@ -107,7 +109,8 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("a repeat needs checkpoints: leave out fast_dev_run, barebones and enable_checkpointing.")
     stage = "val" if kind == "fold" else test_or_val(config)
-    plan = Plan(kind, values, options, stage, str(trainer["accelerator"]), is_alone(trainer))
+    monitor = config["checkpoint"]["monitor"]
+    plan = Plan(kind, values, options, stage, str(trainer["accelerator"]), is_alone(trainer), monitor)
     root, experiment = str(trainer["default_root_dir"] or "."), config["experiment"]
     if "://" in root:
         refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
