@@ -45,6 +45,21 @@ class Folded(stopping.Sums):
         return self._loader(self.val_rows)
 
 
+class Compiled(stopping.Net):
+    """A net that is compiled without a compiler, in no time; notes how often."""
+
+    seen: ClassVar[list[int]] = []
+
+    def compile(self, *args, **kwargs):
+        Compiled.seen.append(0)
+        super().compile(backend=note_graph)
+
+
+def note_graph(graph, inputs):
+    Compiled.seen[-1] += 1
+    return graph
+
+
 class Untested(LightningDataModule):
     """The same rows, without a test."""
 
@@ -237,6 +252,15 @@ def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(f
     # Seeds are compared by the test, which chose nothing.
     assert "note" not in yaml.safe_load((seeds[1] / "summary.yaml").read_text())
     assert "note: " not in seeds[0]
+
+
+def test_each_fit_is_compiled_anew(folder):
+    """In one process torch compiles a net for eight shapes and then leaves it as it is, in silence."""
+    Compiled.seen.clear()
+    options = ("--model.net", "tests.tools.test_repeat.Compiled", "--model.compile", "true", "--trainer.max_epochs", 1)
+    assert call(folder, "--seeds", 3, "--config", "sums.yaml", *options).code == 0
+    assert len(Compiled.seen) == 3
+    assert all(Compiled.seen)
 
 
 def test_seeds_without_a_test_say_that_the_validation_chose_the_checkpoints(folder):

@@ -28,6 +28,22 @@ class BrokenMLP(XorMLP):
         raise RuntimeError("out of memory, or so it seems")
 
 
+WIDTHS: set[int] = set()
+
+
+def note_width(graph, inputs):
+    """Compile a graph to itself, and note the widths of the nets that are compiled."""
+    WIDTHS.update(each.shape[0] for each in inputs if each.dim() == 2 and each.shape[1] == 2)
+    return graph
+
+
+class CompiledMLP(XorMLP):
+    """A net that is compiled without a compiler, in no time."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(backend=note_width)
+
+
 @pytest.fixture
 def sweep(tmp_path, monkeypatch, capfd):
     """Run `python -m src sweep ...` in this process, in a folder of its own, with a YAML of these contents."""
@@ -204,6 +220,16 @@ def test_trials_are_runs_and_the_best_one_alone_is_tested(sweep, cli):
     written = {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")}
     assert sweep(None, "--resume", FOLDER).code == 0
     assert {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")} == written
+
+
+def test_each_of_ten_trials_is_compiled(sweep):
+    """In one process torch compiles a net for eight shapes and then leaves it as it is, in silence."""
+    WIDTHS.clear()
+    widths = list(range(12, 22))
+    options = ("--model.net", f"{__name__}.CompiledMLP", "--model.compile=true", "--trainer.max_epochs=1")
+    content = {"space": {"model.net.hidden": widths}, "sampler": "optuna.samplers.GridSampler"}
+    assert sweep(content, *SHORT, *options).code == 0
+    assert set(widths) <= WIDTHS
 
 
 @pytest.mark.slow

@@ -2,15 +2,18 @@
 
 import contextlib
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from src.tools.sweep import close
 from src.tools.sweep.check import printed, settle_space
 from src.tools.sweep.folder import Sweep
 from src.tools.sweep.space import read_space
+from src.tools.sweep.worker import failed_in_a_row
 from tests.conftest import SMALL
 
 DATA = "{class_path: tests.xor.XorDataModule, init_args: {batch_size: 8}}"
@@ -60,6 +63,29 @@ def test_the_test_of_the_best_has_the_metrics_of_any_module_or_none(text, found,
 
     monkeypatch.setattr(close, "main", logs)
     assert close._test(Sweep(tmp_path, None, 1, "sqlite"), SimpleNamespace(number=0)) == found
+
+
+def test_failures_in_a_row_are_those_of_the_command_in_the_order_of_their_numbers():
+    """Each machine of a sweep has a clock of its own, and its own zone."""
+
+    def trial(number, state, crew):
+        at = datetime(2026, 1, 1, 12) - timedelta(hours=number)  # later ones by clocks that are ever more behind
+        attributes = {"crew": crew}
+        return create_trial(state=state, value=1.0 if state.name == "COMPLETE" else None, user_attrs=attributes), at
+
+    def trials(*ended):
+        made = [trial(number, state, crew) for number, (state, crew) in enumerate(ended)]
+        for each, at in made:
+            each.datetime_complete = at
+        return [each for each, _ in made]
+
+    good, bad, open_ = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING
+    known = trials((good, "a"), (bad, "a"), (bad, "a"))
+    assert failed_in_a_row(known, "a", 2) == known[1:]
+    assert failed_in_a_row(known, "a", 3) == []
+    assert failed_in_a_row(trials((bad, "a"), (bad, "a"), (good, "a")), "a", 2) == []
+    # An earlier command's do not count, nor what is still open.
+    assert failed_in_a_row(trials((bad, "a"), (bad, "b"), (open_, "b")), "b", 2) == []
 
 
 def test_choices_may_be_called_as_a_word_of_a_range():

@@ -24,6 +24,7 @@ CHOSEN = {
     "seed": "each checkpoint was chosen on the same validation part, by {monitor}, so its score is optimistic",
 }
 
+
 @dataclass
 class Row:
     """What is told of a fit.

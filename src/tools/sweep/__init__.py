@@ -5,7 +5,6 @@ Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`; a k
 
 import argparse
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,7 +57,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="N",
         help="stop after so many failed trials in a row; default: 3",
     )
-    add("--worker", metavar="SINCE", help=argparse.SUPPRESS)
+    add("--worker", metavar="CREW", help=argparse.SUPPRESS)
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):
         if (value := getattr(own, name)) is not None and value < 1:
@@ -80,6 +79,6 @@ def main(args: list[str]) -> None:
     from src.tools.sweep.crew import be_a_worker, run
 
     if own.worker:
-        be_a_worker(own.resume, datetime.fromisoformat(own.worker), own.max_failures)
+        be_a_worker(own.resume, own.worker, own.max_failures)
     elif code := run(begin(own, options), own.workers, own.max_failures):
         sys.exit(code)

@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 import traceback
-from datetime import datetime
 
 import optuna
 from filelock import FileLock
@@ -20,12 +19,12 @@ from src.tools.sweep.trial import OUTPUT, written_to
 from src.tools.sweep.worker import ERROR, SECONDS, failed_in_a_row
 
 
-def close(sweep: Sweep, since: datetime, max_failures: int, again: str) -> int:
+def close(sweep: Sweep, crew: str, max_failures: int, again: str) -> int:
     """Write and tell what the sweep found.
 
     Args:
         sweep: Without trials left to run.
-        since: When this process began.
+        crew: The command that ends.
         max_failures: So many in a row end it.
         again: The command that goes on.
 
@@ -35,7 +34,7 @@ def close(sweep: Sweep, since: datetime, max_failures: int, again: str) -> int:
     study = open_study(sweep, open_storage(sweep))
     trials = study.get_trials(deepcopy=False)[: sweep.trials]
     write_trials(sweep, study)
-    if failed := failed_in_a_row(trials, since, max_failures):
+    if failed := failed_in_a_row(trials, crew, max_failures):
         last = failed[-1]
         sys.stderr.write(
             f"error: {len(failed)} trials in a row failed; the last one, {sweep.run_folder(last.number)}: "

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
+import uuid
 from pathlib import Path
 
 import torch
@@ -26,16 +26,16 @@ def run(sweep: Sweep, workers: int, max_failures: int) -> int:
     Returns:
         The exit code.
     """
-    since = datetime.now()
+    crew = uuid.uuid4().hex
     again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"
     print(f"sweep {sweep.folder}: {sweep.trials} trials; should it be stopped: {again}", flush=True)
     try:
         with leaving_in_order() as leave_late:
             if workers == 1:
-                work(sweep, since, max_failures, leave_late)
+                work(sweep, crew, max_failures, leave_late)
             else:
-                _watch(sweep, workers, since, max_failures)
-            return close(sweep, since, max_failures, again)
+                _watch(sweep, workers, crew, max_failures)
+            return close(sweep, crew, max_failures, again)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code < 128:
             raise
@@ -43,10 +43,10 @@ def run(sweep: Sweep, workers: int, max_failures: int) -> int:
         return stop.code
 
 
-def _watch(sweep: Sweep, number: int, since: datetime, max_failures: int) -> None:
+def _watch(sweep: Sweep, number: int, name: str, max_failures: int) -> None:
     """Keep so many workers running; end them in good order when this process has to end."""
     command = [sys.executable, "-m", "src", "sweep", "--resume", str(sweep.folder)]
-    command += ["--worker", since.isoformat(), "--max_failures", str(max_failures)]
+    command += ["--worker", name, "--max_failures", str(max_failures)]
     places = [os.environ | place for place in _places(number)]
 
     def start(place: int) -> subprocess.Popen[bytes]:
@@ -95,11 +95,11 @@ def _places(number: int) -> list[dict[str, str]]:
     return [place | {"OMP_NUM_THREADS": threads} for place in own]
 
 
-def be_a_worker(folder: Path, since: datetime, max_failures: int) -> None:
+def be_a_worker(folder: Path, crew: str, max_failures: int) -> None:
     """Work beside others, as long as the process that started this one lives."""
     threading.Thread(target=_follow, daemon=True).start()
     try:
-        work(load(folder), since, max_failures)
+        work(load(folder), crew, max_failures)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

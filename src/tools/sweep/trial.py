@@ -123,6 +123,7 @@ def _told(stop: SystemExit, output: Path) -> str:
 def _let_go() -> None:
     """Give back what the trial held before the next one asks for memory."""
     gc.collect()
+    torch.compiler.reset()  # torch compiles a net for 8 shapes in one process, and leaves later ones as they are
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Callable
-from datetime import datetime
 
 import optuna
 from optuna.storages import BaseStorage
@@ -15,6 +14,7 @@ from src.tools.sweep.results import describe, write_trials
 from src.tools.sweep.study import find_trial, is_open, open_storage, open_study, suggest
 from src.tools.sweep.trial import Outcome, run_trial
 
+CREW = "crew"  # the attribute with the command whose processes ran a trial last
 DEATHS = "deaths"  # the attribute with the number of processes that a trial took along
 ERROR = "error"
 FOLDER = "folder"
@@ -22,21 +22,22 @@ SECONDS = "seconds"
 WAIT_S = 0.5
 
 
-def work(sweep: Sweep, since: datetime, max_failures: int, leave_late: Callable[[], None] = lambda: None) -> None:
+def work(sweep: Sweep, crew: str, max_failures: int, leave_late: Callable[[], None] = lambda: None) -> None:
     """Take trials as long as there are some.
 
     Args:
         sweep: The sweep.
-        since: Failures of an earlier time count no more.
+        crew: Names the command that this process works for; failures of others do not count.
         max_failures: So many in a row end it.
         leave_late: Leaves for a signal that came and was lost.
     """
-    storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES, since.isoformat())
+    storage, leases = open_storage(sweep), Leases(sweep.folder / LEASES, crew)
     study = open_study(sweep, storage)
     gc.freeze()  # what stays for good need not be looked through after each trial
-    while taken := take(sweep, study, storage, leases, since, max_failures):
+    while taken := take(sweep, study, storage, leases, max_failures):
         lease, trial = taken
         try:
+            trial.set_user_attr(CREW, crew)
             outcome = _run(sweep, study, trial, max_failures)
             if outcome.error:
                 trial.set_user_attr(ERROR, outcome.error)
@@ -62,7 +63,7 @@ def _run(sweep: Sweep, study: optuna.Study, trial: Trial, max_failures: int) -> 
 
 
 def take(
-    sweep: Sweep, study: optuna.Study, storage: BaseStorage, leases: Leases, since: datetime, max_failures: int
+    sweep: Sweep, study: optuna.Study, storage: BaseStorage, leases: Leases, max_failures: int
 ) -> tuple[Lease, Trial] | None:
     """The next trial: one that was cut short, one that waits, or a new one.
 
@@ -73,7 +74,7 @@ def take(
     """
     while True:
         known = study.get_trials(deepcopy=False)[: sweep.trials]
-        if failed_in_a_row(known, since, max_failures):
+        if failed_in_a_row(known, leases.crew, max_failures):
             return None
         for number in (trial.number for trial in known if is_open(trial)):
             if found := _take(study, storage, leases, number):
@@ -105,14 +106,15 @@ def _take(study: optuna.Study, storage: BaseStorage, leases: Leases, number: int
     return None
 
 
-def failed_in_a_row(trials: list[FrozenTrial], since: datetime, number: int) -> list[FrozenTrial]:
-    """The last trials that ended, if there are so many and all of them failed.
+def failed_in_a_row(trials: list[FrozenTrial], crew: str, number: int) -> list[FrozenTrial]:
+    """Return the last trials that a command's processes ended, if there are so many and all of them failed.
+
+    Their order is that of their numbers: the clocks of several machines need not agree.
 
     Args:
-        trials: All.
-        since: Those that ended earlier do not count.
+        trials: All, by number.
+        crew: The command; what others ended, or an earlier one, does not count.
         number: How many are too many.
     """
-    ended = [trial for trial in trials if trial.datetime_complete and trial.datetime_complete > since]
-    last = sorted(ended, key=lambda trial: str(trial.datetime_complete))[-number:]
+    last = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get(CREW) == crew][-number:]
     return last if len(last) == number and all(trial.state == TrialState.FAIL for trial in last) else []
