@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank
 from src.engine.renamed import follow_renamed
 from src.engine.run import Run
 from src.engine.run_folder import begin, end, find_interrupted, runs_folder
+from src.engine.seeds import seeded, settle_seed
 from src.engine.transfer import Transfer
 from src.module import LitModule
 
@@ -87,6 +89,7 @@ class CLI(LightningCLI):
         read_env_file(Path(".env"))
         given = look_ahead(arguments)
         self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
+        carried: dict[str, Any] = {}
         if given.verb in self.subcommands():
             carried = carried_config(self.ckpt_path, given.verb, [*GROUPS, "note"]) if self.ckpt_path else {}
             behind = arguments.index(given.verb) + 1
@@ -96,9 +99,15 @@ class CLI(LightningCLI):
             arguments[behind - 1 :] = self.given.arguments()
         self.config = parser.parse_or_explain(arguments)
         refuse_nulls(self.config[self.config.subcommand], {"trainer": Trainer} | GROUPS)
+        config = self.config[self.config.subcommand]
+        kept = carried.get("seed_everything")
+        if kept is not None and kept != config.seed_everything and given.verb == "fit":
+            self.given.notes.append(f"seed_everything={config.seed_everything} has no effect: the run keeps {kept}")
+            config.seed_everything = kept
+        config.seed_everything = settle_seed(config.seed_everything)
+        self.seed = config.seed_everything if kept is None else kept
         for note in self.given.notes if is_rank_zero() else []:
             print(f"note: {note}", file=sys.stderr)
-        config = self.config[self.config.subcommand]
         if config.ckpt_path and not given.ckpt_path:
             raise UserError(
                 f"ckpt_path={config.ckpt_path} stands in a config file, where it comes too late: the checkpoint's own "
@@ -117,7 +126,8 @@ class CLI(LightningCLI):
         text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
         config = json.loads(text)[str(self.subcommand)]
         values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
-        self.run = Run(str(self.subcommand), self.given.carried(values))
+        seed = {"seed_everything": self.config[str(self.subcommand)].seed_everything}  # never a reference
+        self.run = Run(str(self.subcommand), self.given.carried(values) | seed)
         if self.subcommand == "fit":
             found = None if self._folder else find_interrupted(self._root(), self.run.config)
             self.ckpt_path = found or self.ckpt_path
@@ -125,7 +135,9 @@ class CLI(LightningCLI):
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
-        self.config_init = instantiate(self.parser, expanded(self.config))
+        # A model is made from the run's seed, a later verb may have another: data of the config are the same for both.
+        with nullcontext() if self.subcommand == "fit" else seeded(self.seed):
+            self.config_init = instantiate(self.parser, expanded(self.config), self.seed)
         config = self.config_init[str(self.subcommand)]
         config.weights_only = True  # Lightning's methods take it; there is no option
         self.model, self.datamodule = config.model, config.data
@@ -133,7 +145,7 @@ class CLI(LightningCLI):
             refuse_a_test_without_data(self.model, self.datamodule)
         restore_learned(self.datamodule, self.ckpt_path)
         self.trainer = self.instantiate_trainer()
-        adopt(self.trainer, self.model, self.datamodule)
+        adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""

@@ -150,6 +150,7 @@ def load_module(
     if strict:
         check_fit(checkpoint["state_dict"], module)
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    module.run_seed = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
     return module
 
 

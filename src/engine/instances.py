@@ -1,12 +1,17 @@
 """Objects that a config names: what a library refuses is one line, a user's own class keeps its traceback."""
 
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule
 
 from src.engine.errors import UserError
+from src.engine.order import mix
 from src.engine.schedulers import MAKERS
+from src.engine.seeds import STREAMS, seeded
 
 # A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
@@ -34,12 +39,14 @@ class _Maker:
     An optimizer that is made later holds it: processes that a run spawns get it without what it kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.raised: list[tuple[BaseException, TracebackType | None]] = []
+        self._seed = seed
 
     def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         try:
-            return construct(cls, *args, **kwargs)
+            with self._generators(cls):
+                return construct(cls, *args, **kwargs)
         except Exception as error:
             if not self.raised and not isinstance(error, UserError):
                 values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
@@ -47,16 +54,26 @@ class _Maker:
             self.raised.append((error, error.__traceback__))
             raise
 
+    def _generators(self, cls: type) -> AbstractContextManager[None]:
+        """Whatever was made before it, a data module draws the same."""
+        is_data = inspect.isclass(cls) and issubclass(cls, LightningDataModule)
+        return seeded(mix(self._seed, STREAMS["__init__"])) if is_data and self._seed is not None else nullcontext()
+
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
 
-def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+def instantiate(parser: ArgumentParser, config: Namespace, seed: int | None = None) -> Namespace:
     """Make all objects that a config names; what a class raises arrives as it was raised.
 
     A parser that tries one type after the other would tell of all of them instead, and of its own way there.
+
+    Args:
+        parser: Of the config.
+        config: As it was parsed.
+        seed: What a data module draws from.
     """
-    make = _Maker()
+    make = _Maker(seed)
     try:
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
         return made

@@ -4,6 +4,7 @@ Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is non
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +18,8 @@ from src.engine.adopt_module import Wrapper, adopt_module
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import hand_back_between_epochs
 from src.engine.map_loader import MapLoader
-from src.engine.order import Position, leaves
+from src.engine.order import Position, leaves, mix
+from src.engine.seeds import STREAMS, has_drawn, seeded
 from src.engine.stream_loader import take_over
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
@@ -38,17 +40,25 @@ class Placeable(Protocol):
         """
 
 
-def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule) -> None:
+def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, seed: int | None = None) -> None:
     """Take over the loaders that some hooks return, and what modules log; in Python, call it before `trainer.fit`.
 
     Args:
         trainer: That will call the hooks.
         sources: Modules and data modules with `train_dataloader` and the like.
+        seed: What the hooks draw from. By default the one of the run that a module was loaded from, or of an earlier
+            call; else the one that the process was seeded with.
     """
+    kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
+    seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
     moved: dict[int, tuple[Tensor, Tensor]] = {}
+    drew: list[str] = []
     for source in sources:
+        vars(source)["run_seed"] = seed
+        for hook in ("prepare_data", "setup"):
+            setattr(source, hook, SeededHook(source, hook, trainer, seed))
         for hook in HOOKS:
-            setattr(source, hook, _Adopted(getattr(source, hook), trainer, moved))
+            setattr(source, hook, _Adopted(source, hook, trainer, seed, moved, drew))
         if isinstance(source, LightningModule):
             adopt_module(trainer, source)
 
@@ -67,25 +77,83 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
         )
 
 
-class _Adopted(Wrapper):
+class SeededHook(Wrapper):
+    """A hook of the user's that draws from the run's seed.
+
+    Args:
+        source: Whose it is.
+        name: `prepare_data`, `setup`, or of one that returns loaders.
+        trainer: That calls it.
+        seed: Of the run.
+    """
+
+    def __init__(self, source: LightningModule | LightningDataModule, name: str, trainer: Trainer, seed: int) -> None:
+        self._hook: Callable[..., Any] = getattr(source, name)
+        functools.update_wrapper(self, self._hook)
+        self._name = name
+        self._trainer = trainer
+        self._seed = seed
+        self._of_module = isinstance(source, LightningModule)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with seeded(self._number()):
+            return self._hook(*args, **kwargs)
+
+    def _number(self) -> int:
+        seed = self._seed
+        # Processes that were started without a seed have each their own. `prepare_data` runs on one of them.
+        if self._name != "prepare_data" and self._trainer.world_size > 1 and torch.distributed.is_initialized():
+            seed = self._trainer.strategy.broadcast(seed)
+        if stream := STREAMS.get(self._name):
+            return mix(seed, stream, self._of_module)
+        # Loaders that a fit makes again for each epoch may draw new rows for each.
+        every = getattr(self._trainer, "reload_dataloaders_every_n_epochs", 0)
+        epoch = self._trainer.current_epoch // every * every if every and self._name in HOOKS[:2] else 0
+        return mix(seed, epoch) if epoch else seed
+
+
+class _Adopted(SeededHook):
     """A hook of the user's whose loaders are taken over before Lightning sees them."""
 
-    def __init__(self, hook: Callable[[], Any], trainer: Trainer, moved: dict[int, tuple[Tensor, Tensor]]) -> None:
-        functools.update_wrapper(self, hook)
-        self._hook = hook
-        self._trainer = trainer
+    def __init__(
+        self,
+        source: LightningModule | LightningDataModule,
+        name: str,
+        trainer: Trainer,
+        seed: int,
+        moved: dict[int, tuple[Tensor, Tensor]],
+        drew: list[str],
+    ) -> None:
+        super().__init__(source, name, trainer, seed)
         self._moved = moved
+        self._drew = drew
 
     def __call__(self) -> Any:
-        loaders = self._take_over(self._hook())
+        number = self._number()
+        with seeded(number):
+            loaders = self._hook()
+            if has_drawn(number):
+                self._warn_of_equal_numbers()
+            loaders = self._take_over(loaders)
         for loader in leaves(loaders):
             if isinstance(loader, Position):
                 # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
                 loader.set_epoch(self._trainer.current_epoch)
                 loader.looks_ahead = self._looks_ahead
-        if self._hook.__name__ == "train_dataloader":
+        if self._name == "train_dataloader":
             hand_back_between_epochs(self._trainer, leaves(loaders))
         return loaders
+
+    def _warn_of_equal_numbers(self) -> None:
+        if self._name in self._drew:
+            return
+        self._drew.append(self._name)
+        if len(self._drew) == 2 and self._trainer.is_global_zero:
+            print(
+                f"warning: {' and '.join(self._drew)} draw the same random numbers, so that a split drawn in both is "
+                "one split. Draw samples in setup(): here the first ones would be equal.",
+                file=sys.stderr,
+            )
 
     def _looks_ahead(self) -> bool:
         return self._trainer.num_training_batches == float("inf")

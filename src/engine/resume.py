@@ -86,9 +86,6 @@ class Resume(RunCallback):
             each.patience, before = self._patience[each.state_key], each.patience
             if each.patience != before:
                 changed.append(f"patience {before} to {each.patience}")
-        seeds = [config.get("seed_everything") for config in (loaded.get("config", {}), self.run.config)]
-        if seeds[0] != seeds[1]:
-            changed.append(f"seed_everything has no effect: the run keeps {seeds[0]}")
         if changed and trainer.is_global_zero:
             print(f"changed  {'; '.join(changed)}", flush=True)
 

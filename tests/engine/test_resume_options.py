@@ -32,7 +32,7 @@ def begun(tmp_path, capfd):
         capfd.readouterr()
         code = resume(run, f"--trainer.max_epochs={epochs}", *options)
         out, err = capfd.readouterr()
-        said = [line for line in (out + err).splitlines() if line.startswith(("changed", "error"))]
+        said = [line for line in (out + err).splitlines() if line.startswith(("changed", "error", "note: seed"))]
         return code, said, run
 
     return go_on
@@ -113,7 +113,7 @@ def test_more_patience_acts(begun):
 
 def test_another_seed_is_told(begun):
     code, said, _ = begun(config(max_epochs=2), "--seed_everything=7")
-    assert (code, said) == (0, ["changed  seed_everything has no effect: the run keeps 0"])
+    assert (code, said) == (0, ["note: seed_everything=7 has no effect: the run keeps 0"])
 
 
 OTHERS = {

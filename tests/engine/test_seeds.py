@@ -1,0 +1,242 @@
+"""A split that is drawn without a seed of its own is one split for the life of a run."""
+
+import importlib
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+
+from src.engine.loaders import adopt
+from src.engine.seeds import seeded, settle_seed
+from src.module import LitModule
+from tests.conftest import PROJECT
+from tests.processes import launch, processes
+
+# Each row's number is its only feature; whoever hands out a loader notes which rows it has.
+PACKAGE = """
+import importlib
+import json
+import random
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from sklearn.model_selection import train_test_split
+from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
+
+
+def by_torch():
+    return [list(part.indices) for part in random_split(range(60), [40, 10, 10])]
+
+
+def by_sklearn():
+    train, rest = train_test_split(range(60), test_size=20)
+    return [train, *train_test_split(rest, test_size=10)]
+
+
+def by_numpy():
+    order = np.random.permutation(60).tolist()
+    return [order[:40], order[40:50], order[50:]]
+
+
+def by_python():
+    order = list(range(60))
+    random.shuffle(order)
+    return [order[:40], order[40:50], order[50:]]
+
+
+class Split(LightningDataModule):
+    def __init__(self, how: str = "by_torch", where: str = "setup") -> None:
+        super().__init__()
+        self.how, self.where = how, where
+        self.draw("__init__")
+
+    def draw(self, where):
+        if where == self.where:
+            self.parts = globals()[self.how]()
+
+    def prepare_data(self):
+        self.draw("prepare_data")
+        if self.where == "prepare_data":
+            with open("parts.json", "w") as file:
+                json.dump(self.parts, file)
+
+    def setup(self, stage):
+        self.draw("setup")
+        if self.where == "prepare_data":
+            with open("parts.json") as file:
+                self.parts = json.load(file)
+
+    def loader(self, part, **options):
+        self.draw("loaders")
+        with open("parts.txt", "a") as file:
+            print(json.dumps([part, sorted(self.parts[part])]), file=file)
+        x = torch.arange(60.0)[:, None]
+        return DataLoader(Subset(TensorDataset(x, (x > 30).float()), self.parts[part]), batch_size=10, **options)
+
+    def train_dataloader(self):
+        return self.loader(0, shuffle=True)
+
+    def val_dataloader(self):
+        return self.loader(1)
+
+    def test_dataloader(self):
+        return self.loader(2)
+
+    predict_dataloader = test_dataloader
+"""
+CONFIG = """
+model:
+  net: {class_path: torch.nn.Linear, init_args: {in_features: 1, out_features: 1}}
+  loss: {class_path: torch.nn.BCEWithLogitsLoss}
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.01}}
+data: {class_path: splits.Split}
+trainer: {max_epochs: 2, accelerator: cpu}
+test_after_fit: true
+"""
+LAST = "runs/split/version_0"
+
+
+@pytest.fixture
+def splits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "splits.py").write_text(PACKAGE)
+    (tmp_path / "split.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def parts(folder):
+    """The rows of training, validation and test; each the same whenever a loader had it, none in two of them."""
+    found = [json.loads(line) for line in (folder / "parts.txt").read_text().splitlines()]
+    rows = {part: {tuple(rows) for each, rows in found if each == part} for part in (0, 1, 2)}
+    assert [len(different) for different in rows.values()] == [1, 1, 1]
+    train, val, test = (set(next(iter(different))) for different in rows.values())
+    assert len(train | val | test) == 60
+    return train, val, test
+
+
+OTHERS = ("by_sklearn", "by_numpy", "by_python")
+EVERYWHERE = [("by_torch", where) for where in ("__init__", "prepare_data", "setup", "loaders")]
+
+
+@pytest.mark.parametrize(
+    ("how", "where"), [*EVERYWHERE, ("by_sklearn", "setup"), ("by_numpy", "setup"), ("by_python", "setup")]
+)
+def test_no_row_that_trained_is_tested(splits, cli, how, where):
+    done = cli("fit", "--config", "split.yaml", f"--data.how={how}", f"--data.where={where}")
+    assert done.code == 0, done.err
+    assert ("draw the same random numbers" in done.err) == (where == "loaders")
+    assert cli("test", "--ckpt_path", LAST, "--seed_everything=3").code == 0
+    parts(splits)
+
+
+@pytest.mark.parametrize("seed", ["false", "true", "${oc.env:SEED_OF_THE_DAY}"])
+@pytest.mark.parametrize("where", ["__init__", "setup"])
+def test_a_seed_that_is_drawn_or_looked_up_is_kept(splits, cli, monkeypatch, seed, where):
+    monkeypatch.setenv("SEED_OF_THE_DAY", "5")
+    assert cli("fit", "--config", "split.yaml", f"--data.where={where}", f"--seed_everything={seed}").code == 0
+    monkeypatch.setenv("SEED_OF_THE_DAY", "6")
+    for verb, *options in [["fit", "--trainer.max_epochs=3"], ["validate"], ["predict", "--seed_everything=false"]]:
+        done = cli(verb, "--ckpt_path", LAST, *options)
+        assert done.code == 0, done.err
+    parts(splits)
+    kept = torch.load(f"{LAST}/checkpoints/last.ckpt", weights_only=True)["config"]["seed_everything"]
+    assert type(kept) is int
+
+
+def test_two_drawn_seeds_differ():
+    assert settle_seed(False) != settle_seed(False)
+
+
+def test_processes_that_something_else_starts_draw_the_same_seed(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = settle_seed(False)
+    assert settle_seed(True) == first
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert settle_seed(False) != first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torchrun", [(), ("--nproc_per_node=2",)])
+def test_two_processes_and_one_have_the_same_rows(splits, cli, torchrun):
+    options = ["fit", "--config", "split.yaml", "--seed_everything=false", "--data.where=__init__", *processes(2)]
+    launch(*options, cwd=splits, torchrun=torchrun, PYTHONPATH=f"{PROJECT}:{splits}")
+    assert cli("test", "--ckpt_path", LAST).code == 0
+    parts(splits)
+
+
+def generators():
+    return [torch.rand(2).tolist(), random.random(), np.random.rand(), torch.initial_seed()]
+
+
+def test_the_generators_are_left_as_they_were():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    expected = generators()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with seeded(2**63 + 1):
+        drawn = generators()
+    assert generators() == expected
+    with seeded(2**63 + 1):
+        assert generators() == drawn
+
+
+class Rows(LightningDataModule):
+    """Draws its rows in a hook."""
+
+    def setup(self, stage):
+        self.rows = torch.randperm(100)
+        self.more = (np.random.rand(), random.random())
+
+    def prepare_data(self):
+        self.prepared = torch.randperm(100)
+
+    def train_dataloader(self):
+        self.drawn = torch.randperm(100)
+        return []
+
+
+def test_in_a_notebook_a_second_trainer_finds_the_same_rows():
+    module, data = LitModule(torch.nn.Linear(1, 1), torch.nn.MSELoss(), torch.optim.SGD), Rows()
+    adopt(Trainer(logger=False, accelerator="cpu"), module, data)
+    data.setup("fit")
+    first = data.rows, data.more
+    seed_everything(7)
+    adopt(Trainer(logger=False, accelerator="cpu"), module, data)
+    data.setup("test")
+    assert torch.equal(data.rows, first[0])
+    assert data.more == first[1]
+
+
+def test_in_a_notebook_the_module_of_a_run_brings_its_seed(splits, cli):
+    assert cli("fit", "--config", "split.yaml", "--seed_everything=12").code == 0
+    module = LitModule.load_from_checkpoint(LAST)
+    seed_everything(7)
+    data = importlib.import_module("splits").Split()
+    trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    adopt(trainer, module, data)
+    trainer.test(module, data, verbose=False)
+    parts(splits)
+
+
+def test_each_kind_of_hook_draws_numbers_of_its_own():
+    data = Rows()
+    trainer = Trainer(logger=False, accelerator="cpu", reload_dataloaders_every_n_epochs=1)
+    adopt(trainer, data)
+    data.prepare_data()
+    data.setup("fit")
+    data.train_dataloader()
+    drawn = [data.prepared, data.rows, data.drawn]
+    trainer.fit_loop.epoch_progress.current.completed = 1  # loaders that are made anew for an epoch
+    trainer.fit_loop.epoch_progress.current.processed = 1
+    data.train_dataloader()
+    drawn.append(data.drawn)
+    assert len({tuple(rows.tolist()) for rows in drawn}) == 4
