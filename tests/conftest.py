@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from src.cli import main
-from tests import stopping
+from tests import stopping, warm
 
 # A shell lets what it starts in the background ignore Ctrl-C, and every process below it: some tests send one.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -61,11 +61,15 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def run_process(
-    *args: object, cwd: Path, timeout_s: float = 300, **options: object
+    *args: object, cwd: Path, timeout_s: float = 300, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m src ...` as a process of its own, without a terminal."""
-    command = [sys.executable, "-m", "src", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
+    process = warm.start(args, cwd, env or os.environ)
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tests import warm
 from tests.conftest import CONFIGS, PROJECT, SMALL
 
 XOR = ("--config", SMALL)
@@ -61,11 +62,13 @@ def processes(number: int) -> list[str]:
 
 def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     """Start `python -m src ...`, or the same by torchrun with its options."""
-    launcher = ["torch.distributed.run", *torchrun, "-m"] if torchrun else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | env
+    if not torchrun:
+        return warm.start(args, cwd, environment)
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, "src", *map(str, args)],
+        [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "src", *map(str, args)],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | env,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -82,10 +85,23 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess
 
 
 def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """Start it, wait, and see that it went well."""
-    done = finish(start(*args, cwd=cwd, torchrun=torchrun, **env))
-    assert done.returncode == 0, done.stderr
-    return done
+    """Start it, wait, and see that it went well; returns what rank 0 did.
+
+    Where `processes` gives the number of ranks, each is started here, as a cluster does, and not by Lightning.
+    """
+    devices = [str(arg).partition("=")[2] for arg in args if str(arg).startswith("--trainer.devices=")]
+    ranks = [{}] if torchrun or not devices or devices == ["1"] else job(int(devices[0]))
+    started = [start(*args, cwd=cwd, torchrun=torchrun, **env, **rank) for rank in ranks]
+    done = [finish(process) for process in started]
+    for each in done:
+        assert each.returncode == 0, each.stderr
+    return done[0]
+
+
+def job(number: int) -> list[dict[str, str]]:
+    """Return the environment of each rank of a job that no launcher starts."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    return [address | {"LOCAL_RANK": str(rank)} for rank in range(number)]
 
 
 def free_port() -> int:

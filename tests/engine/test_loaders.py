@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests import warm
 from tests.conftest import PROJECT
 from tests.engine.loader_tasks import FORMS
 from tests.processes import finish, launch, processes, start
@@ -203,15 +203,9 @@ def wait_for_exit(pid: int, within_s: float) -> None:
 
 def start_group(folder: Path, made: dict[str, Any], *options: str) -> subprocess.Popen[str]:
     """Start a run as the leader of a group, as a terminal does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "src", "fit", "--config", str(write(folder, made)), *options],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    args = ["fit", "--config", write(folder, made), *options]
+    return warm.start(args, folder, environment, start_new_session=True)
 
 
 def end_of(process: subprocess.Popen[str], within_s: float) -> str:

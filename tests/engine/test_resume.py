@@ -4,13 +4,13 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from tests import warm
 from tests.conftest import CONFIGS, PROJECT, SMALL, digest, run_process
 from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
 
@@ -274,13 +274,7 @@ def test_xor_killed_from_outside_at_some_moment_after_a_line(tmp_path):
     """The kill comes whenever the system delivers it: amid a step, a checkpoint or a row."""
     args = ["fit", *map(str, XOR), "--checkpoint.every_n_steps=2"]
     for line in ("at 250", "at 750", "at 1000", "at 1500"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "src", *args],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(PROJECT), "TELL": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = warm.start(args, tmp_path, os.environ | {"PYTHONPATH": str(PROJECT), "TELL": "1"})
         assert process.stdout is not None
         assert any(text.startswith(line) for text in process.stdout)
         process.kill()
@@ -296,12 +290,7 @@ def test_xor_killed_from_outside_at_some_moment_after_a_line(tmp_path):
 def test_eight_fits_started_at_once_get_eight_folders(tmp_path):
     short = ["--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5"]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "src", "fit", *map(str, short)],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
-            stdout=subprocess.DEVNULL,
-        )
+        warm.start(["fit", *short], tmp_path, os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL)
         for _ in range(8)
     ]
     assert [process.wait() for process in processes] == [0] * 8
