@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -390,6 +391,14 @@ def nothing(folder):
     folder.mkdir()
 
 
+def deep_json(folder):
+    (folder / "summary.json").write_text('{"metrics": ' + "[" * 100_000)
+
+
+def a_time_that_no_clock_shows(folder):
+    change(folder, started="0001-01-01T00:00:00+14:00")
+
+
 def broken_record(folder):
     (folder / "summary.json").unlink()
     (folder / "record.yaml").write_text("- command: [python\n")
@@ -418,6 +427,8 @@ DAMAGE = [
     nothing,
     a_text_for_a_number,
     a_pid_that_is_none,
+    deep_json,
+    a_time_that_no_clock_shows,
 ]
 DAMAGE += [broken_record, an_empty_record, broken_metrics]
 
@@ -451,6 +462,109 @@ def test_what_is_no_run_is_not_listed(runs, root):
     (root / "xor/version_1/version_0").mkdir()
     (root / "circle").symlink_to(root)
     assert len(runs("--format=json").rows) == 7
+
+
+ODD = ["grid_5²", "①", "x2₃", "٣", "two\nlines", "lr[0.1]", "50%", "a*b", "what?", "$0-$10", "-1", "~nobody"]
+
+
+@pytest.mark.parametrize("name", [*ODD, "bytes-\udcff", "9" * 200])
+def test_an_odd_name_is_listed_and_can_be_named(name, runs, root):
+    try:
+        shutil.copytree(root / "small/version_0", root / name / "version_0")
+    except OSError as error:
+        pytest.skip(f"no such name here: {error}")
+    (root / name / "version_²").mkdir()
+    assert f"{name}/version_0" in runs("--format=json").names
+    assert len(runs().out.splitlines()) == 1 + 8
+    assert runs("--format=json", "--", name).names == [f"{name}/version_0"]
+    assert "val/loss" in runs("show", "--", name).out
+    assert "small/version_0" in runs("compare", "--", name, "small").out
+
+
+def test_a_star_is_wild_and_a_bracket_is_a_bracket(runs, root):
+    for name in ("lr[0.1]", "lr[0.2]", "lr0"):
+        shutil.copytree(root / "small/version_0", root / name / "version_0")
+    assert runs("lr[0*", "--format=json").names == ["lr[0.1]/version_0", "lr[0.2]/version_0"]
+    assert len(runs("lr*", "--format=json").names) == 3
+    assert "no such run" in refused(runs("lr[0]"))
+
+
+def test_a_run_counts_once_whatever_links_lead_to_it(runs, root, tmp_path):
+    shutil.copytree(root / "small/version_0", tmp_path / "disk/far/version_5")
+    (tmp_path / "back").mkdir()
+    for name, target in {
+        "a_link": "xor",
+        "xor/latest": "version_3",
+        "xor/version_8": "version_3",
+        "up": "..",
+        "far": tmp_path / "disk/far",
+        "disk": tmp_path / "disk",
+        "of_its_own": tmp_path / "disk/far/version_5",
+        "itself": "itself",
+        "nowhere": "not/there",
+        "round": tmp_path / "back",
+        "../back/round": root,
+        "../disk/far/round": tmp_path / "back",
+    }.items():
+        (root / name).symlink_to(target)
+    every = [*ALL, "ended/version_0", "ended/version_1", "small/version_0", "disk/far/version_5"]
+    assert sorted(runs("--format=json").names) == sorted(every)
+    assert runs("a_link", "--format=json").names == ALL
+    for word in ("xor/latest", "runs/xor/latest", "a_link", "a_link/version_3"):
+        assert "predictions.csv" in runs("show", word).out
+    (tmp_path / "linked").symlink_to(root)
+    assert len(runs("--root=linked", "--format=json").names) == 8
+
+
+def test_a_project_may_lie_in_a_folder_named_as_a_run(runs, root, tmp_path, monkeypatch):
+    project = tmp_path / "version_2" / "[what]*?"
+    shutil.copytree(root, project / "runs")
+    (project / "xor").mkdir()
+    monkeypatch.chdir(project)
+    assert runs("show", "xor").out.split()[1] == "xor/version_3"
+    assert runs("xor/version_1", "--format=json").names == ALL[1:2]
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_left_out(runs, root, monkeypatch):
+    scandir = os.scandir
+
+    def deleting(folder):
+        if str(folder).endswith("small") and (root / "small").exists():
+            shutil.rmtree(root / "small")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", deleting)
+    said = runs("--format=json")
+    assert sorted(said.names) == sorted([*ALL, "ended/version_0", "ended/version_1"])
+    assert said.err == ""
+
+
+def test_odd_values_are_shown(runs, root):
+    odd = {"val/loss": "NaN", "val/acc": "-Infinity", "test/acc": None, "val/huge": 1e308}
+    change(root / "xor/version_1", metrics=odd, seconds="NaN", best=None)
+    config = yaml.safe_load((root / "xor/version_1/config.yaml").read_text())
+    config["data"]["long"] = [*range(100_000)]
+    config["data"]["more"] = {4: 0.5, None: {8: float("nan")}, True: []}
+    config["data"]["when"] = datetime(2024, 1, 1, tzinfo=UTC).date()
+    config["data"]["text"] = "one\ntwo"
+    config["data"]["pairs"] = [[{1: float("inf")}]]
+    for name in ALL[:2]:
+        (root / name / "config.yaml").write_text(yaml.safe_dump(config))
+    (row,) = runs("xor/version_1", "--format=json").rows
+    assert (row["val/loss"], row["val/acc"], row.get("test/acc")) == ("NaN", "-Infinity", None)
+    names = "data.when,data.pairs,data.more.4,data.more.None.8"
+    (row,) = runs("xor/version_1", "--format=json", f"--columns={names}").rows
+    assert [*row.values()] == ["2024-01-01", [[{"1": "Infinity"}]], 0.5, "NaN"]
+    for args in (["xor/version_1", "--columns=+data.long"], ["show", "xor/version_1"]):
+        assert max(map(len, runs(*args).out.splitlines())) < 1_000
+    out = runs("compare", "xor/version_0", "xor/version_1").out
+    assert "no option differs" in out
+    assert "nan" in out
+
+
+def test_a_record_that_is_broken_does_not_hide_the_rest_of_a_run(runs, root):
+    (root / "xor/version_1/record.yaml").write_text("- {}\n")
+    assert "record.yaml is broken: 'time' is missing" in runs("show", "xor/version_1").out
 
 
 def now(ago_s=0.0):
@@ -495,6 +609,19 @@ def test_a_run_on_another_machine_is_judged_by_its_last_sign(runs, root):
     assert [row["state"] for row in rows[:3]] == ["failed", "running", "running"]
     assert rows[0]["reason"] == "on gpu-7, last sign 31 min ago: taken for killed"
     assert rows[1]["reason"].startswith("on gpu-7, last sign ")
+
+
+@pytest.mark.parametrize(("ahead_s", "old_s", "state"), [(600, 3_600, "running"), (86_400, 3_600, "failed")])
+def test_a_clock_that_runs_ahead_gives_no_negative_time(ahead_s, old_s, state, runs, root):
+    running(root / ALL[0], {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None}, -ahead_s)
+    for path in (root / ALL[0]).rglob("*"):
+        os.utime(path, (time.time() - old_s,) * 2)
+    row = runs(ALL[0], "--format=json").rows[0]
+    assert row["state"] == state
+    assert "-" not in row["reason"].removeprefix("on gpu-7")
+    for path in (root / ALL[0]).rglob("*"):
+        os.utime(path, (time.time() + ahead_s,) * 2)
+    assert "last sign 0.0 s ago" in runs(ALL[0], "--format=json").rows[0]["reason"]
 
 
 def test_of_a_run_without_a_summary_the_table_has_what_its_other_files_tell(runs, root):
@@ -649,6 +776,39 @@ def test_a_plot_over_decades_is_logarithmic():
     middle = lines[2].index("A")
     assert abs(middle - lines[0].index("A") - (len(lines[4]) - 1 - middle)) <= 4
     assert "logarithmic scale" in lines[-1]
+
+
+def test_a_plot_of_odd_values_is_drawn():
+    for low, high in ((-1e308, 1e308), (0.0, 5e-324), (5e-324, 1e308)):
+        lines = draw({"A": [(0, low), (5, math.nan), (10, high), (math.inf, 1.0), (math.nan, 1.0)]}, width=40, height=5)
+        assert lines[0].endswith("A")
+        assert "A" in lines[4]
+
+
+def test_of_a_million_rows_the_ends_of_each_stretch_stay(tmp_path):
+    with (tmp_path / "metrics.csv").open("w") as file:
+        file.write("epoch,step,train/loss,val/loss\n")
+        for step in range(200_000):
+            loss = 7 if step == 123_456 else -7 if step == 54_321 else step % 10 / 10
+            file.write(f"{step // 1000},{step},{loss},{'' if step % 1000 else step}\n")
+    curves = read_curves(tmp_path)
+    assert len(curves["train/loss"]) < 13_000
+    assert {(123_456, 7), (54_321, -7), (199_999, 0.9)} <= set(curves["train/loss"])
+    assert curves["train/loss"] == sorted(curves["train/loss"])
+    assert curves["val/loss"] == [(step, step) for step in range(0, 200_000, 1000)]
+
+
+def test_the_picture_draws_names_letter_by_letter_and_a_bounded_number_of_panels(tmp_path, capsys):
+    text = pytest.importorskip("matplotlib.text")
+    curves = {f"val/{name}": [(0, 1.0), (1, 1e-5), (2, math.inf)] for name in ("$a$", "$x^$", "b_1")}
+    curves |= {f"val/f1/{k}": [(0, 1.0)] for k in range(3_000)}
+    figure = figure_of({"A $run$": curves, "B {\\_^ \n": curves})
+    figure.savefig(tmp_path / "picture.png")
+    # matplotlib's rule: an even number of dollars without a backslash before them encloses formulas.
+    texts = [label.get_text().replace(r"\$", "") for label in figure.findobj(text.Text)]
+    assert not [label for label in texts if "$" in label]
+    assert len(figure.axes) == 24
+    assert "24 of 3003" in capsys.readouterr().err
 
 
 def test_neither_torch_nor_what_is_as_slow_is_imported(root):

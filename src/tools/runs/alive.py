@@ -1,5 +1,6 @@
 """Whether a run that says it is running is: by its process on this machine, elsewhere by what it wrote last."""
 
+import math
 import os
 import platform
 import subprocess
@@ -27,7 +28,9 @@ def judge(process: dict[str, Any], updated_s: float, folder: Path) -> tuple[str,
         gone = "its process is gone: it was killed, or the machine went down"
         return ("running", None) if alive else ("failed", gone)
     signs = [folder / name for name in ("summary.json", "metrics.csv", "checkpoints/last.ckpt")]
-    silent_s = time.time() - max([updated_s, *(path.stat().st_mtime for path in signs if path.exists())])
+    ago_s = [time.time() - at_s for at_s in (updated_s, *(path.stat().st_mtime for path in signs if path.exists()))]
+    # A clock there may run ahead; if it is far ahead, the disk's own may know better.
+    silent_s = max(min((each for each in ago_s if each > -SILENT_S), default=0.0), 0.0)
     told = f"on {process['host']}, last sign {in_words(silent_s)} ago"
     return ("running", told) if silent_s < SILENT_S else ("failed", f"{told}: taken for killed")
 
@@ -70,7 +73,7 @@ def _is_older(pid: int, at_s: float) -> bool | None:
 
 def in_words(seconds: float) -> str:
     """A time: "2.2 s", "4 min", "2.5 h", "3.2 days"."""
-    if seconds < 60:
+    if not 60 <= seconds < math.inf:  # also what is no number
         return f"{seconds:.1f} s"
     if seconds < 3_600:
         return f"{seconds / 60:.0f} min"

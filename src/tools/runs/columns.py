@@ -9,6 +9,7 @@ from typing import Any
 
 from src.tools.runs.alive import in_words
 from src.tools.runs.read import Row
+from src.tools.runs.table import cut
 
 # In the order of the table; a metric or an option is a column, too.
 FIXED = {
@@ -121,7 +122,7 @@ def cell(name: str, value: Any, row: Row) -> str:
     if isinstance(value, bool):  # as YAML has it, and --where
         return str(value).lower()
     if not isinstance(value, int | float):
-        return " ".join(str(value).split())
+        return cut(" ".join(str(value).split()), 500)
     if isinstance(value, int):
         return str(value) if name in ("version", "pid") else f"{value:,}"
     plain = value == 0 or 0.001 <= abs(value) < 100_000 or not math.isfinite(value)

@@ -52,7 +52,7 @@ def read_files(name: str, folder: Path, row: Row) -> tuple[dict[str, Any], dict[
         sys.exit(f"error: {name} is broken: {row['reason']}")
     try:
         return read_options(folder), read_curves(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever stands there
         sys.exit(f"error: {name} cannot be read: {why(error)}")
 
 
@@ -64,7 +64,7 @@ def different(options: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {
         name: ["-" if value is missing else as_text(value) for value in each]
         for name, each in values.items()
-        if any(type(value) is not type(each[0]) or value != each[0] for value in each)
+        if len(set(map(repr, each))) > 1  # true is not 1, but NaN is NaN
     }
 
 

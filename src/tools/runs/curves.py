@@ -1,29 +1,51 @@
-"""The numbers of a run over its steps, from metrics.csv, and as a plot of letters."""
+"""The numbers of a run over its steps, from metrics.csv, and as a plot of letters.
+
+A run may have a million rows and thousands of columns: what is kept of them is bounded.
+"""
 
 import csv
+import itertools
 import math
 from bisect import bisect_right
+from operator import itemgetter
 from pathlib import Path
 
 Curve = list[tuple[float, float]]
+# Stretches of rows, of all columns together and of one.
+MOST, MOST_OF_ONE = 1_000_000, 4_000
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
     """The points (step, value) of each column of metrics.csv; none where there is no file.
+
+    Of a long curve those stay that a plot shows: the lowest, the highest and the last of each stretch of rows.
 
     Raises:
         ValueError: If there stands what is no number.
     """
     path = folder / "metrics.csv"
     curves: dict[str, Curve] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                step = float(row.pop("step", None) or row.get("epoch") or 0)
-                for name, value in row.items():
-                    if value:
-                        curves.setdefault(name, []).append((step, float(value)))
+    if not path.exists():
+        return curves
+    with path.open(newline="", encoding="utf-8") as file:
+        num_columns, num_rows = file.readline().count(",") + 1, sum(1 for _ in file)
+        every = -(-num_rows // max(min(MOST // num_columns, MOST_OF_ONE), 1))
+        file.seek(0)
+        table = csv.DictReader(file)
+        while rows := list(itertools.islice(table, max(every, 1))):
+            steps = [float(row.get("step") or row.get("epoch") or 0) for row in rows]
+            for name in table.fieldnames or []:
+                points = [(step, float(row[name])) for step, row in zip(steps, rows, strict=True) if row[name]]
+                if points and name != "step":
+                    curves.setdefault(name, []).extend(ends_of(points))
     return curves
+
+
+def ends_of(points: Curve) -> Curve:
+    """The lowest, the highest and the last of some points, in their order."""
+    numbers = [point for point in points if not math.isnan(point[1])] or points
+    kept = {min(numbers, key=itemgetter(1)), max(numbers, key=itemgetter(1)), points[-1]}
+    return [point for point in points if point in kept]
 
 
 def draw(curves: dict[str, Curve], width: int, height: int = 12) -> list[str]:
@@ -34,15 +56,16 @@ def draw(curves: dict[str, Curve], width: int, height: int = 12) -> list[str]:
         width: Of a line.
         height: Lines of the plot, without the axis.
     """
-    curves = {letter: [point for point in curve if math.isfinite(point[1])] for letter, curve in curves.items()}
+    curves = {letter: [point for point in curve if all(map(math.isfinite, point))] for letter, curve in curves.items()}
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return ["no points"]
     low, high = min(y for _, y in points), max(y for _, y in points)
     log = spans_decades([y for _, y in points])
+    unit = 1.0 if math.isfinite(high - low) else 2.0
 
     def scaled(y: float) -> float:
-        return math.log(y) if log else y
+        return math.log(y) if log else y / unit
 
     span = scaled(high) - scaled(low) or 1.0
     left, right = min(x for x, _ in points), max(x for x, _ in points)
@@ -76,4 +99,5 @@ def between(curve: Curve, x: float, margin: float) -> float | None:
         return None
     behind = bisect_right(curve, x, key=lambda point: point[0])
     (x0, y0), (x1, y1) = curve[max(behind - 1, 0)], curve[min(behind, len(curve) - 1)]
-    return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    part = (x - x0) / (x1 - x0) if x1 > x0 else 0.0
+    return y0 * (1 - part) + y1 * part

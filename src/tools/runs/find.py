@@ -1,4 +1,4 @@
-"""Where the runs lie: each folder `version_<n>` below a root, by its path from there."""
+"""Where the runs lie: each folder `version_<n>` below a root, by its path from there; links lead to none twice."""
 
 import os
 import re
@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-VERSION = re.compile(r"version_(\d+)")
+VERSION = re.compile(r"version_([0-9]+)")
 # The many fits of one command: shown when they are asked for.
-MANY = re.compile(r"(?:sweep|repeat)_[\d*?]+")
+MANY = re.compile(r"(?:sweep|repeat)_[0-9*?]+")
 
 
 def find(root: Path, filters: list[str], everything: bool = False) -> tuple[dict[str, Path], list[str]]:
@@ -30,23 +30,19 @@ def find(root: Path, filters: list[str], everything: bool = False) -> tuple[dict
         )
     deep = everything or any(is_many(text) for text in filters)
     found: dict[str, Path] = {}
-    left: list[str] = []
-    for name, path, is_run in _walk(root, "", deep):
-        if is_run:
-            found[name] = path
-        else:
-            left.append(name)
+    left: dict[str, Path] = {}
+    for name, folder, is_run in sorted(_walk(root, deep), key=lambda each: [*map(in_order, each[0].split("/"))]):
+        (found if is_run else left)[name] = folder
+    chosen: set[str] = set()
     for text in filters:
-        if not any(fits(name, text) for name in [*found, *left]):
+        fitting = fits(found | left, text, root)
+        if not fitting:
             _refuse(text, root, [*found, *left])
+        chosen |= {name for name in fitting if everything or is_many(text) or name in left or not is_many(name)}
     if filters:
-        found = {
-            name: path
-            for name, path in found.items()
-            if any(fits(name, text) and (everything or is_many(text) or not is_many(name)) for text in filters)
-        }
-        left = [name for name in left if any(fits(name, text) for text in filters)]
-    return found, left
+        found = {name: folder for name, folder in found.items() if name in chosen}
+        left = {name: folder for name, folder in left.items() if name in chosen}
+    return found, list(left)
 
 
 def is_many(name: str) -> bool:
@@ -54,36 +50,69 @@ def is_many(name: str) -> bool:
     return any(MANY.fullmatch(part) for part in name.split("/"))
 
 
-def fits(name: str, text: str) -> bool:
-    """Whether a filter names a run, its experiment or a folder above it."""
+def fits(folders: dict[str, Path], text: str, root: Path) -> set[str]:
+    """The names that a filter means: a run's, its experiment's, or that of a folder or a link above it.
+
+    Args:
+        folders: By name.
+        text: The filter. `*` and `?` are wild, unless a name has them; a bracket never is.
+        root: Of all names.
+    """
     text = text.strip("/")
-    parts = name.split("/")
-    return any(fnmatchcase("/".join(parts[:number]), text) for number in range(1, len(parts) + 1))
+    above = {name: ["/".join(name.split("/")[: k + 1]) for k in range(name.count("/") + 1)] for name in folders}
+    if exact := {name for name, parts in above.items() if text in parts}:
+        return exact
+    if os.path.exists(root / text):  # noqa: PTH110, where pathlib fails at a long name
+        place = (root / text).resolve()  # of a link
+        return {name for name, folder in folders.items() if folder.is_relative_to(place)}
+    pattern = text.replace("[", "[[]")
+    return {name for name, parts in above.items() if any(fnmatchcase(part, pattern) for part in parts)}
 
 
-def _walk(folder: str | Path, above: str, deep: bool) -> Iterator[tuple[str, Path, bool]]:
-    """Each run's name, folder and True; of each folder that is left out the same and False."""
+def _walk(root: Path, deep: bool) -> Iterator[tuple[str, Path, bool]]:
+    """Each run's name, folder without links and True; of each folder that is left out the same and False."""
+    top = root.resolve()
+    links = [("", top)]
+    seen: set[Path] = set()
+    for link in links:  # which grows; last of all, so that a run has the name of its own place
+        inside = [link]
+        for name, folder in inside:  # as well
+            if folder in seen or (name and top.is_relative_to(folder)):
+                continue
+            seen.add(folder)
+            if VERSION.fullmatch(name.rpartition("/")[2]):
+                yield name, folder, True
+            elif name and VERSION.fullmatch(folder.name):  # a link with a name of its own
+                yield f"{name}/{folder.name}", folder, True
+            elif MANY.fullmatch(name.rpartition("/")[2]) and not deep:
+                yield name, folder, False
+            else:
+                above = f"{name}/" if name else ""
+                try:
+                    with os.scandir(folder) as entries:
+                        for entry in sorted(filter(_is_folder, entries), key=lambda entry: entry.name):
+                            path = Path(entry.path)
+                            if entry.is_symlink():
+                                links.append((above + entry.name, path.resolve()))
+                            else:
+                                inside.append((above + entry.name, path))
+                except FileNotFoundError:  # deleted meanwhile
+                    pass
+                except OSError:
+                    yield f"{above}* which cannot be read", folder, False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with os.scandir(folder) as entries:
-            inside = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: in_order(entry.name))
-    except OSError:
-        yield f"{above}* which cannot be read", Path(folder), False
-        return
-    for entry in inside:
-        name = above + entry.name
-        if VERSION.fullmatch(entry.name):
-            yield name, Path(entry.path), True
-        elif MANY.fullmatch(entry.name) and not deep:
-            yield name, Path(entry.path), False
-        elif not (
-            entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve())
-        ):  # no circle
-            yield from _walk(entry.path, f"{name}/", deep)
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def in_order(name: str) -> list[str | int]:
     """What sorts version_10 behind version_9; texts and numbers take turns."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def find_one(root: Path, text: str) -> tuple[str, Path]:
@@ -93,15 +122,23 @@ def find_one(root: Path, text: str) -> tuple[str, Path]:
         root: A folder, `runs`.
         text: The word. Ends the program where it names none.
     """
-    there, top = (Path(os.path.abspath(path)) for path in (Path(text).expanduser(), root))  # noqa: PTH100, without ..
-    own = [path for path in (there, *there.parents) if VERSION.fullmatch(path.name)]
-    if there.exists() and own:
-        return (own[0].relative_to(top) if own[0].is_relative_to(top) else own[0]).as_posix(), own[0]
-    if there.is_dir() and there.is_relative_to(top):  # runs/xor
-        text = there.relative_to(top).as_posix()
+    top = Path(os.path.abspath(root))  # noqa: PTH100, without ..
+    given = [os.path.expanduser(text), os.path.join(root, text)]  # noqa: PTH111, PTH118, where pathlib fails at ~name
+    places = [Path(place) for place in given if os.path.exists(place)]  # noqa: PTH110, or at a long name
+    behind = [place.resolve() for place in places]
+    for there in (*(Path(os.path.abspath(place)) for place in places), *behind):  # noqa: PTH100
+        for path in (there, *there.parents):
+            inside = path.is_relative_to(top)
+            # A project may lie in a folder version_2 that is no run.
+            if VERSION.fullmatch(path.name) and (inside or (path / "config.yaml").is_file()):
+                return (path.relative_to(top) if inside else path).as_posix(), path
     runs = find(root, [], everything=True)[0]
     text = text.strip("/")
-    latest = [name for name in runs if name == text or name.rpartition("/")[0] == text]
+    latest = [
+        name
+        for name, folder in runs.items()
+        if text in (name, name.rpartition("/")[0]) or folder in behind or folder.parent in behind
+    ]
     if not latest:
         _refuse(text, root, list(runs))
     name = max(latest, key=in_order)
@@ -109,7 +146,8 @@ def find_one(root: Path, text: str) -> tuple[str, Path]:
 
 
 def _refuse(text: str, root: Path, names: list[str]) -> None:
-    experiments = sorted({name.rpartition("/")[0] if VERSION.search(name) else name for name in names})
+    paths = (name.rpartition("/") for name in names)
+    experiments = sorted({above if VERSION.fullmatch(last) else above + slash + last for above, slash, last in paths})
     nearest = get_close_matches(text, [*experiments, *names], n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     shown = ", ".join(experiments[:20]) + (", ..." if len(experiments) > 20 else "")

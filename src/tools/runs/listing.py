@@ -147,11 +147,13 @@ def print_csv(rows: list[Row], names: list[str]) -> None:
 
 
 def print_json(rows: list[Row], names: list[str]) -> None:
-    """A list of objects; null where nothing is known, "NaN" and "Infinity" as texts."""
-    print(json.dumps([{name: _plain(row.get(name)) for name in names} for row in rows], indent=1))
+    """A list of objects; null where nothing is known, texts for what JSON does not know: "NaN", "Infinity", a date."""
+    print(json.dumps([{name: _plain(row.get(name)) for name in names} for row in rows], indent=1, default=str))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from src.tools.runs.read import why
+from src.tools.runs.table import cut
 
 
 def load_yaml(path: Path) -> Any:
@@ -66,8 +67,9 @@ def short(name: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """An option as YAML has it: null, true."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """An option in a line, as YAML has it: null, true; of a long list the beginning."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    return cut(text, 500)
 
 
 def add_options(row: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -79,5 +81,5 @@ def add_options(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     try:
         return read_options(folder) | row
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever stands there
         return row | {"state": "broken", "reason": why(error)}

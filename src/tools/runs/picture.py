@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.tools.runs.curves import Curve, spans_decades
+from src.tools.runs.table import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STAGE = re.compile(r"(train|val)(?:id|idation)?[/_](.+)")
+STAGE = re.compile(r"(train|val)(?:id|idation)?[/_](.+)", re.DOTALL)
+MOST = 24  # panels; of a metric of each class there may be thousands
 
 
 def draw_picture(path: Path, runs: dict[str, dict[str, Curve]]) -> None:
@@ -45,6 +47,10 @@ def figure_of(runs: dict[str, dict[str, Curve]]) -> "Figure":
                 panels.setdefault(found[2], []).append((run, found[1], curve, f"C{number}"))
     if not panels:
         raise ValueError("these runs have no curves")
+    drawn = sorted(panels, key=lambda panel: (panel.count("/"), panel))[:MOST]
+    if len(drawn) < len(panels):
+        print(f"the picture has {len(drawn)} of {len(panels)} quantities, those of no class first", file=sys.stderr)
+    panels = {panel: panels[panel] for panel in drawn}
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
@@ -53,10 +59,18 @@ def figure_of(runs: dict[str, dict[str, Curve]]) -> "Figure":
         for run, stage, curve, colour in lines:
             steps, values = zip(*curve, strict=True)
             few = "." if len(curve) < 30 else ""
-            axes.plot(steps, values, "-" if stage == "val" else ":", marker=few, color=colour, label=f"{run}, {stage}")
-        axes.set(title=panel, xlabel="step")
+            label = as_label(f"{run}, {stage}")
+            axes.plot(steps, values, "-" if stage == "val" else ":", marker=few, color=colour, label=label)
+        axes.set(title=as_label(panel), xlabel="step")
         if spans_decades([value for _, _, curve, _ in lines for _, value in curve if math.isfinite(value)]):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # by default a formula
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
+
+
+def as_label(name: str) -> str:
+    """A name as matplotlib draws it letter by letter: a dollar begins no formula. A very long one is cut."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(name.split()))
+    return cut(text, 60).replace("$", r"\$")

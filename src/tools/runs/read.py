@@ -13,8 +13,10 @@ Row = dict[str, Any]
 
 
 def time(value: Any) -> str:
-    """A time, ISO 8601."""
-    return datetime.fromisoformat(str(value)).isoformat()
+    """A time, ISO 8601; one that can be shown as the time here."""
+    when = datetime.fromisoformat(str(value))
+    when.astimezone()
+    return when.isoformat()
 
 
 # What a run tells beside its metrics, and what of; a value of another kind is a mistake in the file.
@@ -45,18 +47,14 @@ def read_run(name: str, folder: Path) -> Row:
     row |= dict.fromkeys(TOLD)
     try:
         told = tell(folder)
-        metrics = {metric: float(value) for metric, value in told["metrics"].items()}
+        metrics = {metric: float(value) for metric, value in told["metrics"].items() if value is not None}
         return metrics | row | {key: kind(told[key]) for key, kind in TOLD.items() if told.get(key) is not None}
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+    except Exception as error:  # whatever is in a folder, it never takes the table away
         return row | {"state": "broken", "reason": why(error)}
 
 
 def tell(folder: Path) -> Row:
-    """What the files say: the columns of `TOLD`, and the metrics.
-
-    Raises:
-        OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError: Where they are broken.
-    """
+    """What the files say: the columns of `TOLD`, and the metrics. Where they are broken, any error."""
     if (folder / "summary.json").exists():
         told: Row = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         told |= {"host": told["process"]["host"], "pid": told["process"]["pid"]}
@@ -76,4 +74,6 @@ def why(error: Exception) -> str:
     """An error in a line."""
     if isinstance(error, OSError):
         return f"{Path(str(error.filename)).name}: {error.strerror}"
-    return f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from src.tools.runs import columns
@@ -9,7 +11,7 @@ from src.tools.runs.compare import curve_of, read_files
 from src.tools.runs.curves import draw
 from src.tools.runs.find import find_one
 from src.tools.runs.options import as_text, load_yaml
-from src.tools.runs.read import read_run
+from src.tools.runs.read import read_run, why
 from src.tools.runs.table import lines_of, width_here
 
 
@@ -22,18 +24,28 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     name, folder = find_one(given.root, given.run)
     row = read_run(name, folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    sizes = [[path.relative_to(folder).as_posix(), f"{path.stat().st_size:,} bytes"] for path in files]
+    sizes = [[path.relative_to(folder).as_posix(), f"{size:,} bytes"] for path, size in files_in(folder)]
     facts = [[key, columns.cell(key, row.get(key), row)] for key in columns.names_of([row]) if row.get(key) is not None]
     print("\n".join(lines_of(facts)))
     print("\n".join(["", "files", *(f"  {line}" for line in lines_of(sizes, {1}))]))
     if row["state"] == "broken":
         sys.exit(1)
     options, curves = read_files(name, folder, row)
-    entries = load_yaml(folder / "record.yaml") if (folder / "record.yaml").exists() else []
-    commands = [[columns.cell("started", str(entry["time"]), row), entry["command"]] for entry in entries]
+    try:
+        entries = load_yaml(folder / "record.yaml") if (folder / "record.yaml").exists() else []
+        commands = [[columns.cell("started", str(entry["time"]), row), str(entry["command"])] for entry in entries]
+    except Exception as error:  # whatever stands there
+        commands = [[f"record.yaml is broken: {why(error)}"]]
     print("\n".join(["", "commands", *(f"  {line}" for line in lines_of(commands))]))
     said = [[key, as_text(value)] for key, value in options.items() if value is not None]
     print("\n".join(["", "options that are not null", *(f"  {line}" for line in lines_of(said))]))
     if metric := curve_of([row], [curves], given.metric):
         print("\n".join(["", metric, *draw({"*": curves[metric]}, width_here() or 80)]))
+
+
+def files_in(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Each file below a folder and its size in bytes, as far as it is still there."""
+    for path in sorted(folder.rglob("*")):
+        with suppress(OSError):
+            if path.is_file():
+                yield path, path.stat().st_size

@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 
+CONTROL = dict.fromkeys([*range(32), 127], " ")  # a name with a line end still is in its line
+
 
 def width_here() -> int | None:
     """Of the terminal, or what COLUMNS says; None where the output goes to a file or another program."""
@@ -17,6 +19,7 @@ def lines_of(table: list[list[str]], right: set[int] | None = None) -> list[str]
         table: Rows of cells.
         right: The columns that end in a line, by their number: figures.
     """
+    table = [[text.translate(CONTROL) for text in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
