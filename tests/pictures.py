@@ -78,6 +78,22 @@ class Data(LightningDataModule):
     test_dataloader = val_dataloader
 
 
+ODD_NAMES = ["$0-$10", "$x^$", r"中\$a_{$" + "\n\x00\udcff" + 200 * "long "]
+
+
+class OddData(Data):
+    """The same with names of classes and data sets as nobody would choose them, and some do."""
+
+    def __init__(self, what: str = "bars") -> None:
+        super().__init__(what)
+        self.class_names = ODD_NAMES
+
+    def val_dataloader(self) -> Any:
+        return {"$a/b$": self.loader(NUM_ROWS), "$a:b$": self.loader(25)}
+
+    test_dataloader = val_dataloader
+
+
 class Net(nn.Sequential):
     """(B, ...) to (B, outputs)."""
 
@@ -205,6 +221,22 @@ def run(config: Path, *options: str, verb: str = "fit") -> Drawn:
     with figures() as kept:
         done = main([verb, "--config", str(config), place, *options])
     return Drawn(Path(done.trainer.default_root_dir), kept, done.trainer)
+
+
+@contextmanager
+def formulas() -> Iterator[list[str]]:
+    """Notes each text that matplotlib takes for a formula."""
+    from matplotlib.mathtext import MathTextParser
+
+    noted: list[str] = []
+    parse = MathTextParser.parse
+
+    def noting(self: Any, text: str, *rest: Any, **more: Any) -> Any:
+        noted.append(text)
+        return parse(self, text, *rest, **more)
+
+    with patch.object(MathTextParser, "parse", noting):
+        yield noted
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import (
 )
 
 from src.callbacks.class_report import Counts, plot_report, report
-from src.engine.evaluated import Evaluated
+from src.engine.evaluated import Evaluated, Guesses
 from src.module import LitModule
 from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, Own, bars, pixels, run, write_yaml
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, Own, bars, formulas, pixels, run, write_yaml
 from tests.processes import launch, processes
 
 REPORT = "src.callbacks.class_report.ClassReport"
@@ -31,6 +31,13 @@ def matrix_of(figure) -> torch.Tensor:
     cells = {(int(t.get_position()[1]), int(t.get_position()[0])): int(t.get_text()) for t in axes.texts}
     assert cells == {place: int(value) for place, value in np.ndenumerate(axes.images[0].get_array())}
     return torch.tensor([[cells[row, column] for column in range(size)] for row in range(size)])
+
+
+def counts_of(matrix: torch.Tensor) -> Counts:
+    """As if the samples of a matrix had been seen."""
+    counts, (truth, guess) = Counts(), matrix.nonzero().repeat_interleave(matrix[matrix > 0], dim=0).unbind(dim=1)
+    counts.add(SimpleNamespace(guesses=lambda: Guesses(truth, guess, None, truth == truth, len(matrix))))
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,7 @@ def test_the_classes_have_their_names_on_both_axes_and_a_line_of_the_report(draw
     assert [t.get_text() for t in left.get_yticklabels()] == ["low", "middle", "high"]
     assert (left.get_xlabel(), left.get_ylabel()) == ("Predicted class", "True class")
     assert [t.get_text() for t in right.get_xticklabels()] == ["precision", "recall", "f1"]
-    rows = report(matrix_of(drawn.figures["confusion"]), ["a", "b", "c"])
+    rows = report(counts_of(matrix_of(drawn.figures["confusion"])), ["a", "b", "c"])
     written = [[float(t.get_text()) for t in right.texts[3 * k : 3 * k + 3]] for k in range(3)]
     assert written == [[round(row[n], 3) for n in ("precision", "recall", "f1")] for row in rows[:3]]
 
@@ -81,16 +88,39 @@ def test_the_classes_have_their_names_on_both_axes_and_a_line_of_the_report(draw
 def test_a_class_that_was_never_there_nor_guessed_does_not_lower_the_mean():
     matrix = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     guess, target = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    assert report(matrix, list("abc"))[-1]["f1"] == pytest.approx(
+    assert report(counts_of(matrix), list("abc"))[-1]["f1"] == pytest.approx(
         float(multiclass_f1_score(guess, target, 3, average="macro")), abs=1e-4
     )
 
 
 def test_of_many_classes_the_counts_are_colors_only():
-    figure = plot_report(torch.eye(60, dtype=torch.int64), [f"class {k}" for k in range(60)], "test")
+    figure = plot_report(counts_of(torch.eye(60, dtype=torch.int64)), [f"class {k}" for k in range(60)], "test")
     assert not figure.axes[0].texts
     assert not figure.axes[1].texts
     assert figure.axes[0].images[0].get_array().shape == (60, 60)
+
+
+def test_of_thousands_of_classes_each_is_in_the_report_and_neighbours_share_a_cell():
+    truth = torch.arange(3_001)
+    guess = truth.where(truth % 10 > 0, truth + 1).clamp(max=3_000)
+    one, other = Counts(), Counts()
+    for counts, rows in ((one, slice(0, None, 2)), (other, slice(1, None, 2))):
+        num_classes = 900 if counts is other else 3_001  # it has seen the first classes alone
+        few = torch.arange(3_001)[rows][: 400 if counts is other else None]
+        seen = Guesses(truth[few], guess[few], None, few >= 0, num_classes)
+        counts.add(SimpleNamespace(guesses=lambda seen=seen: seen))
+    other.merge(one)
+    assert other.matrix.shape == (751, 751)
+    assert int(other.matrix.sum()) == 1_501 + 400
+    assert torch.equal(other.matrix.nonzero()[:, 0], other.matrix.nonzero()[:, 1])
+    rows = report(other, [str(k) for k in range(3_001)])
+    assert len(rows) == 3_002
+    assert [rows[k]["recall"] for k in (0, 1, 2, 10, 11)] == [0, 1, 1, 0, 1]
+    assert rows[-1]["samples"] == 1_901
+    figure = plot_report(other, ["a" * 50_000, *map(str, range(1, 3_001))], "test")
+    assert "4 classes a cell" in figure.get_suptitle()
+    assert len(figure.axes[0].get_xticklabels()) <= 100
+    assert max(figure.get_size_inches()) < 30
 
 
 def test_a_single_logit_is_two_classes(tmp_path):
@@ -111,6 +141,19 @@ def test_a_module_of_ones_own_returns_a_dict(returns, tmp_path):
     module = drawn.trainer.lightning_module
     expected = multiclass_confusion_matrix(module.layers(bars()[0]).argmax(dim=1), bars()[1], 3)
     assert torch.equal(matrix_of(drawn.figures["confusion"]), expected)
+
+
+def test_names_are_drawn_letter_by_letter_and_no_data_set_takes_the_place_of_another(tmp_path, capfd):
+    config = write_yaml(tmp_path / "x.yaml", CLASSIFICATION, REPORT)
+    with formulas() as noted:
+        drawn = run(config, "--data=tests.pictures.OddData", "--model.metrics=null")
+    assert noted == []
+    assert len(drawn.figures) == 2
+    assert max(pixels(drawn.folder / f"{name}.png").shape for name in drawn.figures)[0] < 1_000
+    for name in drawn.figures:
+        with (drawn.folder / f"{name.replace('confusion', 'report')}.csv").open(encoding="utf-8") as file:
+            assert [row["class"] for row in csv.DictReader(file)][:2] == ["$0-$10", "$x^$"]
+    assert capfd.readouterr().err.count("has boxes for letters that no font here has") == 2
 
 
 def test_of_several_data_sets_each_has_a_picture(tmp_path):

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from src.callbacks.curves import plot_curves
-from tests.pictures import CLASSIFICATION, Drawn, figures, pixels, run, write_yaml
+from tests.pictures import CLASSIFICATION, Drawn, figures, formulas, pixels, run, write_yaml
 from tests.stopping import config, fit, resume, rows
 
 CURVES = {"class_path": "src.callbacks.curves.Curves"}
@@ -117,6 +117,35 @@ def test_names_of_a_module_of_ones_own_find_their_panel():
     }
     found = {axes.get_title(): {line.get_label() for line in axes.get_lines()} for axes in plot_curves([row]).axes}
     assert found == {"loss": {"train", "val"}, "grad_norm": {"train"}, "learning rate": {"lr", "lr/1"}}
+
+
+def test_names_are_drawn_letter_by_letter_and_of_thousands_of_metrics_some_have_a_panel(tmp_path, capsys):
+    row = {"epoch": "1", "step": "3", "train/$x^$": "1", "val/$x^$/$a$": "1", "/$_$": "2", "val/\n/\n": "inf"}
+    table = [row, row | {"epoch": "2", "step": "6", "train/$x^$": "1e-5"}]
+    with formulas() as noted:
+        figure = plot_curves(table)
+        figure.savefig(tmp_path / "curves.png")
+    assert noted == []
+    assert "\\$x^\\$" in [axes.get_title() for axes in figure.axes]
+    many = {f"train/{kind}{k}": "1" for k in range(3_000) for kind in ("grad_", "val/f1/")}
+    assert len(plot_curves([{"epoch": "1", "step": "3"} | many]).axes) == 30
+    assert "note: curves.png has 30 of 3001 metrics" in capsys.readouterr().err
+
+
+def test_two_columns_of_one_name_are_two_curves():
+    (axes,) = plot_curves([{"epoch": "1", "step": "3", "train_loss_step": "1", "train_loss_epoch": "2"}]).axes
+    assert sorted(line.get_ydata()[0] for line in axes.get_lines()) == [1, 2]
+
+
+def test_of_a_million_rows_the_ends_of_each_stretch_are_drawn():
+    losses = ["70" if k == 123_456 else "nan" if k == 10 else str(k % 10) for k in range(200_000)]
+    table = ({"epoch": str(k // 1000), "step": str(k), "lr": "1", "train/loss": loss} for k, loss in enumerate(losses))
+    figure = plot_curves(table, every=50)
+    points = figure.axes[0].get_lines()[0].get_xydata().tolist()
+    assert len(points) <= 3 * 4_000
+    assert [123_456, 70] in points
+    assert points[-1] == [199_999, 9]
+    assert figure.axes[0].get_xlabel() == "step"
 
 
 def test_a_loss_of_several_orders_has_a_logarithmic_axis_also_with_a_nan_in_it():

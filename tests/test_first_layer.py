@@ -38,15 +38,21 @@ def test_each_unit_is_an_image_of_its_weights_the_largest_first(drawn):
 @pytest.mark.parametrize(("channels", "expected"), [(1, (16, 1, 3, 5)), (3, (16, 3, 3, 5)), (4, (16, 1, 3, 5))])
 def test_a_convolution_has_its_kernels(channels, expected):
     layer = nn.Conv2d(channels, 16, (3, 5))
-    images = units(layer, (channels, 28, 28))
+    images = units(layer, (channels, 28, 28), 100)
     assert images.shape == expected
     if channels < 4:
-        assert torch.equal(images, layer.weight)
-    figure = plot_units(images.detach(), most=9)
+        assert torch.equal(images, layer.weight[layer.weight.flatten(1).norm(dim=1).argsort(descending=True)])
+    figure = plot_units(units(layer, (channels, 28, 28), 9), 16)
     assert "weights of 9 of 16 units" in figure.axes[0].get_title()
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape[:2] == (3 * 4, 3 * 6)
     assert shown.ndim == (3 if channels == 3 else 2)
+
+
+def test_a_layer_of_photos_is_made_small():
+    layer = nn.Linear(3 * 600 * 400, 30)
+    assert units(layer, (3, 600, 400), 16).shape == (16, 3, 308, 205)
+    assert units(layer, (3, 600, 400), 1_000).shape == (30, 3, 205, 137)
 
 
 def test_a_mosaic_has_its_images_line_by_line():

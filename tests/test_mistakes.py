@@ -1,12 +1,15 @@
 """The most confident mistakes are those of the data, in their order, with truth and guess."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from src.callbacks.mistakes import Surest, plot_mistakes, viewable
+from src.callbacks.mistakes import Surest, plot_mistakes, scales, viewable
+from src.engine.evaluated import Guesses
 from src.module import LitModule
-from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, pixels, run, write_yaml
+from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, formulas, pixels, run, write_yaml
 from tests.processes import launch, processes
 
 MISTAKES = "src.callbacks.mistakes.Mistakes"
@@ -34,7 +37,7 @@ def test_truth_guess_and_sureness_are_those_of_the_net_the_surest_first(drawn):
         f"true {names[target[k]]}, guess {names[guess[k]]}, {sure[k]:.1%}" for k in first
     ]
     shown = [image.get_array() for image in drawn.axes("mistakes")[0].images]
-    for image, expected in zip(shown, viewable(images[first]), strict=True):
+    for image, expected in zip(shown, viewable(images[first], scales(images[first])), strict=True):
         assert np.allclose(image, expected[0])
     assert f"{len(wrong)} of {NUM_ROWS} are wrong" in drawn.figures["mistakes"].get_suptitle()
 
@@ -50,44 +53,72 @@ def test_truth_guess_and_sureness_are_those_of_the_net_the_surest_first(drawn):
     ids=["in [0, 1]", "bytes", "normalised", "of one color"],
 )
 def test_an_image_of_any_scale_can_be_looked_at(images, expected):
-    assert viewable(images.expand(2, 3, 4, 2))[1, 2, 3].tolist() == pytest.approx(expected)
+    two = images.expand(2, 3, 4, 2)
+    assert viewable(two, scales(two))[1][2, 3].tolist() == pytest.approx(expected)
 
 
 def test_colors_keep_their_proportions():
-    image = torch.rand(1, 3, 5, 5)
-    assert torch.allclose(viewable(4 * image - 2), (image - image.min()) / (image.max() - image.min()), atol=1e-5)
+    image = torch.rand(3, 5, 5)
+    (shown,) = viewable([4 * image - 2], scales([4 * image - 2]))
+    assert torch.allclose(shown, (image - image.min()) / (image.max() - image.min()), atol=1e-5)
+
+
+def batch_of(images, sure, rows):
+    """A batch in which all guesses are wrong."""
+    zeros = torch.zeros(len(rows), dtype=torch.int64)
+    guesses = Guesses(zeros, zeros + 1, sure, zeros == 0, 2)
+    return SimpleNamespace(images=images, guesses=lambda: guesses, places=lambda num_rows: rows)
 
 
 def test_what_is_kept_does_not_grow_with_the_data_nor_depend_on_the_batches():
-    class Batch:
-        def __init__(self, rows):
-            from src.engine.evaluated import Guesses
-
-            self.rows, self.images = rows, rows.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-            zeros = torch.zeros(len(rows), dtype=torch.int64)
-            self.guessed = Guesses(zeros, zeros + 1, (rows * 37 % 101) / 101, zeros == 0, 2)
-
-        def guesses(self):
-            return self.guessed
-
-        def places(self, num_rows):
-            return self.rows
+    def batch(rows):
+        return batch_of(rows.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2), (rows * 37 % 101) / 101, rows)
 
     whole, one, other = Surest(7), Surest(7), Surest(7)
-    whole.add(Batch(torch.arange(1_000)))
+    whole.add(batch(torch.arange(1_000)))
     for start in range(0, 1_000, 20):
-        one.add(Batch(torch.arange(start, start + 20, 2)))
-        other.add(Batch(torch.arange(start + 1, start + 20, 2)))
+        one.add(batch(torch.arange(start, start + 20, 2)))
+        other.add(batch(torch.arange(start + 1, start + 20, 2)))
     one.merge(other)
     assert len(one.images) == len(one.rows) == 7
     assert torch.equal(one.rows, whole.rows)
-    assert torch.equal(one.images, whole.images)
+    assert torch.equal(torch.stack(one.images), torch.stack(whole.images))
     assert one.num_mistakes == whole.num_mistakes == 1_000
 
 
 def test_a_net_without_mistakes_says_so():
-    figure = plot_mistakes(Surest(3), None, "test")
+    figure = plot_mistakes(Surest(3), [], "test")
     assert figure.get_suptitle() == "test: 0 of 0 are wrong; the surest of them"
+
+
+def test_names_are_drawn_letter_by_letter(tmp_path):
+    with formulas() as noted:
+        drawn = run(
+            write_yaml(tmp_path / "x.yaml", CLASSIFICATION, MISTAKES),
+            "--data=tests.pictures.OddData",
+            "--model.metrics=null",
+        )
+    assert noted == []
+    assert len(drawn.figures) == 2
+
+
+def test_photos_become_small_and_may_have_several_sizes():
+    seen = Surest(5)
+    for number, (high, size) in enumerate([(255, (3, 900, 600)), (9, (3, 40, 1_000)), (255, (3, 20, 30))]):
+        images = torch.randint(0, high + 1, (4, *size), dtype=torch.uint8)
+        sure = torch.tensor([0.5, 0.6, 0.7, 0.8]) + number / 100
+        seen.add(batch_of(images, sure, torch.arange(4) + 4 * number))
+    assert [tuple(image.shape) for image in seen.images] == [
+        *((3, 20, 30), (3, 5, 132), (3, 132, 88)),
+        *((3, 20, 30), (3, 5, 132)),
+    ]
+    shown = plot_mistakes(seen, [], "test").axes[0].images
+    extents = [
+        [round(float(x1 - x0), 2), round(float(y0 - y1), 2)] for x0, x1, y0, y1 in (i.get_extent() for i in shown)
+    ]
+    assert extents[:3] == [[1.2, 0.8], [1.2, 0.05], [0.8, 1.2]]
+    # All are bytes: a dark one stays dark.
+    assert shown[1].get_array().max() <= 9 / 255 + 1e-6
 
 
 def test_images_in_a_dict_are_found_and_numbers_are_told(tmp_path, capfd):

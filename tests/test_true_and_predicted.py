@@ -69,6 +69,26 @@ def test_of_many_samples_some_are_drawn_the_same_for_any_batches_and_the_figures
     assert plot_points(one, "test").get_suptitle() == "test: 30,000 samples, 1,000 are drawn"
 
 
+def test_values_far_from_zero_have_their_r2_whatever_the_batches():
+    generator = torch.Generator().manual_seed(0)
+    target = 1.7e9 + torch.randn(1_000, dtype=torch.float64, generator=generator)
+    scores = target + 0.5 * torch.randn(1_000, dtype=torch.float64, generator=generator)
+    expected = 1 - (scores - target).square().sum() / (target - target.mean()).square().sum()
+    one, other = Points(10), Points(10)
+    for number, rows in enumerate(torch.arange(1_000).split(70)):
+        (one, other)[number % 2].add(Batch(target[rows], scores[rows], rows))
+    one.merge(other)
+    assert float(one.r2()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_what_is_not_finite_is_no_point():
+    points = Points(100)
+    points.add(
+        Batch(torch.tensor([[1.0, torch.inf], [2.0, torch.inf]]), torch.full((2, 2), torch.nan), torch.arange(2))
+    )
+    assert len(plot_points(points, "$a$").axes) == 2
+
+
 def test_more_than_nine_outputs_are_said():
     points = Points(100)
     points.add(Batch(torch.randn(20, 3, 4), torch.randn(20, 3, 4), torch.arange(20)))

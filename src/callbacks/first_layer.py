@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from src.engine.errors import UserError
 from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, new_figure
+from src.engine.pictures import EvaluationPicture, new_figure, thumbnail
+
+
+PIXELS = 616  # that the picture has for all images of a line
 
 
 class FirstLayer(EvaluationPicture):
@@ -30,7 +33,8 @@ class FirstLayer(EvaluationPicture):
 
     def draw_all(self, trainer: Trainer, module: LightningModule, seen: dict[str, Any]) -> None:
         shape = next(iter(seen.values())).shape
-        self.save(trainer, "first_layer", plot_units(units(self._find(module), shape), self.most))
+        layer = self._find(module)
+        self.save(trainer, "first_layer", plot_units(units(layer, shape, self.most), layer.weight.shape[0]))
 
     def _find(self, module: LightningModule) -> nn.Linear | nn.Conv2d:
         known = {n: part for n, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
@@ -56,32 +60,36 @@ class Shape:
         """All processes have the same."""
 
 
-def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
-    """(N, 1 or 3, H, W) the weights of each unit as an image.
+def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Tensor:
+    """(N, 1 or 3, H, W) the weights of each unit as an image, those with the largest first.
 
     Args:
-        layer: The first one.
+        layer: The first one; of photos it has millions of weights for each unit.
         shape: Of the images, (1 or 3, H, W).
+        most: N, where there are so many.
     """
-    weights = layer.weight.detach().float().cpu()
+    weights = layer.weight.detach()
     if isinstance(layer, nn.Linear):
         if layer.in_features != math.prod(shape):
             raise UserError(
                 f"the layer takes {layer.in_features} numbers, the images have {' x '.join(map(str, shape))}."
             )
-        return weights.reshape(-1, *shape)
-    return weights if weights.shape[1] in (1, 3) else weights.mean(dim=1, keepdim=True)
+        weights = weights.reshape(-1, *shape)
+    if weights.shape[1] not in (1, 3):
+        weights = weights.mean(dim=1, keepdim=True)
+    sizes = torch.stack([torch.linalg.vector_norm(unit, dtype=torch.float32) for unit in weights])
+    first = sizes.argsort(descending=True, stable=True)[:most].tolist()
+    side = 2 * PIXELS // math.ceil(math.sqrt(len(first)))
+    return torch.stack([thumbnail(weights[k], max(side, 1)) for k in first])
 
 
-def plot_units(images: Tensor, most: int) -> Any:
+def plot_units(images: Tensor, total: int) -> Any:
     """A figure: units side by side; of one channel red is for more, blue for less, of three each has its colours.
 
     Args:
         images: (N, 1 or 3, H, W).
-        most: How many are drawn.
+        total: Of how many units they are the largest.
     """
-    total = len(images)
-    images = images[images.square().sum(dim=(1, 2, 3)).argsort(descending=True, stable=True)[:most]]
     columns = math.ceil(math.sqrt(len(images)))
     lines = -(-len(images) // columns)
     grey = images.shape[1] == 1

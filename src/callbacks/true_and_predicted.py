@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.engine.errors import UserError, describe
 from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, new_figure
+from src.engine.pictures import EvaluationPicture, as_label, new_figure
 
 MOST = 9  # panels
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # spreads consecutive numbers over all of int64 (Knuth, multiplicative hashing)
@@ -45,7 +45,8 @@ class Points:
         values: (N, 2, D) float32: the true values and the predicted ones of D outputs, 9 at most; a true
             value that is missing is NaN.
         keys: (N,) int64: those with the smallest are kept.
-        sums: (5, D) float64, of those that are there: of ones, true values, their squares, errors without sign, squares of errors.
+        sums: (5, D) float64, of those that are there: their number, the mean of the true values, the sum of their
+            squared distances from it, of errors without sign, of squared errors.
         num_outputs: All of them.
         num_samples: All of them.
     """
@@ -67,14 +68,17 @@ class Points:
             )
         rows = len(guess)
         self.num_outputs = guess.numel() // max(rows, 1)
-        both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MOST].float()
-        true, predicted = both.double().unbind(dim=1)
+        both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MOST].double()
+        true, predicted = both.unbind(dim=1)
         known = ~true.isnan()  # a target that nobody measured has no error
         true, predicted = true.where(known, 0.0), predicted.where(known, 0.0)
         error = predicted - true
-        sums = torch.stack([known.double(), true, true**2, error.abs(), error**2]).sum(dim=1)
+        number = known.double().sum(dim=0)
+        mean = true.sum(dim=0) / number.clamp(min=1)
+        spread = (true - mean).where(known, 0.0).square().sum(dim=0)
         self.num_samples += rows
-        self._keep(both, batch.places(rows) * GOLDEN, sums)
+        sums = torch.stack([number, mean, spread, error.abs().sum(dim=0), error.square().sum(dim=0)])
+        self._keep(both.float(), batch.places(rows) * GOLDEN, sums)
 
     def merge(self, other: "Points") -> None:
         """Take in what another process saw."""
@@ -82,21 +86,30 @@ class Points:
         self._keep(other.values, other.keys, other.sums)
 
     def _keep(self, values: Tensor, keys: Tensor, sums: Tensor) -> None:
-        if self.sums is None:
-            self.values = values[:0]
-        self.sums = sums if self.sums is None else self.sums + sums
-        keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values])
-        first = keys.argsort()[: self.most]
-        self.keys, self.values = keys[first], values[first]
+        self.sums = sums if self.sums is None else joined(self.sums, sums)
+        if 0 < len(self.keys) == self.most:  # of millions few are among those that stay
+            values, keys = values[keys < self.keys[-1]], keys[keys < self.keys[-1]]
+        if len(keys):
+            keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values]) if len(self.keys) else values
+            first = keys.argsort()[: self.most]
+            self.keys, self.values = keys[first], values[first]
 
     def r2(self) -> Tensor:
         """(D,) the coefficient of determination over all samples."""
-        number, true, squares, _, errors = self.sums
-        return 1 - errors / (squares - true**2 / number)
+        _, _, spread, _, errors = self.sums
+        return 1 - errors / spread
 
     def mean_absolute_error(self) -> Tensor:
         """(D,) over all samples."""
         return self.sums[3] / self.sums[0]
+
+
+def joined(a: Tensor, b: Tensor) -> Tensor:
+    """(5, D) the sums of two parts together; squares of values far from 0 would have no digits left for R2 (Chan 1979)."""
+    number = (a[0] + b[0]).clamp(min=1)
+    apart = b[1] - a[1]
+    mean, spread = a[1] + apart * b[0] / number, a[2] + b[2] + apart.square() * a[0] * b[0] / number
+    return torch.stack([a[0] + b[0], mean, spread, a[3] + b[3], a[4] + b[4]])
 
 
 def plot_points(seen: Points, of_what: str) -> Any:
@@ -114,7 +127,7 @@ def plot_points(seen: Points, of_what: str) -> Any:
     shown, total = len(seen.keys), seen.num_samples
     some = "" if shown == total else f", {shown:,} are drawn"
     more = "" if number == seen.num_outputs else f", {number} of {seen.num_outputs} outputs"
-    figure.suptitle(f"{of_what}: {total:,} samples{some}{more}", fontsize="medium")
+    figure.suptitle(f"{as_label(of_what)}: {total:,} samples{some}{more}", fontsize="medium")
     r2, error = seen.r2().tolist(), seen.mean_absolute_error().tolist()
     for k in range(number):
         name = f"output {k}: " if number > 1 else ""
@@ -124,7 +137,8 @@ def plot_points(seen: Points, of_what: str) -> Any:
         axes.set_title(title, fontsize="small", pad=12)
         true, predicted = seen.values[:, :, k].T.numpy()
         axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, markeredgewidth=0)
-        axes.axline((float(np.nanmean(true)), float(np.nanmean(true))), slope=1, color="black", linewidth=0.8)
+        if len(finite := true[np.isfinite(true)]):
+            axes.axline((float(finite.mean()), float(finite.mean())), slope=1, color="black", linewidth=0.8)
         axes.locator_params(nbins=5)
         axes.ticklabel_format(scilimits=(-3, 4))
         axes.grid(alpha=0.3)

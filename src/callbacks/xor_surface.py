@@ -8,8 +8,10 @@ from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
 from src.engine.base_module import BaseModule
+from src.engine.errors import UserError
 from src.engine.pictures import Picture, new_figure
 
+MOST = 20
 LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid
 
 
@@ -17,11 +19,13 @@ class XorSurface(Picture):
     """Draws the output over the plane, surface.png, and the same at some steps on the way, surface_growth.png.
 
     Args:
-        stages: The steps; 0 is before the first. The last step is always added.
+        stages: The steps, MOST of them; 0 is before the first. The last step is always added.
     """
 
     def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
         self.stages = frozenset(stages)
+        if len(self.stages) > MOST:  # each keeps a copy of all weights
+            raise UserError(f"XorSurface: stages has {len(self.stages)} steps; at most {MOST} fit side by side.")
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._last: dict[int, dict[str, Tensor]] = {}
 

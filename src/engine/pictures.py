@@ -1,13 +1,20 @@
-"""Pictures of a run: drawn once when its work is done, by rank zero, into its folder and each tracker."""
+"""Pictures of a run: drawn once when its work is done, by rank zero, into its folder and each tracker.
 
+A picture keeps a bounded amount of data however many samples, classes and pixels there are (`thumbnail`), and draws the
+names of users letter by letter (`as_label`).
+"""
+
+import re
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
 
 from src.engine.errors import UserError, one_line
 from src.engine.evaluated import Evaluated
@@ -16,6 +23,11 @@ from src.engine.run import RunCallback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+GLYPH = re.compile(r"Glyph .* missing from")
+FONTS = "Install a font that has them, and name it first under font.family in a matplotlibrc file."
+NO_FILE = re.compile(r'[\x00-\x1f\ud800-\udfff\\/:*?"<>|]')  # what some system does not take in a file's name
 
 
 class Picture(RunCallback):
@@ -55,9 +67,16 @@ class Picture(RunCallback):
         """
         path = Path(trainer.default_root_dir, f"{name}.png")
         part = path.with_name(f".{path.name}.part")
-        # White, so that it can be read on a dark page, too.
-        figure.savefig(part, format="png", facecolor="white")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            # White, so that it can be read on a dark page, too.
+            figure.savefig(part, format="png", facecolor="white")
         part.replace(path)
+        other = [each for each in caught if not GLYPH.match(str(each.message))]
+        for each in other:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        if len(other) < len(caught):
+            print(f"note: {path.name} has boxes for letters that no font here has. {FONTS}", file=sys.stderr)
         if trainer.loggers:
             from src.engine.trackers.media import send_picture
 
@@ -145,13 +164,54 @@ class EvaluationPicture(Picture):
                 total[number] = seen
         if not total:
             raise UserError("nothing was validated or tested.")
-        suffixes = {k: f"_{names[k]}".replace("/", "_") if names[k] else "" for k in sorted(total)}
-        self.draw_all(trainer, module, {suffix: total[k] for k, suffix in suffixes.items()})
+        suffixes: dict[str, Any] = {}
+        for k in sorted(total):
+            suffix = f"_{NO_FILE.sub('_', names[k])[:50]}" if names[k] else ""
+            taken = {each.casefold() for each in suffixes}
+            suffixes[suffix if suffix.casefold() not in taken else f"{suffix}_{k}"] = total[k]
+        self.draw_all(trainer, module, suffixes)
 
     @property
     def of_what(self) -> str:
         """In words, for a title."""
         return "validation" if self._stage == "val" else "test"
+
+
+def as_label(name: object, most: int = 40) -> str:
+    """A name as matplotlib draws it letter by letter: a dollar begins no formula.
+
+    Args:
+        name: Of a class, a metric, a data set: whatever the user chose.
+        most: Letters, before it is cut.
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(name).split()))
+    return (text if len(text) <= most else f"{text[: most - 3]}...").replace("$", r"\$")
+
+
+def class_names(trainer: Trainer) -> list[str]:
+    """The data module's `class_names` in their order; none where it has none."""
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    if isinstance(names, Mapping):  # {0: "cat"}, or {"cat": 0} as torchvision has it
+        names = [
+            key if isinstance(value, int) else value
+            for key, value in sorted(names.items(), key=lambda each: each[1] if isinstance(each[1], int) else each[0])
+        ]
+    return [str(name) for name in names] if names is not None else []
+
+
+def thumbnail(image: Tensor, side: int) -> Tensor:
+    """(C, H, W) float32 on the CPU; what is longer than `side` pixels is made smaller, each of its pixels a mean.
+
+    Args:
+        image: (C, H, W), anywhere and of any type.
+        side: The longest that it may have.
+    """
+    image = image.detach().float()
+    scale = side / max(image.shape[1:])
+    if scale < 1:
+        height, width = (max(round(length * scale), 1) for length in image.shape[1:])
+        image = nn.functional.adaptive_avg_pool2d(image, (height, width))
+    return image.cpu()
 
 
 def new_figure(width: float, height: float, margins: tuple[float, float, float, float] | None = None) -> "Figure":
