@@ -98,7 +98,8 @@ class TensorLoader(Position):
         rows = self.rows[permutation(len(self.rows), self.seed, number)] if self.shuffle else self.rows
         return rows.to(self.tensors[0].device)
 
-    def ordinals(self, batch: int) -> Tensor:
-        """(B,) int64, which rows of the whole the `batch`-th batch of this rank holds, where nothing is shuffled."""
-        start, stop = self._bounds[batch % len(self._bounds)]
-        return torch.arange(start, stop)[self.rank :: self.world_size]
+    def sample_indices(self, batch: int) -> Tensor:
+        """(B,) int64, where the samples in the `batch`-th batch of this rank stand among `rows`."""
+        number, batch = self.number * self.passes + batch // len(self._bounds), batch % len(self._bounds)
+        order = permutation(len(self.rows), self.seed, number) if self.shuffle else torch.arange(len(self.rows))
+        return order[slice(*self._bounds[batch])][self.rank :: self.world_size]

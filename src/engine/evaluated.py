@@ -115,7 +115,8 @@ class Evaluated:
         """
         stage = "test" if self._trainer.testing else "val"
         loader = list(leaves(loaders_of(self._trainer, stage)))[self._number]
-        places: Tensor | None = loader.ordinals(self._batch_idx) if hasattr(loader, "ordinals") else None
+        indices = getattr(loader, "sample_indices", None)
+        places: Tensor | None = indices(self._batch_idx) if indices else None
         if places is not None and len(places) == num_rows:
             return places
         # Of a stream nobody knows; no two samples have the same.

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class MapLoader(EndsWorkers, Position):
         self._kind = self._kind_of(loader.sampler)
         self._drawn: tuple[int, Sequence[Any]] | None = None
         self._cut: tuple[int, list[tuple[int, int]]] | None = None
+        self._indices: tuple[int, Sequence[Any] | Tensor] | None = None
         self._places = _Places()
         self._tensors = None if self._own_batches else tensors_of(loader)
         self._source = loader if self._tensors else self._adopted()
@@ -151,6 +153,25 @@ class MapLoader(EndsWorkers, Position):
     def ordinals(self, batch: int) -> Tensor:
         """(B,) int64, which rows of the epoch's order the `batch`-th batch of this rank holds."""
         return torch.arange(*self._bounds()[batch])[self.rank :: self.world_size]
+
+    def sample_indices(self, batch: int) -> Tensor:
+        """Return the data set's indices of the samples in the `batch`-th batch of this rank.
+
+        Returns:
+            (B,) int64; where a sampler gives no numbers, their places in its order.
+        """
+        places = self.ordinals(batch)
+        if self._kind == "in order":
+            return places
+        if self._indices is None or self._indices[0] != self._number:
+            order = self._order()
+            self._indices = (self._number, list(itertools.chain.from_iterable(order)) if self._own_batches else order)
+        picked = [self._indices[1][place] for place in places.tolist()]
+        indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
+        try:
+            return torch.tensor([operator.index(index) for index in indices])
+        except TypeError:
+            return places
 
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from src.data.loader import TensorLoader
 
@@ -97,6 +97,13 @@ class Numbers(Dataset[Tensor]):
         return torch.tensor(float(self.first + index))
 
 
+class Fetches(Numbers):
+    """Takes a list of indices."""
+
+    def __getitem__(self, index: list[int]) -> Tensor:  # type: ignore[override]
+        return self.first + torch.tensor(index).float()
+
+
 class Stream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         return (torch.tensor(float(k)) for k in range(NUM_ROWS))
@@ -109,10 +116,26 @@ class Repeats:
         return 4
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.ordinals(batch).float() for batch in range(4))
+        return (self.sample_indices(batch).float() for batch in range(4))
 
-    def ordinals(self, batch: int) -> Tensor:
+    def sample_indices(self, batch: int) -> Tensor:
         return torch.tensor([[4, 5], [7, 6], [2, 3], [0, 1]][batch])
+
+
+def by_remainder(n: int, size: int) -> list[list[int]]:
+    """Batches of buckets: rows with one remainder by 3, the largest first."""
+    buckets = [list(range(k, n, 3))[::-1] for k in range(3)]
+    return [bucket[k : k + size] for bucket in buckets for k in range(0, len(bucket), size)]
+
+
+class Batches(Dataset[Tensor]):
+    """Items that are batches."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.arange(float(4 * index), 4 * index + 4)
 
 
 LOADERS: dict[str, Callable[[int, int], Any]] = {
@@ -122,6 +145,16 @@ LOADERS: dict[str, Callable[[int, int], Any]] = {
     "dict": lambda n, size: {"a": DataLoader(Numbers(0, n), size), "b": DataLoader(Numbers(100, 3), size)},
     "stream": lambda n, size: DataLoader(Stream(), size),
     "backwards": lambda n, size: Repeats(),
+    "shuffled": lambda n, size: DataLoader(Numbers(0, n), size, shuffle=True),
+    "shuffled-set": lambda n, size: DataLoader(TensorDataset(torch.arange(float(n))), size, shuffle=True),
+    "shuffled-tensors": lambda n, size: TensorLoader((torch.arange(float(n)), torch.arange(n)), size, shuffle=True),
+    "sorted": lambda n, size: DataLoader(Numbers(0, n), size, sampler=range(n - 1, -1, -1)),
+    "subset": lambda n, size: DataLoader(Numbers(0, n), size, sampler=SubsetRandomSampler(range(1, n, 2))),
+    "again": lambda n, size: DataLoader(Numbers(0, n), size, sampler=[3, 1, 3, 0, 7, 1]),
+    "buckets": lambda n, size: DataLoader(Numbers(0, n), batch_sampler=by_remainder(n, size)),
+    "lists": lambda n, size: DataLoader(Fetches(0, n), batch_size=None, sampler=by_remainder(n, size)),
+    "batches": lambda n, size: DataLoader(Batches(), batch_size=None, sampler=[2, 0, 1]),
+    "two-shuffled": lambda n, size: [DataLoader(Numbers(k, n), size, shuffle=True) for k in (0, 100)],
 }
 
 

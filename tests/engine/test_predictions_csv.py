@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import re
+import resource
 import signal
 import sys
 
@@ -169,7 +170,7 @@ def test_an_output_that_fits_no_sample_is_counted_by_itself(predict):
 def test_several_loaders_get_a_column(predict, loader):
     _, rows, _ = predict("scalar", loader=loader)
     assert column(rows, "loader") == ["0"] * NUM_ROWS + ["1"] * 3
-    assert column(rows, "sample") == [str(k) for k in range(NUM_ROWS + 3)]
+    assert column(rows, "sample") == [str(k) for k in [*range(NUM_ROWS), *range(3)]]
     assert rows[-1]["score"] == "34.0"
 
 
@@ -182,6 +183,46 @@ def test_batches_that_come_out_of_order_are_put_in_order(predict):
     _, rows, large = predict("ragged", loader="backwards")
     assert column(rows, "sample") == [str(k) for k in range(8)]
     assert [sample(large["score"], k).shape[0] for k in range(8)] == [k % 3 for k in range(8)]
+
+
+OTHER_ORDERS = {
+    **dict.fromkeys(("shuffled", "shuffled-set", "shuffled-tensors", "sorted", "buckets", "lists"), range(NUM_ROWS)),
+    "subset": range(1, NUM_ROWS, 2),
+    "again": (0, 1, 1, 3, 3, 7),
+    "batches": range(12),
+    "two-shuffled": (*range(NUM_ROWS), *range(NUM_ROWS)),
+}
+
+
+@pytest.mark.parametrize("loader", OTHER_ORDERS)
+def test_rows_are_those_of_the_data_whatever_the_order_of_the_loader(predict, loader):
+    _, rows, _ = predict("scalar", loader=loader)
+    assert column(rows, "sample") == [str(k) for k in OTHER_ORDERS[loader]]
+    first = [100 * int(row.get("loader", 0)) for row in rows]
+    assert [round(3 * float(row["score"])) - add for row, add in zip(rows, first, strict=True)] == [
+        *OTHER_ORDERS[loader]
+    ]
+
+
+def test_large_outputs_of_a_shuffled_set_lie_in_the_order_of_the_rows(predict):
+    _, rows, large = predict("image", loader="shuffled")
+    assert torch.equal(large["score"], image(X))
+    assert column(rows, "sample") == [str(k) for k in range(NUM_ROWS)]
+
+
+def test_more_shuffled_batches_than_a_process_may_have_files_open(predict):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        _, rows, _ = predict("scalar", loader="shuffled", batch_size=1, num_rows=300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert column(rows, "sample") == [str(k) for k in range(300)]
+
+
+def test_rows_of_ones_own_are_in_the_order_of_the_data(predict):
+    _, rows, _ = predict("scalar", data="Named", loader="shuffled-tensors")
+    assert column(rows, "name") == [f"row {k}" for k in range(NUM_ROWS)]
 
 
 def test_rows_of_ones_own_see_the_batch(predict):
@@ -235,13 +276,23 @@ def test_predictions_are_returned_only_to_who_asks(cli, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "loader"), [("dataclass", "two"), ("image", "tensors"), ("detections", "loader")])
+@pytest.mark.parametrize(
+    ("form", "loader"),
+    [
+        ("dataclass", "two"),
+        ("image", "tensors"),
+        ("detections", "loader"),
+        ("image", "shuffled"),
+        ("image", "buckets"),
+        ("image", "two-shuffled"),
+    ],
+)
 def test_two_processes_write_what_one_does(predict, tmp_path, form, loader):
     _, rows, large = predict(form, loader=loader)
     launch(*experiment(tmp_path, form, loader=loader, batch_size=2), *processes(2), cwd=tmp_path)
     others, other_large = found(tmp_path / "runs/task/version_1")
     assert others == rows
-    assert len(rows) == NUM_ROWS + 3 * (loader == "two")
+    assert len(rows) == NUM_ROWS + {"two": 3, "two-shuffled": NUM_ROWS}.get(loader, 0)
     assert large
     assert differences(large, other_large) == []
 

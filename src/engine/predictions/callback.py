@@ -19,7 +19,11 @@ from src.engine.run import RunCallback
 
 
 class PredictionsCsv(RunCallback):
-    """Prints and writes each sample once, in the order of the data, whatever the number of processes and loaders.
+    """Prints and writes each sample in the order of the data set, whatever the loader's order and number of processes.
+
+    The column `sample` is the index in the data set of the loader, also where a loader sorts, buckets or shuffles; a
+    sampler that draws an index twice gives two rows. Samples of a stream, and of a loader whose items hold several,
+    are counted. Several loaders are numbered by the column `loader`, each has indices of its own.
 
     Takes whatever `predict_step` returns: tensors, tuples, lists, dicts and objects of them. A number is a column, up
     to 64 of them are columns; what is larger, or of another size in each sample, goes into predictions.pt, in the order
@@ -60,18 +64,18 @@ class PredictionsCsv(RunCallback):
         if self._part is None or (outputs is None and self._rows is None):
             return
         loader = self._loaders[dataloader_idx]
-        ordinals = getattr(loader, "ordinals", None)
-        if ordinals is None and trainer.world_size > 1:
+        sample_indices = getattr(loader, "sample_indices", None)
+        if sample_indices is None and trainer.world_size > 1:
             raise UserError(
                 f"predict on {trainer.world_size} processes needs a DataLoader or a TensorLoader, got "
                 f"{type(loader).__name__}: nobody knows the order of its samples."
             )
-        places = ordinals(batch_idx) if ordinals else torch.full((1,), batch_idx)
-        columns = self._columns(outputs, batch, len(places) if ordinals else None)
+        indices = sample_indices(batch_idx) if sample_indices else torch.full((1,), batch_idx)
+        columns = self._columns(outputs, batch, len(indices) if sample_indices else None)
         num_samples = max((len(column) for column in columns.values()), default=0)
-        if len(places) != num_samples:  # a loader without batches, whose items hold several samples
-            places = places[0].expand(num_samples)
-        self._part.add(dataloader_idx, places, columns)
+        # Of a stream, or of a loader without batches whose items hold several samples, no sample has an index.
+        counted = not sample_indices or len(indices) != num_samples
+        self._part.add(dataloader_idx, indices[0].expand(num_samples) if counted else indices, columns, counted)
 
     def _columns(self, outputs: Any, batch: Any, expected: int | None) -> dict[str, Column]:
         if self._rows is None:
@@ -108,7 +112,7 @@ class PredictionsCsv(RunCallback):
         if total.kinds is None:
             return
         files = PredictionFiles(self.run.folder, total.kinds, self._rows is None, len(self._loaders) > 1)
-        first = files.write(parts, total.num_samples, self.max_printed)
+        first = files.write(parts, total, self.max_printed)
         print("\n".join(lines(first)))
         if total.num_samples > self.max_printed:
             print(f"... and {total.num_samples - self.max_printed} more")

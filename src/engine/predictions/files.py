@@ -1,6 +1,8 @@
 """The files of a `predict`: predictions.csv, and predictions.pt for what does not fit into it."""
 
 import csv
+import itertools
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,12 @@ class PredictionFiles:
         size = self.kinds[name].size
         return [name] if name in self.large or size == 1 else [f"{name}_{k}" for k in range(size)]
 
-    def write(self, parts: list[Written], num_samples: int, num_first: int) -> list[list[str]]:
+    def write(self, parts: list[Written], total: Written, num_first: int) -> list[list[str]]:
         """Write all samples, first beside and then into place: a kill leaves no half of a file.
 
         Args:
             parts: Of all processes.
-            num_samples: In them.
+            total: What they have in common.
             num_first: How many rows to return.
 
         Returns:
@@ -54,7 +56,7 @@ class PredictionFiles:
         beside = {path: path.with_name(f".{path.name}.part") for path in (self.pt, self.csv)}
         try:
             with writing(self.csv):
-                first = self._write(beside, parts, num_samples, num_first)
+                first = self._write(beside, parts, total, num_first)
                 for path, part in beside.items():
                     if part.exists():
                         part.replace(path)
@@ -63,18 +65,21 @@ class PredictionFiles:
                 part.unlink(missing_ok=True)
         return first
 
-    def _write(self, to: dict[Path, Path], parts: list[Written], num_samples: int, num_first: int) -> list[list[str]]:
+    def _write(self, to: dict[Path, Path], parts: list[Written], total: Written, num_first: int) -> list[list[str]]:
         first = [self._header]
+        counters: dict[int, Iterator[int]] = {loader: itertools.count() for loader in total.counted}
         with ExitStack() as stack:
             writer = csv.writer(
                 stack.enter_context(to[self.csv].open("w", newline="", encoding="utf-8", errors="surrogateescape"))
             )
-            large = stack.enter_context(PredictionsPt(to[self.pt], self.large, num_samples)) if self.large else None
+            large = (
+                stack.enter_context(PredictionsPt(to[self.pt], self.large, total.num_samples)) if self.large else None
+            )
             writer.writerow(self._header)
-            for number, (loader, entries) in enumerate(merge(parts, self.kinds)):
-                row = self._row(number, loader, entries)
+            for (loader, index), entries in merge(parts, self.kinds):
+                row = self._row(next(counters[loader]) if loader in counters else index, loader, entries)
                 writer.writerow(row)
-                if number < num_first:
+                if len(first) <= num_first:
                     first.append(list(map(str, row)))
                 if large is not None:
                     large.add({name: entries[name] for name in self.large})

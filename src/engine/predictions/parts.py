@@ -15,7 +15,7 @@ from src.engine.errors import UserError
 from src.engine.predictions.kinds import Kind, kind_of
 from src.engine.predictions.outputs import Column, different_keys
 
-Key = tuple[int, int]  # the loader's number, the sample's place in its data
+Key = tuple[int, int]  # the loader's number, the sample's index in its data set
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Written:
         bounds: Where in it stretches of ascending keys begin and end.
         kinds: By name.
         num_samples: In it.
+        counted: Numbers of the loaders whose samples have no index.
     """
 
     path: Path
     bounds: tuple[tuple[int, int], ...] = ()
     kinds: dict[str, Kind] | None = None
     num_samples: int = 0
+    counted: frozenset[int] = frozenset()
 
 
 class Part:
@@ -48,18 +50,20 @@ class Part:
         self._last: Key = (0, 0)
         self._written = Written(path)
 
-    def add(self, loader: int, places: Tensor, columns: dict[str, Column]) -> None:
+    def add(self, loader: int, places: Tensor, columns: dict[str, Column], counted: bool = False) -> None:
         """Write a batch.
 
         Args:
             loader: Its number.
             places: (B,) int64, of the samples in the loader's data.
             columns: Each with B entries.
+            counted: Whether the places are not the indices of samples.
         """
         if not len(places):
             return
         kinds = {name: kind_of(column, name) for name, column in columns.items()}
-        self._written = join([self._written, replace(self._written, kinds=kinds, num_samples=len(places))])
+        added = replace(self._written, kinds=kinds, num_samples=len(places), counted=frozenset([loader] * counted))
+        self._written = join([self._written, added])
         order = places.argsort(stable=True)
         if (loader, int(places[order[0]])) < self._last:
             self._starts.append(self._file.tell())
@@ -115,29 +119,30 @@ def join(parts: list[Written]) -> Written:
         if total is not None and total.keys() != part.kinds.keys():
             raise UserError(different_keys(total, part.kinds))
         total = {name: kind.join(total[name], name) if total else kind for name, kind in part.kinds.items()}
-    return replace(parts[0], kinds=total, num_samples=sum(part.num_samples for part in parts))
+    counted = frozenset().union(*(part.counted for part in parts))
+    return replace(parts[0], kinds=total, num_samples=sum(part.num_samples for part in parts), counted=counted)
 
 
-def merge(parts: list[Written], kinds: dict[str, Kind]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All samples in the order of the data; of each part one batch is in memory.
+def merge(parts: list[Written], kinds: dict[str, Kind]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """All samples in the order of the data; of each ascending stretch one batch is in memory.
 
     Yields:
-        The loader's number, and the entries by name: a plain value, a list of numbers, or a tensor.
+        The sample's key, and its entries by name: a plain value, a list of numbers, or a tensor.
     """
     runs = [_read(part.path, start, stop, kinds) for part in parts for start, stop in part.bounds]
-    for (loader, _), entries in heapq.merge(*runs, key=lambda sample: sample[0]):
-        yield loader, entries
+    yield from heapq.merge(*runs, key=lambda sample: sample[0])
 
 
 def _read(path: Path, start: int, stop: int, kinds: dict[str, Kind]) -> Iterator[tuple[Key, dict[str, Any]]]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while file.tell() < stop:
+    while start < stop:
+        with path.open("rb") as file:  # of a shuffled set each batch is a stretch: too many to keep the file open for
+            file.seek(start)
             size = int.from_bytes(file.read(8), "little")
             batch = torch.load(io.BytesIO(file.read(size)), weights_only=True)
-            entries = [_entries(batch["columns"][name], kind) for name, kind in kinds.items()]
-            for place, *values in zip(batch["places"].tolist(), *entries, strict=True):
-                yield (batch["loader"], place), dict(zip(kinds, values, strict=True))
+            start = file.tell()
+        entries = [_entries(batch["columns"][name], kind) for name, kind in kinds.items()]
+        for place, *values in zip(batch["places"].tolist(), *entries, strict=True):
+            yield (batch["loader"], place), dict(zip(kinds, values, strict=True))
 
 
 def _entries(column: Column, kind: Kind) -> Any:
