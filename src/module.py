@@ -3,15 +3,14 @@
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from src.engine.base_module import BaseModule
-from src.engine.errors import UserError
 from src.engine.param_groups import Group, build_optimizer, build_scheduler
 from src.engine.schedulers import scheduler_config
-from src.engine.step import StepOutput, count_samples, loss_of, take_apart
-from src.engine.torch_losses import Activation, activation_of, check_target, mean_over, refuse_sum
+from src.engine.step import StepOutput, as_output, loss_of, take_apart
+from src.engine.torch_losses import Activation, NetLoss, NoActivation, activation_of, check_target, mean_over, take_loss
 
 __all__ = ["LitModule", "StepOutput"]
 
@@ -25,14 +24,15 @@ class LitModule(BaseModule):
     Args:
         net: Takes x, or a dict's tensors as keywords; returns logits (or values, for a regression). A plain module.
         loss: Takes (logits, target), returns the mean over the batch, (sum, weight), or a dict of `loss` and its parts.
-            With null the net takes the whole dict and returns an object with `loss` and `logits`.
+            With null the net takes the whole dict and returns an object with `loss` and `logits`; see `NetLoss`.
         optimizer: Takes the parameters, returns their optimizer.
-        metrics: By name. Each takes (scores, target), see `scores`.
+        metrics: By name. Each takes (scores, target), see `scores`; they leave out the `ignore_index` of the loss.
         scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps`, `T_max`, `total_iters` of null become
             the length of the run in steps or epochs (`scheduler_interval`), or of its part in a SequentialLR.
         scheduler_interval: When the scheduler moves on.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
-        groups: Options of the optimizer for some parameters, by patterns of their names; see `src.engine.param_groups`.
+        groups: Options of the optimizer for some parameters, by patterns of their names. Where several match, their
+            options are merged and the later one wins; see `src.engine.param_groups`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -48,10 +48,10 @@ class LitModule(BaseModule):
         groups: list[Group] | None = None,
         compile: bool = False,
     ) -> None:
+        taken = take_loss(loss, metrics)
         super().__init__(metrics, compile)
-        refuse_sum(loss)
         self.net = net
-        self.loss: Any = loss
+        self.loss: Any = taken
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
@@ -63,15 +63,14 @@ class LitModule(BaseModule):
         outputs = self.net(**inputs) if isinstance(inputs, dict) else self.net(inputs)
         return getattr(outputs, "logits", outputs)
 
-    def step(self, batch: Any) -> StepOutput:
+    def step(self, batch: Any) -> Any:
         """What a batch is and what it gives: override it for batches, nets or losses of another kind."""
-        if self.loss is None:
-            outputs = self.net(**batch)
-            return StepOutput(outputs.loss, count_samples(batch), outputs.logits, take_apart(batch, False)[1])
+        if isinstance(self.loss, NetLoss):
+            return self.loss(self.net, batch)
         inputs, target = take_apart(batch)
         logits = self(inputs)
         if self.is_first_batch():
-            check_target(self.loss, logits, target, batch)
+            check_target(self.loss, logits, target, batch, self.activation)
         value = self.loss(logits, target)
         return StepOutput(outputs=logits, target=target, **loss_of(value, mean_over(self.loss, target)))
 
@@ -82,7 +81,7 @@ class LitModule(BaseModule):
         """
         match self.activation:
             case "softmax":
-                return outputs.softmax(dim=1)
+                return outputs.softmax(dim=self.class_dim(outputs))
             case "sigmoid":
                 return outputs.sigmoid()
             case "exp":
@@ -90,24 +89,25 @@ class LitModule(BaseModule):
             case "identity":
                 return outputs
             case None:
-                raise UserError(
-                    f"Nobody said what turns the outputs into scores: {type(self.loss).__name__} does not tell. "
-                    "Set --model.activation sigmoid, softmax, exp, identity or a class of yours."
-                )
+                raise NoActivation(self.loss)
         return self.activation(outputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.count("train", self.step(batch))
+        return self.count("train", as_output(self.step(batch), batch))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("val", self.step(batch), dataloader_idx)
+        return self.evaluate("val", as_output(self.step(batch), batch), dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("test", self.step(batch), dataloader_idx)
+        return self.evaluate("test", as_output(self.step(batch), batch), dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Scores of a batch; it may lack the target."""
-        return self.scores(self(take_apart(batch, needs_target=False)[0]))
+        """Scores of a batch, which may lack the target; where no activation is known the net's outputs, as `logits`."""
+        outputs = self(take_apart(batch, needs_target=False)[0])
+        try:
+            return self.scores(outputs)
+        except NoActivation:
+            return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optimizer, self, self.groups)

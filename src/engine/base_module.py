@@ -10,12 +10,13 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint import load_module
-from src.engine.errors import UserError
+from src.engine.errors import UserError, describe
 from src.engine.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.lightning_fixes.parts import QuickAttributes
 from src.engine.means import Means
 from src.engine.schedulers import fill_length, needs_length, run_length
-from src.engine.step import StepOutput
+from src.engine.step import FORM, StepOutput, check_names
+from src.engine.torch_losses import class_dim
 
 
 class BaseModule(QuickAttributes):
@@ -62,6 +63,11 @@ class BaseModule(QuickAttributes):
         """What metrics see of the net's outputs."""
         return outputs
 
+    def class_dim(self, outputs: Any) -> int:
+        """Return the dimension of the net's outputs that holds the classes; see `torch_losses.class_dim`."""
+        loss, activation = getattr(self, "loss", None), getattr(self, "activation", None)
+        return class_dim(loss, activation, outputs) if isinstance(outputs, Tensor) else 1
+
     def count(self, stage: str, output: StepOutput, number: int = 0) -> Tensor:
         """Count a batch and return its loss; nothing waits for the device.
 
@@ -70,9 +76,22 @@ class BaseModule(QuickAttributes):
             output: What the step gave.
             number: Of the data set, of several.
         """
+        if not isinstance(output, StepOutput):
+            raise UserError(f"count takes a {FORM}; got {describe(output)}.")
+        if output.parts:
+            check_names(output.parts, [str(name) for name in self.metrics])
         self._means.add(f"{stage}/{number}", output)
-        if stage != "train" and len(self.metrics) and output.outputs is not None:
-            self._evaluation.update(number, self.scores(output.outputs), output.target)
+        if stage != "train" and len(self.metrics):
+            if output.outputs is None:
+                names = ", ".join(str(name) for name in self.metrics)
+                raise UserError(
+                    f"The step of {stage} gave no outputs for the metrics {names}. Let it return "
+                    f"{FORM}, or leave out the metrics (--model.metrics null)."
+                )
+            scores = self.scores(output.outputs)
+            self._evaluation.update(number, scores, output.target, self.class_dim(output.outputs))
+        if isinstance(output.num_samples, Tensor):
+            return output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
         return output.loss
 
     def evaluate(self, stage: str, output: StepOutput, number: int = 0) -> dict[str, Any]:

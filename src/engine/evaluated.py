@@ -142,6 +142,8 @@ class Evaluated:
             UserError: If the task is no classification into one class each.
         """
         scores, target = self.scores, self.target
+        if scores.dim() > 2 and isinstance(self._module, BaseModule):
+            scores = scores.movedim(self._module.class_dim(scores), 1)
         single = False
         if not scores.is_floating_point():  # classes already
             guess, confidence, num_classes = scores, None, int(max(scores.max(), target.max())) + 1

@@ -4,10 +4,12 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.text import Perplexity
 
 
 class Evaluation:
@@ -22,20 +24,21 @@ class Evaluation:
         self._fresh = copy.deepcopy(metrics)
         self._more: dict[int, MetricCollection] = {}
 
-    def update(self, number: int, scores: Any, target: Any) -> None:
+    def update(self, number: int, scores: Any, target: Any, class_dim: int = 1) -> None:
         """Count a batch.
 
         Args:
             number: Of its data set.
             scores: (B, ...), what the metrics see.
             target: (B, ...).
+            class_dim: The dimension of the classes in scores of several: 1, or the last one.
         """
         if number and number not in self._more:
             device = scores.device if isinstance(scores, Tensor) else "cpu"
             self._more[number] = copy.deepcopy(self._fresh).to(device)
         metrics = self._more[number] if number else self._first
         for metric in metrics.values():
-            metric.update(scores, suited(metric, scores, target))
+            metric.update(*suited(metric, scores, target, class_dim))
 
     def compute(self, number: int) -> dict[str, Any]:
         """The values of a data set by the metrics' names; its counts begin anew."""
@@ -45,20 +48,24 @@ class Evaluation:
         return values
 
 
-def suited(metric: Metric, scores: Any, target: Any) -> Any:
-    """The target as a metric wants it, whatever the loss wants.
+def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tuple[Any, Any]:
+    """Scores and target as a metric wants them, whatever the loss wants.
 
-    torchmetrics' classification takes whole numbers; binary cross-entropy and cross-entropy with probabilities take
-    floating-point ones.
+    torchmetrics' classification takes classes in dimension 1, and targets of whole numbers; binary cross-entropy and
+    cross-entropy with probabilities take floating-point ones.
     """
     kind = type(getattr(metric, "metric", metric))  # of a wrapper, what it wraps
-    if not isinstance(target, Tensor) or not target.is_floating_point():
-        return target
-    if not kind.__module__.startswith("torchmetrics.classification"):
-        return target
-    if kind.__name__.startswith("Multiclass") and isinstance(scores, Tensor) and target.shape == scores.shape:
-        return target.argmax(dim=1)
-    return target.round().int()
+    if kind is Perplexity and torch.allclose(scores.sum(dim=-1), torch.ones_like(scores[..., 0]), atol=1e-3):
+        return scores.log(), target  # it takes logits
+    if not isinstance(target, Tensor) or not kind.__module__.startswith("torchmetrics.classification"):
+        return scores, target
+    many = kind.__name__.startswith("Multiclass") and isinstance(scores, Tensor)
+    smooth = many and target.is_floating_point() and target.shape == scores.shape
+    if smooth:
+        target = target.argmax(dim=class_dim)
+    if many and scores.dim() > 2:
+        scores = scores.movedim(class_dim, 1)
+    return scores, target.round().int() if target.is_floating_point() else target
 
 
 def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,10 @@ class Means:
         for name, mean in (("loss", output.loss), *output.parts.items()):
             value = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))  # a sum in half loses digits
             # A batch of padding alone has no mean.
-            total = value * number if isinstance(number, int) else (value * number).where(number > 0, 0)
+            if isinstance(number, int):
+                total = value * number if number else torch.zeros_like(value)
+            else:
+                total = (value * number).where(number > 0, 0)
             before, count = sums.get(name, (0.0, 0))
             sums[name] = (total + before, number + count)
 

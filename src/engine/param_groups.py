@@ -1,4 +1,9 @@
-"""Options of the optimizer for some parameters only, by their names in YAML: `model.groups`."""
+"""Options of the optimizer for some parameters only, by their names in YAML: `model.groups`.
+
+A parameter gets the options of all groups that match it; where two of them set the same option, the later one wins. So
+put the wider group first: `[{names: ["*.bias"], weight_decay: 0}, {names: ["net.body.*"], lr_scale: 0.1}]` trains the
+biases of the body without decay and at a tenth of the rate.
+"""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -39,38 +44,59 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
     """Sort a module's parameters into groups, as an optimizer takes them.
 
     Args:
-        module: The names are those of its `named_parameters()`: net.layers.0.weight.
-        groups: Each has `names`, patterns such as "*.bias", and options of the optimizer. The first one that matches a
-            parameter has it.
+        module: The names are those of its `named_parameters()`: net.layers.0.weight. A parameter with several names,
+            as tied weights have, is matched by each.
+        groups: Each has `names`, patterns such as "*.bias", and options of the optimizer. `lr` and `lr_scale` replace
+            one another.
 
     Returns:
-        First the parameters that no pattern matches, if there are any, then each group. All in one for no groups.
+        One group for each set of given groups that match some parameter: none, [0], [0, 1], [1] ... in this order.
 
     Raises:
-        UserError: If a group has no names, or gets no parameter.
+        UserError: If a group has no names, or an option that later groups replace for all of its parameters.
     """
-    named = dict(module.named_parameters())
-    left = dict(named)
-    sorted_in = []
     for number, group in enumerate(groups):
-        given = group.get("names")
-        if not given or not isinstance(given, list):
-            raise UserError(f'model.groups[{number}] needs a list `names`, of patterns such as "*.bias"; got {group}.')
-        patterns = [str(pattern) for pattern in given]
-        if unknown := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in named)]:
-            near = difflib.get_close_matches(unknown[0], named, n=3, cutoff=0)
-            raise UserError(f"model.groups[{number}]: no parameter is called {unknown[0]}; near are {', '.join(near)}.")
-        taken = [name for name in left if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if not taken:
-            raise UserError(
-                f"model.groups[{number}]: an earlier group has all parameters of {', '.join(patterns)}. The first one "
-                "that matches wins: put the narrower one first."
-            )
-        if {"lr", "lr_scale"} <= group.keys():
-            raise UserError(f"model.groups[{number}] has both lr and lr_scale: take one of them.")
-        options = {key: value for key, value in group.items() if key != "names"}
-        sorted_in.append({"params": [left.pop(name) for name in taken], **options})
-    return [{"params": list(left.values())}] * bool(left) + sorted_in
+        _check_names(number, group, [name for name, _ in module.named_parameters(remove_duplicate=False)])
+    matching: dict[nn.Parameter, set[int]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        found = {k for k, group in enumerate(groups) if any(fnmatchcase(name, pattern) for pattern in patterns(group))}
+        matching.setdefault(parameter, set()).update(found)
+    made, in_use = [], set()
+    for numbers in sorted({tuple(sorted(each)) for each in matching.values()}):
+        options: dict[str, tuple[Any, int]] = {}
+        for number in numbers:
+            for option, value in groups[number].items():
+                for replaced in ("lr", "lr_scale") if option in ("lr", "lr_scale") else (option,):
+                    options.pop(replaced, None)
+                options[option] = (value, number)
+        options.pop("names", None)
+        in_use |= {(option, number) for option, (_, number) in options.items()}
+        members = [parameter for parameter, each in matching.items() if tuple(sorted(each)) == numbers]
+        made.append({"params": members} | {option: value for option, (value, _) in options.items()})
+    for number, group in enumerate(groups):
+        for option in group.keys() - {"names"}:
+            if (option, number) not in in_use:
+                raise UserError(
+                    f"model.groups[{number}]: later groups replace {option} for all parameters of "
+                    f"{', '.join(patterns(group))}. The later one wins: put the narrower one last."
+                )
+    return made
+
+
+def patterns(group: Group) -> list[str]:
+    """Return the patterns of the names of a group's parameters."""
+    names = group["names"]
+    return [str(pattern) for pattern in names] if isinstance(names, list) else []
+
+
+def _check_names(number: int, group: Group, known: list[str]) -> None:
+    if not group.get("names") or not isinstance(group["names"], list):
+        raise UserError(f'model.groups[{number}] needs a list `names`, of patterns such as "*.bias"; got {group}.')
+    if unknown := [pattern for pattern in patterns(group) if not any(fnmatchcase(name, pattern) for name in known)]:
+        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0)
+        raise UserError(f"model.groups[{number}]: no parameter is called {unknown[0]}; near are {', '.join(near)}.")
+    if {"lr", "lr_scale"} <= group.keys():
+        raise UserError(f"model.groups[{number}] has both lr and lr_scale: take one of them.")
 
 
 def _check(group: dict[str, Any], optimizer: Optimizer) -> None:

@@ -7,7 +7,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from src.engine.base_module import BaseModule
 from src.engine.errors import UserError
+from src.engine.param_groups import param_groups
 
 SEQUENCES = ("SequentialLR", "ChainedScheduler")  # each part keeps a rate of its own
 # Schedules that set these in each group at every step: what the optimizer was given has no say.
@@ -89,7 +91,8 @@ def take_up_options(trainer: Trainer, module: LightningModule, saved: dict[str, 
             if CYCLED.get(name) in optimizer.param_groups[0]:
                 changed.append(f"optimizer.{name} has no effect: the schedule sets it")
                 continue
-            own = [name in group for group in getattr(module, "groups", None) or []]
+            groups: Any = getattr(module, "groups", None) if isinstance(module, BaseModule) else None
+            own = [name in group for group in param_groups(module, groups or [])]
             _set(trainer, optimizer, own, name, before[name], after[name])
             changed.append(f"optimizer.{name} {before[name]} to {after[name]}")
     return changed
@@ -102,11 +105,8 @@ def list_of(value: Any) -> Any:
 
 def _set(trainer: Trainer, optimizer: Optimizer, own: list[bool], name: str, before: Any, after: Any) -> None:
     """Change an option in each group that has none of its own; the learning rate keeps its place in the schedule."""
-    # Groups by name come last, behind the one of all other parameters.
-    groups = optimizer.param_groups
-    own = [False] * (len(groups) - len(own)) + own
-    for number, group in enumerate(groups):
-        if own[number]:
+    for number, group in enumerate(optimizer.param_groups):
+        if len(own) == len(optimizer.param_groups) and own[number]:
             continue
         if name != "lr":
             group[name] = after

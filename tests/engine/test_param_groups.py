@@ -35,18 +35,32 @@ def names(groups, net):
     return [[by_id[id(parameter)] for parameter in group["params"]] for group in groups]
 
 
-def test_the_first_pattern_that_matches_a_parameter_has_it_and_the_rest_comes_first():
+def test_a_parameter_gets_the_options_of_all_groups_that_match_it_and_the_later_one_wins():
     net = Net()
-    made = param_groups(net, [NO_DECAY, HEAD, DEEP])
+    made = param_groups(net, [NO_DECAY, DEEP, HEAD])
     assert names(made, net) == [
         ["layers.1.weight"],
-        ["layers.0.bias", "layers.1.bias", "norm.weight", "norm.bias", "head.bias"],
-        ["head.weight"],
+        ["layers.1.bias", "norm.weight", "norm.bias"],
+        ["layers.0.bias"],
+        ["head.bias"],
         ["layers.0.weight"],
+        ["head.weight"],
     ]
     options = [{key: value for key, value in group.items() if key != "params"} for group in made]
-    assert options == [{}, {"weight_decay": 0.0}, {"lr": 0.5}, {"lr_scale": 0.1}]
+    none, slow, fast = {"weight_decay": 0.0}, {"lr_scale": 0.1}, {"lr": 0.5}
+    assert options == [{}, none, none | slow, none | fast, slow, fast]
     assert "names" in NO_DECAY  # what the config says stays as it is
+    # Of two rates the later one counts, in whichever form.
+    whole = {"names": ["*"], "lr": 0.2, "weight_decay": 0.1}
+    rates = [(group["lr"], group["weight_decay"]) for group in build_optimizer(adam, net, [whole, DEEP]).param_groups]
+    assert rates == [(0.2, 0.1), (pytest.approx(0.001), 0.1)]
+
+
+def test_a_tied_weight_is_matched_by_each_of_its_names():
+    net = Net()
+    net.head.weight = net.layers[1].weight = nn.Parameter(torch.zeros(4, 4))
+    (_, head) = param_groups(net, [{"names": ["head.*"], "lr": 0.5}])
+    assert [each.shape for each in head["params"]] == [(4, 4), (2,)]
 
 
 def test_where_patterns_match_all_there_is_no_rest():
@@ -63,9 +77,9 @@ def test_without_groups_the_optimizer_is_given_the_parameters_as_ever(groups):
 
 
 def test_each_group_has_its_own_figures_and_the_others_the_optimizers():
-    optimizer = build_optimizer(adam, Net(), [NO_DECAY, HEAD, DEEP])
+    optimizer = build_optimizer(adam, Net(), [NO_DECAY, {"names": ["head.weight"], "lr": 0.5}])
     figures = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    assert figures == [(0.01, 0.3), (0.01, 0.0), (0.5, 0.3), (pytest.approx(0.001), 0.3)]
+    assert figures == [(0.01, 0.3), (0.01, 0.0), (0.5, 0.3)]
 
 
 def test_a_scheduler_goes_from_each_groups_own_rate():
@@ -109,7 +123,10 @@ WRONG = {
     "a part of a name": ({"names": ["head"]}, "no parameter is called head; near are head"),
     "no names": ({"lr": 0.1}, r"\[1\] needs a list `names`"),
     "one name": ({"names": "*.bias"}, r"\[1\] needs a list `names`"),
-    "nothing left": ({"names": ["norm.*"]}, r"\[1\]: an earlier group has all parameters of norm.\*"),
+    "nothing left": (
+        {"names": ["*"], "weight_decay": 0.1},
+        r"\[0\]: later groups replace weight_decay for all parameters of \*.bias, \*norm\*.*put the narrower one last",
+    ),
     "two rates": ({"names": ["head.*"], "lr": 1, "lr_scale": 2}, r"\[1\] has both lr and lr_scale"),
     "a mistyped option": ({"names": ["head.*"], "weigth_decay": 0}, "AdamW has no option weigth_decay. Did you mean w"),
     "a foreign option": ({"names": ["head.*"], "size": 0}, "AdamW has no option size. There are lr, betas, eps"),
@@ -183,3 +200,13 @@ def test_a_mistake_in_yaml_is_one_line(cli, tmp_path):
     assert done.code == 1
     (line,) = [line for line in done.err.splitlines() if "Seed set" not in line]
     assert "model.groups[0]: no parameter is called head.*; near are net." in line
+
+
+def test_on_a_resume_an_option_acts_in_the_groups_that_do_not_set_it(cli, tmp_path):
+    groups = [{"names": ["*.bias"], "weight_decay": 0.0}, {"names": ["net.0.*"], "lr_scale": 0.1}]
+    assert cli(*experiment(tmp_path, groups), "--trainer.max_epochs=1").code == 0
+    more = ("--trainer.max_epochs=2", "--model.optimizer.weight_decay=0.2")
+    done = cli("fit", "--ckpt_path", "runs/sums/version_0", *more)
+    assert done.code == 0, done.err
+    figures = [group["weight_decay"] for group in saved()["optimizer_states"][0]["param_groups"]]
+    assert figures == [0.2, 0.0, 0.0, 0.2]  # none, the first, both, the second

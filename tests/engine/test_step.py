@@ -4,17 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchmetrics
 import yaml
 from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
 from src.engine.errors import UserError
 from src.engine.step import count_samples, loss_of, take_apart
-from src.module import LitModule
+from src.module import LitModule, StepOutput
 from tests.processes import launch, processes, rows, weights
 from tests.stopping import fit, run_main
 from tests.test_module import Same, sgd, trainer
@@ -206,11 +208,11 @@ class OwnLoss(nn.Module):
 
 def test_who_needs_scores_that_nobody_named_is_told():
     module = LitModule(Same(), OwnLoss(), sgd, metrics={"mse": MeanSquaredError()})
-    told = r"what turns the outputs into scores: OwnLoss does not tell. Set --model.activation sigmoid"
+    told = r"OwnLoss does not say what turns the outputs into scores. Set --model.activation sigmoid"
     with pytest.raises(UserError, match=told):
         trainer().test(module, TensorLoader((X, X), 4), verbose=False)
-    with pytest.raises(UserError, match=told):
-        module.predict_step(X, 0)
+    # A prediction is written all the same, under the name of what it is.
+    assert torch.equal(module.predict_step(X, 0)["logits"], X)
     # Without a metric nobody needs them.
     trainer().test(LitModule(Same(), OwnLoss(), sgd), TensorLoader((X, X), 4), verbose=False)
 
@@ -327,3 +329,206 @@ def test_any_module_may_be_named_and_lit_module_need_not_be(tmp_path, capfd):
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(named))
     assert run_main(["fit", "--config", str(tmp_path / "b.yaml"), "--model.lr=text"]) == 2
     assert "lr" in capfd.readouterr().err
+
+
+class Tokens(nn.Module):
+    """Scores tokens and computes its loss, as nets of Hugging Face do; those of a language model look one ahead."""
+
+    def __init__(self, num_classes: int, ahead: int = 0):
+        super().__init__()
+        self.embed = nn.Embedding(9, num_classes)
+        self.ahead = ahead
+
+    def forward(self, input_ids, labels=None):
+        logits, loss = self.embed(input_ids), None
+        if labels is not None:
+            pairs = logits[:, : logits.shape[1] - self.ahead], labels[:, self.ahead :]
+            loss = nn.functional.cross_entropy(pairs[0].flatten(0, 1), pairs[1].flatten())
+        return SimpleNamespace(loss=loss, logits=logits)
+
+
+def sentences(num_classes: int, only_padding: bool = False) -> list[dict]:
+    """Five batches of two sentences each, of several lengths, padded with labels of -100."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for length in (7, 3, 5, 4, 6):
+        ids = torch.randint(0, 9, (2, length), generator=generator)
+        labels = torch.randint(0, num_classes, (2, length), generator=generator)
+        labels[1, length // 2 :] = -100
+        made.append({"input_ids": ids, "labels": labels})
+    if only_padding:
+        made[2]["labels"][:] = -100
+    return made
+
+
+@pytest.mark.parametrize("only_padding", [False, True])
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("num_classes", [3, 7])  # 7 is a length, too
+def test_the_loss_of_a_net_is_weighted_by_the_labels_that_its_mean_is_over(num_classes, ahead, only_padding):
+    torch.manual_seed(0)
+    net, batches = Tokens(num_classes, ahead), sentences(num_classes, only_padding)
+    logits = torch.cat([net(b["input_ids"]).logits[:, : b["labels"].shape[1] - ahead].flatten(0, 1) for b in batches])
+    labels = torch.cat([b["labels"][:, ahead:].flatten() for b in batches])
+    metrics = {
+        "acc": MulticlassAccuracy(num_classes, average="micro"),
+        "perplexity": torchmetrics.text.Perplexity(),
+        "f1": ClasswiseWrapper(MulticlassF1Score(num_classes, average=None)),
+    }
+    module = LitModule(net, None, sgd, metrics, activation="softmax")
+    (result,) = trainer().test(module, DataLoader(batches, batch_size=None), verbose=False)
+    loss, kept = nn.functional.cross_entropy(logits, labels).detach(), labels != -100
+    assert result["test/loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert result["test/perplexity"] == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert result["test/acc"] == pytest.approx(float((logits.argmax(1) == labels)[kept].float().mean()))
+    f1 = MulticlassF1Score(num_classes, average="none")(logits[kept], labels[kept])
+    assert [value for name, value in result.items() if "/f1/" in name] == pytest.approx(f1.tolist())
+    fitting = trainer(max_epochs=1)
+    fitting.fit(module, DataLoader(batches, batch_size=None))
+    assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_scores_of_tokens_are_probabilities_over_the_classes():
+    module = LitModule(Tokens(3), None, sgd, activation="softmax")
+    scores = module.predict_step({"input_ids": torch.arange(8).reshape(2, 4)}, 0)
+    assert torch.allclose(scores.sum(dim=2), torch.ones(2, 4))
+    # A net that looks at images has its classes second, and so has any with torch's cross-entropy.
+    for loss, shape in ((None, (2, 3, 4, 4)), (nn.CrossEntropyLoss(), (2, 3, 4))):
+        scores = LitModule(Same(), loss, sgd, activation="softmax").scores(torch.randn(shape))
+        assert torch.allclose(scores.sum(dim=1), torch.ones(2, *shape[2:]))
+
+
+class TokenLoss(nn.Module):
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def test_softmax_over_the_wrong_dimension_is_refused_and_the_advice_is_right():
+    x, target = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))
+    metrics = {"acc": MulticlassAccuracy(3, average="micro")}
+    module = LitModule(Same(), TokenLoss(), sgd, metrics, activation="softmax")
+    with pytest.raises(UserError, match=r"torch.nn.Softmax and --model.activation.init_args.dim -1"):
+        trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+    module = LitModule(Same(), TokenLoss(), sgd, metrics, activation=nn.Softmax(dim=-1))
+    (result,) = trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+    assert result["test/acc"] == pytest.approx(float((x.argmax(dim=2) == target).float().mean()))
+
+
+def test_metrics_leave_out_what_the_loss_leaves_out():
+    metrics = {"acc": MulticlassAccuracy(3, average="micro")}
+    module = LitModule(Same(), nn.CrossEntropyLoss(ignore_index=3), sgd, metrics)
+    (result,) = trainer().test(module, TensorLoader((IMAGES, PIXELS.where(PIXELS > 0, 3)), 5), verbose=False)
+    kept = (PIXELS > 0) & (PIXELS < 3)
+    assert result["test/acc"] == pytest.approx(float((IMAGES.argmax(dim=1) == PIXELS)[kept].float().mean()))
+    own = {"acc": MulticlassAccuracy(3, ignore_index=0)}
+    assert LitModule(Same(), None, sgd, own).metrics["acc"].ignore_index == 0
+
+
+class NoLoss(Same):
+    def forward(self, x, **rest):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("net", "batch", "problem"),
+    [
+        (
+            Tokens(3),
+            {"input_ids": torch.arange(3)[None]},
+            "Tokens has to return an object with loss and log",
+        ),
+        (NoLoss(), {"x": X, "labels": CLASSES}, r"it returned \(16, 3\) float32"),
+        (NoLoss(), (X, CLASSES), r"has to be a dict of the net's keywords. It was x \(16, 3\)"),
+    ],
+)
+def test_a_net_without_a_loss_is_one_line_where_the_loss_is_null(net, batch, problem):
+    with pytest.raises(UserError, match=problem):
+        LitModule(net, None, sgd).step(batch)
+
+
+class Returns(LitModule):
+    """Returns what a test says."""
+
+    def __init__(self, make, metrics=None):
+        super().__init__(Same(), nn.MSELoss(), sgd, metrics)
+        self.make = make
+
+    def step(self, batch):
+        x, y = batch
+        return self.make((self.net(x) - y).square().mean(), x)
+
+
+@pytest.mark.parametrize("make", [lambda loss, x: loss, lambda loss, x: {"loss": loss}, lambda loss, x: loss[None]])
+def test_a_step_may_return_the_loss_alone(make):
+    module, loader = Returns(make), TensorLoader((X, X.square()), 5)
+    fitting = trainer(max_epochs=1)
+    fitting.fit(module, loader, loader)
+    logged = {name: float(value) for name, value in fitting.callback_metrics.items()}
+    whole = float((X - X.square()).square().mean())
+    assert logged == {"train/loss": pytest.approx(whole, rel=1e-6), "val/loss": pytest.approx(whole, rel=1e-6)}
+
+
+RETURNED = {
+    "nothing": (lambda loss, x: None, "step returned NoneType. Let it return the loss, {'loss': loss}, or StepOutput"),
+    "a float": (lambda loss, x: float(loss), r"step returned float.*StepOutput\(loss, num_samples"),
+    "a tuple": (lambda loss, x: (loss, x), "step returned x .* float32, target .* float32. Let it return the loss"),
+    "Lightning's dict": (lambda loss, x: {"loss": loss, "preds": x}, "step returned loss .* preds .*StepOutput"),
+    "many losses": (lambda loss, x: x, r"StepOutput: loss is \(4, 3\) float32; .* Take its mean over the batch"),
+    "a number as the loss": (lambda loss, x: StepOutput(3.0, 4), "StepOutput: loss is float; it has to be a tensor"),
+    "a mean as the number": (lambda loss, x: StepOutput(loss, 4.0), "StepOutput: num_samples is 4.0; it has to be an"),
+    "a mask as the number": (lambda loss, x: StepOutput(loss, x > 0), r"num_samples is \(4, 3\) bool; it has to be"),
+    "less than nothing": (lambda loss, x: StepOutput(loss, -1), "num_samples is -1"),
+    "a number as a part": (lambda loss, x: StepOutput(loss, 4, parts={"l1": 0.5}), r"parts\['l1'\] is float; it has"),
+    "many parts": (lambda loss, x: StepOutput(loss, 4, parts={"l1": x}), r"parts\['l1'\] is \(4, 3\) float32"),
+    "a part called loss": (lambda loss, x: StepOutput(loss, 4, parts={"loss": loss}), "the name 'loss', which is that"),
+}
+
+
+@pytest.mark.parametrize("stage", ["train", "val"])
+@pytest.mark.parametrize(("make", "problem"), RETURNED.values(), ids=RETURNED.keys())
+def test_what_else_a_step_returns_is_one_line_at_the_first_batch(make, problem, stage):
+    module, loader = Returns(make), TensorLoader((X, X), 4)
+    run = trainer(max_epochs=1)
+    with pytest.raises(UserError, match=problem):
+        run.fit(module, loader) if stage == "train" else run.validate(module, loader)
+    assert run.global_step == 0
+
+
+METRICS = {"mse": MeanSquaredError()}
+
+
+@pytest.mark.parametrize("make", [lambda loss, x: loss, lambda loss, x: StepOutput(loss, len(x))])
+def test_a_step_without_outputs_for_the_metrics_is_refused_before_the_first_step(make):
+    run, loader = trainer(max_epochs=1), TensorLoader((X, X), 4)
+    with pytest.raises(
+        UserError, match=r"The step of val gave no outputs for the metrics mse.*StepOutput\(loss, num_s"
+    ):
+        run.fit(Returns(make, METRICS), loader, loader)
+    assert run.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["mse", "mse/1"])
+def test_a_part_with_the_name_of_a_metric_is_refused_at_the_first_batch(name):
+    run, loader = trainer(max_epochs=1), TensorLoader((X, X), 4)
+    module = Returns(lambda loss, x: StepOutput(loss, len(x), x, x, {name: loss}), METRICS)
+    with pytest.raises(UserError, match=rf"parts has the name '{name}', which is that of the loss or of a metric"):
+        run.fit(module, loader)
+    assert run.global_step == 0
+
+
+@pytest.mark.parametrize("count", [int, torch.tensor])
+def test_a_batch_that_counts_for_nothing_changes_no_mean(count):
+    def masked(loss, x):
+        kept = x[:, 0] > 0
+        return StepOutput(x[kept].mean(), count(kept.sum().item()))
+
+    x = X.clone()
+    x[4:8, 0] = -1
+    (result,) = trainer().validate(Returns(masked), TensorLoader((x, x), 4), verbose=False)
+    assert result["val/loss"] == pytest.approx(float(x[x[:, 0] > 0].mean()), rel=1e-6)
+
+
+def test_a_training_step_on_padding_alone_has_a_loss_of_nothing():
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    loss = Returns(None).count("train", StepOutput(nan, torch.tensor(0)))
+    loss.backward()
+    assert (loss.item(), nan.grad.item()) == (0, 0)
