@@ -43,9 +43,11 @@ def next_command(run: Run, trainer: Trainer, module: LightningModule) -> str:
     ]
     if best is None or not verbs:
         return ""
-    wants_images = verbs[0] == "predict" and hasattr(datamodule, "predict_path")
-    images = " --data.predict_path digit.png" if wants_images else ""
-    return f"python -m src {verbs[0]} --ckpt_path {pasted(best)}{images}"
+    options = (run.config.get("data") or {}).get("init_args") or {} if verbs[0] == "predict" else {}
+    # Of an option such as `predict_path` that is not set nobody but the user knows the value.
+    unset = [name for name, value in options.items() if name.startswith("predict_") and value is None]
+    wanted = "".join(f" --data.{name} {name.rpartition('_')[2].upper()}" for name in unset)
+    return f"python -m src {verbs[0]} --ckpt_path {pasted(best)}{wanted}"
 
 
 def has_data(verb: str, module: LightningModule, datamodule: Any) -> bool:

@@ -1,9 +1,13 @@
 """What a run says when it fails: a user's mistake in one line, anything else with its traceback and what went in."""
 
+import dataclasses
+import itertools
 import os
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -124,13 +128,44 @@ class Errors(RunCallback):
         exception.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
 
 
-def describe(batch: Any) -> str:
-    """In words: "x (512, 1, 28, 28) float32, target (512,) int64"."""
-    if isinstance(batch, Tensor):
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """Return the parts of a mapping, a dataclass, a named tuple or an object with public attributes, else None."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and (names := getattr(value, "__match_args__", ())):  # of a named tuple
+        return dict(zip(names, value, strict=True))
+    if callable(value) or isinstance(value, Tensor):
+        return None
+    return {key: part for key, part in getattr(value, "__dict__", {}).items() if not key.startswith("_")} or None
+
+
+def describe(batch: Any, is_pair: bool = True) -> str:
+    """Say what is in a batch: "x (512, 1, 28, 28) float32, target (512,) int64".
+
+    Mappings, dataclasses, named tuples and objects show their names; what lies within another part stands in brackets.
+    Entries that are described alike are counted.
+
+    Args:
+        batch: A batch, or what a step returned.
+        is_pair: Whether two entries are x and target.
+    """
+    if isinstance(batch, Tensor | np.ndarray):
         return f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"
-    if isinstance(batch, dict):
-        return ", ".join(f"{name} {describe(value)}" for name, value in batch.items()) or "an empty dict"
-    if isinstance(batch, tuple | list):
-        names = ("x ", "target ") if len(batch) == 2 else ("",) * len(batch)
-        return ", ".join(f"{name}{describe(value)}" for name, value in zip(names, batch, strict=True))
-    return type(batch).__name__
+    if isinstance(batch, Mapping) and not batch:
+        return f"an empty {type(batch).__name__}"
+    if (fields := fields_of(batch)) is not None:
+        return ", ".join(f"{name} {_within(value)}" for name, value in fields.items())
+    if not isinstance(batch, tuple | list):
+        return type(batch).__name__
+    said = [_within(value) for value in batch]
+    if is_pair and len(said) == 2 and any(isinstance(value, Tensor) for value in batch):
+        return f"x {said[0]}, target {said[1]}"
+    alike = [(each, len(list(group))) for each, group in itertools.groupby(said)]
+    return ", ".join(f"{number} x {each}" if number > 2 else ", ".join([each] * number) for each, number in alike)
+
+
+def _within(value: Any) -> str:
+    has_parts = isinstance(value, tuple | list) or bool(fields_of(value))
+    return f"[{describe(value, is_pair=False)}]" if has_parts else describe(value)

@@ -131,4 +131,4 @@ def test_the_next_command_is_one_that_runs(cli):
 def test_mnist_names_the_option_that_predict_needs(cli, mnist):
     few = ("--trainer.limit_train_batches=1", "--trainer.max_epochs=1")
     done = cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *few)
-    assert done.out.splitlines()[-1].endswith(" --data.predict_path digit.png")
+    assert done.out.splitlines()[-1].endswith(" --data.predict_path PATH")

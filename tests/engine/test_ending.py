@@ -81,6 +81,18 @@ def test_next_is_a_verb_that_the_data_module_has(data, verb, tmp_path, capfd):
     assert f"\nnext  python -m src {verb} --ckpt_path " in capfd.readouterr().out
 
 
+class OfTables(OnlyPredict):
+    def __init__(self, predict_csv=None, predict_limit=5):
+        super().__init__()
+
+
+@pytest.mark.parametrize(("options", "wanted"), [({}, " --data.predict_csv CSV"), ({"predict_csv": "a.csv"}, "")])
+def test_next_names_the_options_of_predict_that_are_not_set(options, wanted, tmp_path, capfd):
+    data = {"class_path": "tests.engine.test_ending.OfTables", "init_args": options}
+    fit(tmp_path, config(max_epochs=1) | {"data": data})
+    assert re.search(rf"\nnext  python -m src predict --ckpt_path \S+{wanted}\n", capfd.readouterr().out)
+
+
 @pytest.mark.parametrize("name", ["sums", "two words"])
 def test_a_crash_names_the_folder_and_the_way_back_and_leaves_its_traceback(name, tmp_path):
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(config() | {"experiment": name}))

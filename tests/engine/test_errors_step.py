@@ -1,7 +1,11 @@
 """An error from within a step says at its end what went in."""
 
+import dataclasses
 import traceback
+from collections import UserDict, namedtuple
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -57,9 +61,25 @@ def test_an_error_between_two_steps_tells_of_no_batch(tmp_path, monkeypatch):
 
 def test_batches_of_any_kind_are_described():
     batch = {"ids": torch.zeros(2, 3, dtype=torch.int64), "names": ["a", "b", "c"]}
-    assert describe(batch) == "ids (2, 3) int64, names str, str, str"
+    assert describe(batch) == "ids (2, 3) int64, names [3 x str]"
     assert describe((1,)) == "int"
     assert describe((torch.zeros(2), {})) == "x (2,) float32, target an empty dict"
+    assert describe([["a", "b"], [1, 2, 3]]) == "[str, str], [3 x int]"
+    assert describe(np.zeros((2, 3))) == "(2, 3) float64"
+
+
+def test_whatever_has_names_is_described_with_them():
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    said = "ids (2, 3) int64, more [a (2, 3) int64, b str]"
+    more = UserDict(a=ids, b="text")  # as the batches of tokenizers are
+    assert describe(UserDict(ids=ids, more=more)) == said
+    assert describe(namedtuple("Batch", ["ids", "more"])(ids, more)) == said
+    assert describe(dataclasses.make_dataclass("Batch", ["ids", "more"])(ids, more)) == said
+    assert describe(SimpleNamespace(ids=ids, more=more)) == said
+    assert describe((more, ids)) == "x [a (2, 3) int64, b str], target (2, 3) int64"
+    assert describe([ids, ids, ids, [ids, {"boxes": [ids] * 3}]]) == (
+        "3 x (2, 3) int64, [(2, 3) int64, [boxes [3 x (2, 3) int64]]]"
+    )
 
 
 def test_a_batch_without_a_target_is_told_too(tmp_path, monkeypatch):

@@ -86,6 +86,24 @@ def test_a_list_of_parts_stays_one_where_a_batch_has_as_many_samples_as_parts():
     assert list(other.columns([X[:2], X[:2]], 2)) == ["score"]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_and_a_tuple_mean_the_same(kind):
+    scores, features = torch.rand(2, 3), torch.rand(2, 5)
+    assert list(taken(kind([scores, features]), 2)) == ["output_0", "output_1"]  # as many parts as samples
+    assert list(taken(kind([scores.mean(), features]), 2)) == ["output_0", "output_1"]
+    assert list(taken({"a": kind([X, X.view(4, 1), X, X.long()])})) == ["a_0", "a_1", "a_2", "a_3"]
+    assert list(taken(kind([{"boxes": torch.rand(2, 4)}] * 2), 2)) == ["boxes"]
+    assert list(taken(kind(["a", "b"]), 2)) == ["output"]
+    assert list(taken(kind([torch.rand(1, 4)]), 1)) == ["score"]
+    with pytest.raises(
+        UserError, match=r"could be 2 samples or 2 parts\. Return a dict of parts, or a list with a dict"
+    ):
+        taken(kind([scores, scores]), 2)
+    after_another = Outputs()
+    after_another.columns(kind([torch.rand(3, 3), torch.rand(3, 3)]), 3)
+    assert list(after_another.columns(kind([scores, scores]), 2)) == ["output_0", "output_1"]
+
+
 def test_a_batch_of_another_size_than_expected_is_counted():
     assert len(taken(X, 1)["score"]) == 4  # a loader whose items hold several samples
     assert len(taken(["a", "b"], None, None)["output"]) == 2
@@ -101,7 +119,7 @@ def test_columns_hold_no_gradient():
         ({"a": X, "b": X[:3]}, r"returned a \(4,\) float32, b \(3,\) float32 for a batch of 4"),
         ({"a": {"b": X}, "a_b": X}, "two parts of the output have the name a_b"),
         ([{"a": 1}, {"a": 1}, {"b": 1}, {"a": 1}], "one sample has a, another b"),
-        ({"a": [X, None, X, X]}, "a is a tensor for one sample and NoneType for another"),
+        ({"a": [X[:3], None, X, X]}, "a is a tensor for one sample and NoneType for another"),
     ],
 )
 def test_what_fits_no_sample_is_one_clear_error(outputs, said):

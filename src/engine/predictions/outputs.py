@@ -1,14 +1,13 @@
 """What `predict_step` returned, taken apart: a column for each name, with an entry for each sample."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.engine.errors import UserError, describe
+from src.engine.errors import UserError, describe, fields_of
 
 # (B, ...), or B entries: tensors of different sizes, or plain values.
 Column = Tensor | list[Any]
@@ -17,8 +16,10 @@ Column = Tensor | list[Any]
 class Outputs:
     """Takes batches apart: tensors, tuples, lists, dicts, dataclasses and other objects with attributes, nested.
 
-    A list of B entries holds one for each sample; a tuple or a list of tensors with B rows holds parts. Where a batch
-    could be either, those before it tell.
+    A list and a tuple mean the same, by one rule. If each entry is, or holds, a tensor with B rows, they are parts, as
+    in `return logits, features`. Else one with B entries holds an entry for each sample, as in a list of dicts. B
+    tensors of one shape, all with B rows, could be either: then the batches before it decide, and without any the
+    batch is refused. A dict of tensors is always parts, a list of dicts is always samples.
     """
 
     def __init__(self) -> None:
@@ -37,9 +38,10 @@ class Outputs:
         last = len(outputs) if isinstance(outputs, list) else None
         fitting = (n for n in (*likely, first_rows(outputs), last) if n is not None and _fits(outputs, n))
         if (num_samples := next(fitting, None)) is None:
+            returned = describe(outputs, is_pair=False)
             raise UserError(
-                f"predict_step returned {describe(outputs)} for a batch of {likely[0]}: nobody knows which part "
-                "belongs to which sample. Return tensors (B, ...) or lists of B entries, several of them in a dict."
+                f"predict_step returned {returned} for a batch of {likely[0]}: nobody knows which part belongs to "
+                "which sample. Return tensors (B, ...) or lists of B entries, several of them in a dict."
             )
         return _unique(self._columns(outputs, num_samples, ""))
 
@@ -49,7 +51,7 @@ class Outputs:
             value = value.detach().cpu()
             # Of the whole batch, as a mean loss is.
             yield name or "score", value if value.dim() else value.expand(num_samples)
-        elif (parts := _parts(value)) is not None:
+        elif (parts := fields_of(value)) is not None:
             for key, part in parts.items():
                 yield from self._columns(part, num_samples, _join(name, key))
         elif isinstance(value, list | tuple) and self._is_per_sample(value, num_samples, name):
@@ -63,9 +65,22 @@ class Outputs:
     def _is_per_sample(self, value: Any, num_samples: int, name: str) -> bool:
         if len(value) != num_samples:
             self._holds_samples[name] = False
-        elif first_rows(value) is None or not all(_fits(part, num_samples) for part in value):
+        elif (
+            first_rows(value) is None
+            or not all(_fits(part, num_samples) for part in value)
+            or all(fields_of(part) is not None for part in value)
+        ):
             self._holds_samples[name] = True
-        return self._holds_samples.get(name, isinstance(value, list))
+        elif name not in self._holds_samples and num_samples > 1:
+            tensors = [part for part in map(_simple, value) if isinstance(part, Tensor) and part.dim()]
+            if len(tensors) > 1 and len({part.shape for part in tensors}) == 1:
+                raise UserError(
+                    f"predict_step returned {describe(value, is_pair=False)} for a batch of {num_samples}: these "
+                    f"could be {num_samples} samples or {num_samples} parts. Return a dict of parts, or a list with a "
+                    "dict for each sample."
+                )
+            return False
+        return self._holds_samples.get(name, True)  # of one sample the numbers are the same
 
 
 def by_sample(samples: list[Any], name: str = "") -> dict[str, Column]:
@@ -94,7 +109,7 @@ def first_rows(value: Any) -> int | None:
     value = _simple(value)
     if isinstance(value, Tensor):
         return len(value) if value.dim() else None
-    parts = value if isinstance(value, list | tuple) else (_parts(value) or {}).values()
+    parts = value if isinstance(value, list | tuple) else (fields_of(value) or {}).values()
     return next((rows for part in parts if (rows := first_rows(part)) is not None), None)
 
 
@@ -102,7 +117,7 @@ def _fits(value: Any, num_samples: int) -> bool:
     value = _simple(value)
     if isinstance(value, Tensor):
         return value.dim() == 0 or len(value) == num_samples
-    if (parts := _parts(value)) is not None:
+    if (parts := fields_of(value)) is not None:
         return all(_fits(part, num_samples) for part in parts.values())
     if not isinstance(value, list | tuple):
         return True
@@ -119,7 +134,7 @@ def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Tensor):
         yield name or "score", value.detach().cpu()
         return
-    parts = _parts(value)
+    parts = fields_of(value)
     if parts is None and isinstance(value, list | tuple) and any(_plain(each) is not each for each in value):
         parts = dict(enumerate(value))
     if parts is None:
@@ -164,19 +179,6 @@ def _simple(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_nested:
         return list(value.unbind())
     return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
-
-
-def _parts(value: Any) -> dict[Any, Any] | None:
-    """Of a dict, a dataclass, a named tuple or an object with public attributes; None of anything else."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and (names := getattr(value, "__match_args__", ())):  # of a named tuple
-        return dict(zip(names, value, strict=True))
-    if callable(value) or isinstance(value, Tensor):
-        return None
-    return {key: part for key, part in getattr(value, "__dict__", {}).items() if not key.startswith("_")} or None
 
 
 def _plain(value: Any) -> Any:

@@ -16,11 +16,16 @@ Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shape and dtype, in t
 
 
 class PredictionsPt:
-    """A file for `torch.load(path, weights_only=True)`: a dict with an entry for each name, sample k at index k.
+    """A file for `torch.load(path, weights_only=True)`: a dict with an entry for each name.
 
-    Where all samples have one shape that is a tensor (N, ...). Where they differ it is a dict: `values` has the numbers
-    of all, flat; those of sample k lie from `offsets[k]` to `offsets[k + 1]`, its shape is `shapes[k]`, with -1 behind
-    it where others have more dimensions.
+    Index k belongs to row k of predictions.csv, whose column `sample` has the index in the data set. Where all samples
+    have one shape, the entry is a tensor (N, ...). Where they differ it is a dict: `values` has the numbers of all,
+    flat; those of row k lie from `offsets[k]` to `offsets[k + 1]`, its shape is `shapes[k]`, with -1 behind it where
+    others have more dimensions. To read row k of the boxes of a detector:
+
+        boxes = torch.load("predictions.pt", weights_only=True)["boxes"]
+        shape = [size for size in boxes["shapes"][k].tolist() if size >= 0]
+        row = boxes["values"][boxes["offsets"][k] : boxes["offsets"][k + 1]].view(shape)
 
     The file is laid out first and filled then, so that no more than a sample is in memory.
 
