@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import add_to_running_logs, align_reloads, running_logs
 from src.engine.random_state import random_state, set_random_state
-from src.engine.resume_options import options_in_use, take_up_options
+from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
 
 
@@ -27,6 +27,7 @@ class Resume(RunCallback):
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._logs: list[dict[str, Any]] = []
+        self._made: dict[str, Any] = {}
 
     @property
     def state_key(self) -> str:
@@ -48,10 +49,14 @@ class Resume(RunCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._states = state["states"]
 
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Note what the options made; right after this hook Lightning restores the states of a checkpoint."""
+        self._made = optimization(trainer, module)
+
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
-        checkpoint["options"] = options_in_use(trainer, module)
+        checkpoint["optimization"] = self._made
         checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
@@ -64,7 +69,7 @@ class Resume(RunCallback):
         loaded, self._loaded = self._loaded, {}
         if loaded:
             align_reloads(trainer)
-            self._take_up_options(trainer, module, loaded)
+            self._take_up_options(trainer, loaded)
         self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
         self._take_up(trainer, module, loaded.get("running", []))
@@ -80,8 +85,8 @@ class Resume(RunCallback):
             set_random_state(self._states[trainer.global_rank])
         self._states = []
 
-    def _take_up_options(self, trainer: Trainer, module: LightningModule, loaded: dict[str, Any]) -> None:
-        changed = take_up_options(trainer, module, loaded["options"]) if "options" in loaded else []
+    def _take_up_options(self, trainer: Trainer, loaded: dict[str, Any]) -> None:
+        changed = apply_changes(trainer, loaded["optimization"], self._made)
         for each in trainer.early_stopping_callbacks:
             each.patience, before = self._patience[each.state_key], each.patience
             if each.patience != before:
