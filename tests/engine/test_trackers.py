@@ -1,13 +1,18 @@
 """Trackers beside metrics.csv: what needs none of them to be installed; the rest is in test_trackers_real.py."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import yaml
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
-from src.engine.trackers import guard
+from src.cli import main
+from src.engine.run import Run
+from src.engine.trackers import guard, kinds
+from src.engine.trackers.callback import Trackers
 from src.engine.trackers.media import send_picture
 from src.engine.trackers.options import flat_options
 from tests import stopping
@@ -92,6 +97,73 @@ class Noted(TensorBoardLogger):
 
     def finalize(self, status):
         pass
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folder", "group", "name"),
+    [
+        ("cats", "/p/runs/cats/version_3", "", "version_3"),
+        ("cats", "/p/runs/cats/sweep_0/version_3", "sweep_0", "version_3"),
+        ("cats", "/p/runs/cats/repeat_2/version_1/validate", "repeat_2", "version_1/validate"),
+        ("pets/cats", "/p/runs/pets/cats/sweep_0/test_3", "sweep_0", "test_3"),
+        ("runs", "/p/runs/runs/version_0", "", "version_0"),
+        ("cats", "/p/big search/version_0", "big search", "version_0"),  # sweep --resume "big search"
+    ],
+)
+def test_a_run_is_grouped_by_the_folder_between_its_experiment_and_its_own(experiment, folder, group, name):
+    assert kinds.place(experiment, Path(folder)) == (group, name)
+
+
+class Made(Logger):
+    """In place of a tracker's own logger: keeps what it is made of."""
+
+    kept: ClassVar[list[tuple[tuple[Any, ...], dict[str, Any]]]] = []
+    name = version = "made"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        Made.kept.append((args, kwargs))
+
+    def log_hyperparams(self, params):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+
+def test_trackers_name_the_experiment_and_group_the_runs_of_a_sweep(tmp_path, monkeypatch):
+    for name in ("MLFlowLogger", "WandbLogger"):
+        monkeypatch.setattr(kinds, name, Made)
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setitem(kinds.PACKAGES, name, (name, (json.__name__,)))
+    Made.kept.clear()
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config(max_epochs=1)))
+    words = ["fit", "--config", tmp_path / "sums.yaml", "--track.mlflow=sqlite:///m.db", "--track.wandb=offline"]
+    for experiment in ("cats", "pets/c:ats?"):
+        folder = tmp_path / "runs" / experiment / "sweep_0/version_3"
+        main([*words, f"--experiment={experiment}"], folder=folder)
+    found = [(args[0], args[1], kwargs["tags"].get("group")) for args, kwargs in Made.kept if "tags" in kwargs]
+    assert found == [(name, "sweep_0/version_3", "sweep_0") for name in ("cats", "pets/c:ats?")]
+    found = [(kwargs["project"], args[0], kwargs["group"]) for args, kwargs in Made.kept if "project" in kwargs]
+    # In the address of a project W&B allows no mark of an address.
+    assert found == [
+        ("cats", "cats-sweep_0-version_3", "sweep_0"),
+        ("pets-c-ats-", "pets/c:ats?-sweep_0-version_3", "sweep_0"),
+    ]
+
+
+def test_mlflow_gets_names_that_it_takes(tmp_path):
+    class Named(MLFlowLogger):
+        def __init__(self) -> None:
+            self.params = {}
+
+        def log_hyperparams(self, params):
+            self.params = params
+
+    logger, trackers = Named(), Trackers()
+    trackers.run = Run(config={"data": {"names": {"acc@1 (top)": 3, "a/b": 4, "c-d": 5}}})
+    trackers._tell_the_config(logger)
+    assert logger.params == {"data.names.acc_1 _top_": 3, "data.names.a_b": 4, "data.names.c-d": 5}
 
 
 class Down(Logger):

@@ -1,5 +1,6 @@
 """Trackers beside metrics.csv: `--track.tensorboard true`, `--track.wandb offline`."""
 
+import re
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -23,8 +24,10 @@ class Trackers(RunCallback):
 
     Args:
         tensorboard: Write TensorBoard's files into the run's folder; look at them with `make board`.
-        wandb: Write a Weights & Biases run, project <experiment>; `wandb sync` sends one that was written offline.
-        mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file.
+        wandb: Write a Weights & Biases run, project <experiment>; `wandb sync` sends one that was written offline. The
+            group is its sweep or repeat.
+        mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file. The experiment is <experiment>, the tag
+            `group` its sweep or repeat.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class Trackers(RunCallback):
         # Rank zero is the first to set up what a tracker keeps on a disk.
         if not trainer.is_global_zero:
             trainer.strategy.barrier("track")
-        self._made = [make(name, option, self.run.folder) for name, option in self._asked.items()]
+        experiment = self.run.config["experiment"]
+        self._made = [make(name, option, self.run.folder, experiment) for name, option in self._asked.items()]
         trainer.loggers = [*trainer.loggers, *self._made]
         for logger in trainer.loggers if trainer.is_global_zero else []:
             self._tell_the_config(logger)
@@ -63,6 +67,9 @@ class Trackers(RunCallback):
     def _tell_the_config(self, logger: Logger) -> None:
         """The first word to a tracker: what it misses (a login, a server) ends the run before it trains."""
         options = flat_options(resolved(self.run.config))
+        if isinstance(logger, MLFlowLogger):
+            # MLflow allows few other characters in a name, and none of them everywhere.
+            options = {re.sub(r"[^\w. -]", "_", name): value for name, value in options.items()}
         try:
             if isinstance(logger, MLFlowLogger) and logger in (self._made or []):
                 self._tell_mlflow(logger, options)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,38 @@ def _log_in_to_wandb() -> str:
     return ""
 
 
-def make(name: str, option: Any, folder: Path) -> Logger:
-    """The logger of a tracker for the run in a folder.
+def place(experiment: str, folder: Path) -> tuple[str, str]:
+    """Split a run's folder into the group that the run belongs to and the run's name there.
+
+    Args:
+        experiment: Its name.
+        folder: The run's own: runs/<experiment>/sweep_0/version_3, for example.
+
+    Returns:
+        "sweep_0" and "version_3"; an empty group for a run of its own, runs/<experiment>/version_3. The group of a
+        folder elsewhere is the folder above it.
+    """
+    own, parts = Path(experiment).parts, folder.parts
+    for start in range(len(parts) - len(own) - 1, -1, -1):
+        if parts[start : start + len(own)] == own:
+            *group, name = parts[start + len(own) :]
+            return (group[0], "/".join([*group[1:], name])) if group else ("", name)
+    return folder.parent.name, folder.name
+
+
+def make(name: str, option: Any, folder: Path, experiment: str) -> Logger:
+    """Make the logger of a tracker for the run in a folder: a run of its experiment, in the group of its sweep.
 
     Args:
         name: Of the tracker, as in `PACKAGES`.
         option: What was given for it.
         folder: The run's; keeps by what name or number the tracker knows the run.
+        experiment: Its name.
 
     Raises:
         UserError: If Lightning or the tracker refuses it.
     """
-    experiment = folder.parent.name
+    group, run = place(experiment, folder)
     known = mlflow_id(folder) if name == "mlflow" else folder / f"{name}_id"
     goes_on = known.exists()
     match name:
@@ -71,12 +92,15 @@ def make(name: str, option: Any, folder: Path) -> Logger:
         case "mlflow":
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", MLFLOW_RETRIES)
             run_id = known.read_text(encoding="utf-8") if goes_on else None
-            tags = {"folder": str(folder)}
-            logger = construct(MLFlowLogger, experiment, folder.name, option, tags=tags, run_id=run_id)
+            title = f"{group}/{run}" if group else run
+            tags = {"folder": str(folder)} | ({"group": group} if group else {})
+            logger = construct(MLFlowLogger, experiment, title, option, tags=tags, run_id=run_id)
         case "wandb":
-            title, number = f"{experiment}-{folder.name}", _number(known, 8)
-            more = {"project": experiment, "offline": option == "offline", "mode": option, "resume": "allow"}
-            logger = construct(WandbLogger, title, folder, id=number, **more)
+            title, number = "-".join(filter(None, [experiment, group, run])), _number(known, 8)
+            # W&B allows none of these in the name of a project, which stands in its address.
+            project = re.sub(r"[/\\#?%:]", "-", experiment)[:128]
+            more = {"project": project, "offline": option == "offline", "mode": option, "resume": "allow"}
+            logger = construct(WandbLogger, title, folder, id=number, group=group or None, **more)
     made: Logger = logger
     return made
 
