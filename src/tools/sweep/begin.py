@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from src.tools.sweep.check import printed, settle_space
+from src.tools.sweep.check import printed, settle_space, under_the_space
 from src.tools.sweep.folder import FILE, Sweep, claim, load
 from src.tools.sweep.kept import CONFIG, configs, edited, keep
 from src.tools.sweep.plan import SAMPLER, Plan, read_sweep
@@ -60,6 +60,7 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     if any(word.startswith("--print_config") for word in options):
         refuse("--print_config: a sweep has no config of its own. Ask for it with `fit` in place of `sweep`.")
+    options = under_the_space(given["space"], options)
     config = printed(options)
     _refuse_what_no_trial_can(config)
     metric = given.get("metric") or config["checkpoint"]["monitor"]

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import yaml
 from jsonargparse import get_loader
 
 from src.cli import main
-from src.tools.sweep.fragment import FILES, as_options, fragment
+from src.tools.sweep.fragment import FILES, as_options, as_text, fragment
 from src.tools.sweep.kept import CONFIG, configs, contents, is_file
-from src.tools.sweep.space import Range, Space, all_names, probes, read_space, refuse
+from src.tools.sweep.space import Range, Space, all_names, probes, read_space, refuse, short_of_the_bound
 
 # Options that a sweep gives to all trials, Plan.forced.
 OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")
@@ -37,6 +38,49 @@ def printed(options: list[str]) -> dict[str, Any]:
     return config
 
 
+def under_the_space(given: dict[str, Any], options: list[str]) -> list[str]:
+    """Turn options that name a class into configs where the space searches an argument of that class.
+
+    An option wins over every config, a trial's point included: `--model.net Mine` would drop `model.net.width`.
+
+    Args:
+        given: The space, as the YAML has it.
+        options: What every trial is given.
+
+    Returns:
+        The options, those configs last, behind the user's own.
+
+    Raises:
+        SystemExit: With one line, if an option sets such an argument itself.
+    """
+    names = [name.replace(".init_args", "") for each in read_space(given) for name in all_names(each)]
+    kept: list[str] = []
+    below: list[str] = []
+    for key, value, words in in_pairs(options):
+        name = key.lstrip("-").removesuffix(".class_path").replace(".init_args", "")
+        searched = [each.split(".") for each in names if each.startswith(f"{name}.")] if value else []
+        tree = fragment({name: {"class_path": value} if isinstance(value, str) else value}) if searched else {}
+        for path in searched:
+            if _sets(tree, path):
+                refuse(f"{'.'.join(path)} is in the space, and set by the option {key}, which would win. "
+                       "Leave out one of them.")  # fmt: skip
+        if searched:
+            below += ["--config", as_text(tree)]
+        else:
+            kept += words
+    return [*kept, *below]
+
+
+def _sets(tree: Any, path: list[str]) -> bool:
+    """Whether a fragment of a config says what an option is."""
+    for part in path:
+        tree = tree.get("init_args", tree) if isinstance(tree, dict) else {}
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
 def settle_space(given: dict[str, Any], options: list[str], config: dict[str, Any]) -> dict[str, Any]:
     """See that the parser takes the whole space.
 
@@ -52,6 +96,10 @@ def settle_space(given: dict[str, Any], options: list[str], config: dict[str, An
         SystemExit: With one line, if a name, a bound or a choice is wrong.
     """
     space = read_space(given)
+    for each, asked in short_of_the_bound(space, given):
+        at = each.distribution
+        print(f"note: {each.name}: step {at.step} does not divide {at.low} to {asked}: the highest value is {at.high}.",
+              file=sys.stderr)  # fmt: skip
     names = [name for each in space for name in all_names(each)]
     fixed = {word.lstrip("-").partition("=")[0].replace(".init_args", "") for word in options if word.startswith("--")}
     for name in names:
@@ -104,18 +152,28 @@ def _takes(options: list[str], point: dict[str, Any]) -> bool:
 
 def as_configs(options: list[str]) -> list[str]:
     """The same options, as configs over which a later one wins."""
-    words, rest = [], list(options)
+    pairs = in_pairs(options)
+    return [
+        each
+        for key, value, _ in pairs
+        for each in ([key, value] if key in CONFIG else as_options({key.lstrip("-"): value}))
+    ]
+
+
+def in_pairs(options: list[str]) -> Iterator[tuple[str, Any, list[str]]]:
+    """Each option with its dashes, its value as YAML reads it, and its words; of --config the text."""
+    rest = list(options)
     while rest:
-        key, has_value, value = rest.pop(0).partition("=")
+        words = [rest.pop(0)]
+        key, has_value, value = words[0].partition("=")
         if not has_value and rest and not rest[0].startswith("--"):
-            value = rest.pop(0)
-        if key in CONFIG:
-            words += [key, value]
-        else:
+            words.append(rest.pop(0))
+            value = words[1]
+        read: Any = value
+        if key not in CONFIG:
             with contextlib.suppress(yaml.YAMLError):  # then it is a text, such as --note "a: b: c"
-                value = get_loader("yaml")(value)
-            words += as_options({key.lstrip("-"): value})
-    return words
+                read = get_loader("yaml")(value)
+        yield key, read, words
 
 
 def _refuse_what_an_option_wins(point: dict[str, Any], found: dict[str, Any], over: list[str]) -> None:

@@ -2,12 +2,23 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 FILES = "config"  # choices of this name are files, or dicts with options
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes a text that a reader of YAML 1.2 would take for a number, such as `1e3`."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None)
+
+
+Dumper.add_representer(str, Dumper.represent_text)
 
 
 def fragment(values: dict[str, Any]) -> dict[str, Any]:
@@ -45,9 +56,12 @@ def as_options(values: dict[str, Any]) -> list[str]:
     tree = fragment(values)
     files = tree.pop(FILES, [])
     words = [word for file in files for word in ("--config", str(file))]
-    return (
-        [*words, "--config", yaml.safe_dump(tree, width=1_000_000, default_flow_style=True).strip()] if tree else words
-    )
+    return [*words, "--config", as_text(tree)] if tree else words
+
+
+def as_text(tree: dict[str, Any]) -> str:
+    """A config in one line, for `--config`."""
+    return yaml.dump(tree, Dumper=Dumper, width=1_000_000, default_flow_style=True).strip()
 
 
 def as_file(values: dict[str, Any], folder: Path, copies: dict[str, str]) -> str:
@@ -61,4 +75,4 @@ def as_file(values: dict[str, Any], folder: Path, copies: dict[str, str]) -> str
     tree = fragment(values)
     if files := tree.pop(FILES, None):
         tree = {FILES: [os.path.relpath(Path(copies.get(file, file)).expanduser(), folder) for file in files]} | tree
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

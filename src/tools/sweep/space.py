@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -146,11 +147,24 @@ def _read_range(name: str, given: dict[str, Any]) -> FloatDistribution | IntDist
         refuse(f"{name}: {', '.join(wrong)}. A range takes low and high, both numbers, and if you like log and step.")
     whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
     try:
-        if whole:
-            return IntDistribution(low, high, bool(log), step or 1)  # type: ignore[arg-type]  # numbers, as told above
-        return FloatDistribution(low, high, bool(log), step)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            # Optuna warns at each reading of a step that does not divide the range: the sweep says it once.
+            warnings.simplefilter("ignore", UserWarning)
+            if whole:
+                return IntDistribution(low, high, bool(log), step or 1)  # type: ignore[arg-type]  # numbers, see above
+            return FloatDistribution(low, high, bool(log), step)  # type: ignore[arg-type]
     except ValueError as error:
         refuse(f"{name}: low {low}, high {high}: {str(error).rstrip('.')}.".replace("`", ""))
+
+
+def short_of_the_bound(space: Space, given: dict[str, Any]) -> Iterator[tuple[Range, float]]:
+    """Each range whose step leaves out its upper bound, and that bound."""
+    for each in space:
+        value = given[each.name]
+        if isinstance(each, Range) and each.distribution.high != value["high"]:
+            yield each, value["high"]
+        for choice, below in getattr(each, "below", {}).items():
+            yield from short_of_the_bound(below, value[choice])
 
 
 def is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import sqlite3
 import time
 import warnings
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, QMCSampler, RandomSampler
@@ -38,7 +40,10 @@ def open_storage(sweep: Sweep) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
     url, options = sweep.storage, {}
     if url == "sqlite":
-        url, options = f"sqlite:///{sweep.folder / 'study.db'}", {"connect_args": {"timeout": 60}}
+        file = str((sweep.folder / "study.db").absolute())
+        # The path stays out of the address, where `?`, `#`, `%` and `{` mean something.
+        url = "sqlite:///study.db"
+        options = {"creator": lambda: sqlite3.connect(file, timeout=60, check_same_thread=False)}
     told = ""
     for wait_s in TRIES_S:
         try:
@@ -93,8 +98,9 @@ def open_study(sweep: Sweep, storage: BaseStorage) -> optuna.Study:
     )
     known = study.user_attrs.get(PLAN)
     if known is None:
-        study.set_user_attr(PLAN, asdict(sweep.plan))
-    elif found := sweep.plan.differences(known):
+        # As YAML: JSON would make a text of a choice that is a number.
+        study.set_user_attr(PLAN, yaml.safe_dump(asdict(sweep.plan), sort_keys=False))
+    elif found := sweep.plan.differences(yaml.safe_load(known)):
         refuse(f"{sweep.folder} is another sweep: {'; '.join(found)}. Go on with it as it was, or begin a new one.")
     return study
 
