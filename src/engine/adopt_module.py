@@ -11,10 +11,11 @@ from src.engine.checkpoint import check_fit
 from src.engine.lightning_fixes.loops import SyncedLog, weight_of_the_rest
 from src.engine.lightning_fixes.parts import double_before_weights
 from src.engine.order import leaves
+from src.engine.run import RunCallback
 
 
 def adopt_module(trainer: Trainer, module: LightningModule) -> None:
-    """Wrap three of its methods; a subclass may override each.
+    """Wrap four of its methods; a subclass may override each.
 
     Args:
         trainer: That will run it.
@@ -22,6 +23,7 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
     """
     module.on_load_checkpoint = _Fits(module.on_load_checkpoint, module)  # type: ignore[method-assign]
     module.backward = _Weighed(module.backward, module, trainer)  # type: ignore[method-assign]
+    module.on_train_batch_end = _BatchEnd(module.on_train_batch_end, trainer)  # type: ignore[method-assign]
     if trainer.world_size > 1:
         module.log = SyncedLog(module.log, module)  # type: ignore[method-assign]
 
@@ -46,6 +48,21 @@ class _Fits(Wrapper):
             check_fit(checkpoint["state_dict"], self._module)
         double_before_weights(self._module)
         self._hook(checkpoint)
+
+
+class _BatchEnd(Wrapper):
+    """`on_train_batch_end`, after which a batch is done: what callbacks save before would lack what it changes."""
+
+    def __init__(self, hook: Callable[..., None], trainer: Trainer) -> None:
+        functools.update_wrapper(self, hook)
+        self._hook = hook
+        self._trainer = trainer
+
+    def __call__(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._hook(outputs, batch, batch_idx)
+        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunCallback):
+                callback.after_train_batch(self._trainer, batch_idx)
 
 
 class _Weighed(Wrapper):

@@ -174,6 +174,7 @@ def mismatches(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     problems += [
         f"{name} has shape {tuple(weights[name].shape)}, the config's net {tuple(value.shape)}"
         for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
+        # What a module's `get_extra_state` adds need not be a tensor.
+        if isinstance(value, Tensor) and name in weights and weights[name].shape != value.shape
     ]
     return problems

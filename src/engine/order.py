@@ -159,7 +159,7 @@ class Position:
     def state_dict(self) -> dict[str, Any]:
         """The position counts the batches that were trained on; with it stands what gives the order."""
         batch, cycle = self._before if self.behind else (self.batch, self.cycle)
-        place = {"epoch": self.epoch, "batch": batch, "cycle": cycle, "seed": self.seed, "between_epochs": None}
+        place = {"epoch": self.epoch, "batch": batch, "cycle": max(cycle, 0), "seed": self.seed, "between_epochs": None}
         return place | self.makes_the_order()
 
     def makes_the_order(self) -> dict[str, int]:

@@ -8,7 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import add_to_running_logs, align_reloads, running_logs
+from src.engine.lightning_fixes.loops import (
+    add_to_running_logs,
+    align_reloads,
+    log_the_start_again,
+    logged_at_the_start,
+    running_logs,
+    step_plateau_of_a_batch,
+)
 from src.engine.random_state import random_state, set_random_state
 from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
@@ -57,13 +64,27 @@ class Resume(RunCallback):
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
+        running = {
+            "logs": running_logs(trainer),
+            "begun": logged_at_the_start(trainer),
+            "metrics": metric_states(module),
+        }
+        checkpoint["running"] = gather(running, trainer)
+        checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
             checkpoint["gradients"] = gradients
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint
+        # What a hook of an earlier epoch thawed; before DDP looks for what has gradients.
+        for name, parameter in module.named_parameters():
+            if self._is_same_model(checkpoint) and name not in checkpoint["frozen"]:
+                parameter.requires_grad_(True)
+
+    def _is_same_model(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether what is frozen now is for the checkpoint to say, and not for an option that was changed."""
+        return bool(checkpoint.get("config", {}).get("model") == self.run.config.get("model"))
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         loaded, self._loaded = self._loaded, {}
@@ -73,6 +94,10 @@ class Resume(RunCallback):
         self._refuse_to_prolong(trainer)
         trainer.callback_metrics.update(loaded.get("metrics", {}))
         self._take_up(trainer, module, loaded.get("running", []))
+        step_plateau_of_a_batch(trainer)
+        for name, parameter in module.named_parameters():
+            if loaded and self._is_same_model(loaded) and name in loaded["frozen"]:
+                parameter.requires_grad_(False)
         gradients = loaded.get("gradients", {})
         for name, parameter in module.named_parameters():
             if name in gradients:
@@ -98,6 +123,8 @@ class Resume(RunCallback):
         """Each process takes its own sums; of more processes than there are now, each those of some."""
         rank, world_size = trainer.global_rank, trainer.world_size
         self._logs = [dict(share["logs"]) for share in shares[rank::world_size]]
+        if shares:
+            log_the_start_again(module, shares[min(rank, len(shares) - 1)]["begun"])
         if len(shares) == world_size:
             set_metric_states(module, shares[rank]["metrics"])
         elif any(share["metrics"] for share in shares) and rank == 0:
@@ -107,7 +134,7 @@ class Resume(RunCallback):
                 file=sys.stderr,
             )
 
-    def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
         """Put back what was logged before, once the names are known again."""
         if self._logs:
             for logs in self._logs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 
 @dataclass
@@ -51,3 +51,6 @@ class RunCallback(Callback):
     def needed(self) -> bool:
         """Whether this run has something for it to do: Lightning asks each callback some six times a step."""
         return True
+
+    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """Act when a batch is done, also the module's own `on_train_batch_end`, which Lightning calls last."""

@@ -95,9 +95,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
             part.replace(target)
         trainer.strategy.barrier("bring_best")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
         step = trainer.global_step
         self._due |= self._late(trainer)
         # Several optimizers go on by several steps a batch.

@@ -290,6 +290,56 @@ def test_lightning_still_counts_one_batch_too_many_with_max_steps(tmp_path):
     assert batches == [7, 6], "a resumed run counts as the whole one: the last lines of settle can go"
 
 
+class Own(Plain):
+    """Logs, counts and lowers its rate in hooks of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ended", torch.zeros(()))
+
+    def on_train_epoch_start(self) -> None:
+        self.log("begun", 1.0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.ended += 1
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("now", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        scheduler = {"scheduler": self.plateau, "interval": "step", "monitor": "now"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def test_lightning_still_leaves_hooks_out_of_a_resume_within_an_epoch(tmp_path):
+    path, modules = tmp_path / "a.ckpt", [Own(), Own()]
+    trainers = [plain(Save(path, "on_train_batch_end", 4), max_epochs=2), plain(max_epochs=2)]
+    for module, trainer, source in zip(modules, trainers, (None, path), strict=True):
+        trainer.fit(module, DATA, ckpt_path=source, weights_only=True)
+    whole, resumed = modules
+    assert (int(whole.ended), int(resumed.ended)) == (6, 5), "after_train_batch can be on_train_batch_end"
+    assert (whole.plateau.last_epoch, resumed.plateau.last_epoch) == (6, 5), "step_plateau_of_a_batch can go"
+    assert "begun" not in trainers[1].callback_metrics, "logged_at_the_start can go"
+
+
+class Skips(Plain):
+    """Leaves out the last batch of each epoch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 2 else None
+
+
+def test_lightning_still_counts_a_skipped_batch_by_half(tmp_path):
+    trainer = plain(max_epochs=2)
+    trainer.fit(Skips(), DATA)
+    totals = saved(trainer, tmp_path / "a.ckpt")["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    assert totals["ready"] > totals["started"], "the first lines of settle can go"
+
+
 # --- double_before_weights, EmaAlsoInTheTest: the weights that are loaded
 
 

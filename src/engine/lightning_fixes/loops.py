@@ -17,6 +17,16 @@ def step_plateau(trainer: pl.Trainer) -> None:
         trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
 
+def step_plateau_of_a_batch(trainer: pl.Trainer) -> None:
+    """Let a ReduceLROnPlateau that moves by steps see the last batch: a checkpoint is saved before it does.
+
+    Call it when training starts, with the metrics of the checkpoint in place.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if loop.restarted_on_train_batch_end:
+        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+
+
 def weight_of_the_rest(trainer: pl.Trainer) -> float:
     """What makes up for Lightning's dividing the loss by the number of batches that are accumulated elsewhere.
 
@@ -63,6 +73,11 @@ def settle(loops: dict[str, Any], trainer: pl.Trainer) -> None:
         loops: Of a checkpoint, as Lightning's fit loop puts them in.
         trainer: That saves it.
     """
+    # A batch at which `on_train_batch_start` returned -1 is never started nor completed. From then on Lightning would
+    # not see by its totals that a checkpoint was saved at the end of a batch.
+    batches = loops["epoch_loop.batch_progress"]
+    for key, value in batches["current"].items():
+        batches["total"][key] = batches["total"]["ready"] - batches["current"]["ready"] + value
     epochs = loops["epoch_progress"]
     if epochs["total"]["completed"] < epochs["total"]["started"]:
         return
@@ -134,11 +149,34 @@ class SyncedLog:
                 result.cumulated_batch_size = result.cumulated_batch_size.to(result.value.dtype)
 
 
+START = "on_train_epoch_start"
+
+
+def logged_at_the_start(trainer: pl.Trainer) -> dict[str, list[Any]]:
+    """What `on_train_epoch_start` logged, with how: a run that goes on within the epoch does not call it again."""
+    found = {}
+    for result in trainer.fit_loop.epoch_loop._results.values():
+        meta = result.meta
+        if meta.fx == START and result.is_tensor and not result.has_reset:
+            options = {"reduce_fx": meta.reduce_fx.__name__, "prog_bar": meta.prog_bar, "logger": meta.logger and None}
+            options |= {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
+            found[meta.name] = [result.value.cpu(), options]
+    return found
+
+
+def log_the_start_again(module: pl.LightningModule, saved: dict[str, list[Any]]) -> None:
+    """Log what `logged_at_the_start` gave. Call it when training starts."""
+    now, module._current_fx_name = module._current_fx_name, START
+    for name, (value, options) in saved.items():
+        module.log(name, value, **options)
+    module._current_fx_name = now
+
+
 def running_logs(trainer: pl.Trainer) -> dict[str, list[torch.Tensor]]:
     """What `self.log(..., on_epoch=True)` has summed up in the running epoch: Lightning's checkpoint leaves it out."""
     found = {}
     for key, result in trainer.fit_loop.epoch_loop._results.items():
-        if result.is_tensor and result.meta.on_epoch and not result.has_reset:
+        if result.is_tensor and result.meta.on_epoch and not result.has_reset and result.meta.fx != START:
             count = result.cumulated_batch_size if result.meta.is_mean_reduction else torch.tensor(0)
             found[key] = [result.value.cpu(), count.cpu()]
     return found

@@ -1,0 +1,123 @@
+"""What a module of one's own does in its hooks is part of a run: a stop and a resume change none of it."""
+
+import copy
+import functools
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from tests.stopping import config, fit, resume, rows, run_differences
+
+
+class Own(L.LightningModule):
+    """A plain module; the classes below add a hook each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.mse_loss(self.head(self.body(batch[0]).relu()), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class Momentum(Own):
+    """Keeps a slow copy, as BYOL and MoCo do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = copy.deepcopy(self.body).requires_grad_(False)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for slow, fast in zip(self.slow.parameters(), self.body.parameters(), strict=True):
+            slow.lerp_(fast.detach(), 0.1)
+
+
+class LogsAround(Own):
+    """Logs outside of its step."""
+
+    def on_train_epoch_start(self) -> None:
+        self.log("train/begun", float(self.current_epoch))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("train/x", batch[0].mean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+
+
+class Thaws(Own):
+    """Trains the body from the second epoch on, and the head up to there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.body.requires_grad_(True)
+            self.head.requires_grad_(False)
+
+
+class Skips(Own):
+    """Leaves out the rest of an epoch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 10 else None
+
+
+class WatchesSteps(Own):
+    """Lowers the rate whenever the loss of every second step has not fallen."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/now", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.05)
+        plateau = ReduceLROnPlateau(optimizer, factor=0.9, patience=0)
+        scheduler = {"scheduler": plateau, "interval": "step", "frequency": 2, "monitor": "train/now"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+class ExtraState(Own):
+    """Keeps more than tensors in its state_dict, as torch allows."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"scale": 2.0, "history": torch.ones(2)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        assert state["scale"] == 2.0
+
+
+def experiment(kind: type[Own]) -> dict[str, Any]:
+    made = config(every_n_steps=2)
+    made["model"] = {"class_path": f"{__name__}.{kind.__name__}"}
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stops."""
+    return functools.cache(lambda kind: fit(tmp_path_factory.mktemp("whole"), experiment(kind)))
+
+
+@pytest.mark.parametrize("stop", [5, 12, 30])
+@pytest.mark.parametrize("kind", [Momentum, LogsAround, Thaws, Skips, WatchesSteps, ExtraState])
+def test_hooks_of_a_module_survive_a_stop(kind, stop, whole, tmp_path):
+    run = fit(tmp_path, experiment(kind), ("on_train_batch_start", stop))
+    assert resume(run) == 0
+    assert run_differences(whole(kind), run) == []
+    files = [folder / "metrics.csv" for folder in (whole(kind), run)]
+    assert len({file.read_bytes() for file in files if file.exists()}) <= 1
+
+
+def test_what_is_logged_at_an_epoch_s_start_is_in_its_row(whole):
+    assert [row["train/begun"] for row in rows(whole(LogsAround))] == ["0.0", "1.0", "2.0"]
