@@ -9,9 +9,16 @@ import sys
 from types import FrameType
 
 from src.engine.lightning_fixes.start import without_scipy_signal
+from src.engine.quiet import warnings_in_one_line
 
 
 def start() -> None:
+    """Run what the first word names."""
+    with warnings_in_one_line():
+        _start()
+
+
+def _start() -> None:
     """Import what the first word names, and nothing else."""
     before = signal.signal(signal.SIGINT, leave)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is written by its number

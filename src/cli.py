@@ -25,7 +25,7 @@ from src.engine.loaders import adopt, refuse_a_test_without_data
 from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
 from src.engine.programs import programs
-from src.engine.quiet import Quiet
+from src.engine.quiet import Quiet, warnings_in_one_line
 from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.renamed import follow_renamed
 from src.engine.run import Run
@@ -191,7 +191,8 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
         The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
     """
     try:
-        return CLI(None if args is None else [str(each) for each in args], callbacks, folder)
+        with warnings_in_one_line():
+            return CLI(None if args is None else [str(each) for each in args], callbacks, folder)
     except KeyboardInterrupt:
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)

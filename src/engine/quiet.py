@@ -1,7 +1,15 @@
-"""Leaves out what says nothing to a user."""
+"""Leaves out what says nothing to a user, and shows each warning once, in a line."""
 
 import logging
+import os
+import re
+import sys
+import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
 # By the start of their text.
 IDLE_WARNINGS = (
@@ -10,13 +18,19 @@ IDLE_WARNINGS = (
     # It complains of the default of its own option.
     r"The number of training batches .* is smaller than the logging interval",
 )
+ENGINE = Path(__file__).parent
+STANDARD = Path(sysconfig.get_path("stdlib"))
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
+_pythons_own = warnings.showwarning
+_shown: set[str] = set()
 
 
 class Quiet:
     """Leaves out what Lightning reports of its own workings, and warnings that a user can do nothing about.
 
     Args:
-        enabled: Turn off to see everything.
+        enabled: Turn off to see everything, and where a warning comes from.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -25,3 +39,55 @@ class Quiet:
                 logging.getLogger(name).setLevel(logging.WARNING)
             for text in IDLE_WARNINGS:
                 warnings.filterwarnings("ignore", text)
+        else:
+            warnings.showwarning = _pythons_own
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show each warning once within the block: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours.
+
+    What a package warns of with other numbers, as for each fold, counts as the same, and only rank zero shows it. Yours
+    are the same if their text is, and each process shows its own. Python's filters act as before.
+    """
+    before = warnings.showwarning
+    if before is _show:  # a program that calls the command line
+        yield
+        return
+    _shown.clear()
+    warnings.showwarning = _show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> Any:
+    text = " ".join(re.sub(r"\(Triggered internally at .*?\)", "", str(message)).split())
+    path = Path(filename)
+    package = _package_of(path)
+    if package and any(os.environ.get(rank, "0") != "0" for rank in RANKS):
+        return
+    if package:
+        said = f"{package}: {text}"
+    else:
+        said = text if ENGINE in path.parents or not path.exists() else f"{text} ({path.name}:{lineno})"
+    key = re.sub(r"\d+", "0", said) if package else said
+    if key not in _shown:
+        _shown.add(key)
+        print(f"note: {said}", file=file or sys.stderr, flush=True)
+
+
+def _package_of(path: Path) -> str:
+    """Return the name of the package that a file belongs to; nothing of a user's own."""
+    for place in ("site-packages", "dist-packages"):
+        if place in path.parts:
+            return path.parts[path.parts.index(place) + 1].removesuffix(".py")
+    return path.relative_to(STANDARD).parts[0].removesuffix(".py") if STANDARD in path.parents else ""

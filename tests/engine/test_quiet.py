@@ -1,0 +1,107 @@
+"""Each warning stands once, in a line, without the source that it comes from."""
+
+import sys
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from src.engine.quiet import warnings_in_one_line
+from tests.conftest import SMALL
+
+ONE_EPOCH = ("--trainer.max_epochs=1", "--data.passes=3")
+
+
+class Warns(Callback):
+    """Warns as users do and as a package does, in each step."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        warnings.warn(f"batch {batch_idx // 2}\nis odd", stacklevel=1)
+        for number in range(2):
+            from_package(f"Glyph {batch_idx + number} is missing")
+
+
+def from_package(text, package="letters"):
+    warnings.warn_explicit(text, UserWarning, f"/usr/lib/site-packages/{package}/draw.py", 7, registry={})
+
+
+def notes(err):
+    return [line for line in err.splitlines() if line.startswith("note: ")]
+
+
+def test_a_run_shows_each_warning_once_and_loses_none_of_ones_own(cli):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = cli("fit", "--config", SMALL, *ONE_EPOCH, "--trainer.callbacks=tests.engine.test_quiet.Warns")
+    assert done.code == 0
+    own = [f"note: batch {number} is odd (test_quiet.py:{line})" for line in [warned_at()] for number in (0, 1)]
+    assert notes(done.err) == [own[0], "note: letters: Glyph 0 is missing", own[1]]
+    for word in ("Warning:", "site-packages", "warnings.warn"):
+        assert word not in done.err
+
+
+def warned_at():
+    return Warns.on_train_batch_end.__code__.co_firstlineno + 1
+
+
+def test_quiet_turned_off_says_where_a_warning_comes_from(cli):
+    options = ("--trainer.callbacks=tests.engine.test_quiet.Warns", "--quiet.enabled=false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = cli("fit", "--config", SMALL, *ONE_EPOCH, *options)
+    assert notes(done.err) == []
+
+
+def test_a_program_that_calls_the_command_line_shows_it_once_for_all_runs(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with warnings_in_one_line():
+            for fold in range(3):
+                with warnings_in_one_line():
+                    from_package(f"class {fold} has 2 members", "sklearn")
+        before = warnings.showwarning
+        with warnings_in_one_line():
+            from_package("class 1 has 2 members", "sklearn")
+        assert warnings.showwarning is before
+    assert notes(capfd.readouterr().err) == [
+        "note: sklearn: class 0 has 2 members",
+        "note: sklearn: class 1 has 2 members",
+    ]
+
+
+def test_filters_of_the_user_act(capfd):
+    with warnings.catch_warnings(), warnings_in_one_line():
+        warnings.simplefilter("ignore")
+        from_package("nothing")
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="a mistake"):
+            from_package("a mistake")
+    assert capfd.readouterr().err == ""
+
+
+def test_paths_of_the_source_are_left_out(capfd):
+    with warnings.catch_warnings(), warnings_in_one_line():
+        warnings.simplefilter("always")
+        warnings.warn("slow (Triggered internally at /pytorch/aten/src/Tensor.cpp:12.)", stacklevel=1)
+        warnings.warn_explicit("text", UserWarning, "sys", 1, registry={})
+        warnings.warn_explicit("text", UserWarning, torch.__file__, 1, registry={})
+        warnings.warn_explicit("text", UserWarning, warnings.__file__, 1, registry={})
+        line = sys._getframe().f_lineno - 4
+    assert notes(capfd.readouterr().err) == [
+        f"note: slow (test_quiet.py:{line})",
+        "note: text",
+        "note: torch: text",
+        "note: warnings: text",
+    ]
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
+def test_of_several_processes_one_shows_what_a_package_warns_of(capfd, monkeypatch, rank):
+    monkeypatch.setenv(rank, "1")
+    with warnings.catch_warnings(), warnings_in_one_line():
+        warnings.simplefilter("always")
+        from_package("the same on each")
+        warnings.warn("mine", stacklevel=1)
+    (line,) = notes(capfd.readouterr().err)
+    assert line.startswith("note: mine (")
