@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from src.cli import main
 from src.data.loader import TensorLoader
+from src.engine.order import RunSeed
 
 
 class Stopped(Exception):
@@ -227,3 +229,13 @@ def rows(run: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any:
+    """Let a loader be one of a fit with this seed that has so many batches of its epoch behind it."""
+    run_seed = RunSeed(Trainer(logger=False, accelerator="cpu"), seed)
+    count = SimpleNamespace(
+        fetched=lambda: batches, trained=lambda: batches, cycles=cycles, note_exhausted=lambda loader: None
+    )
+    loader.follow(run_seed, "train", 0, count)
+    return loader

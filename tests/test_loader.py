@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.data.loader import TensorLoader
+from tests.stopping import behind
 
 ROWS = torch.arange(23)
 
@@ -44,27 +45,9 @@ def test_without_shuffle_rows_come_in_order():
     assert list(itertools.chain(*epoch(loader(shuffle=False)))) == ROWS.tolist()
 
 
-@pytest.mark.parametrize("stop", range(1, 7))
-def test_a_new_loader_goes_on_at_the_saved_position(stop):
-    whole = epoch(loader(), 2)
-    stopped = loader()
-    stopped.set_epoch(2)
-    for _ in itertools.islice(stopped, stop):
-        pass
-    resumed = loader()
-    resumed.load_state_dict(stopped.state_dict())
-    resumed.set_epoch(2)
-    rest = [batch.tolist() for (batch,) in resumed]
-    assert rest == whole[stop:]
-    assert epoch(resumed, 3) == epoch(loader(), 3)
-
-
-def test_a_position_of_another_epoch_says_nothing():
-    stopped = loader()
-    next(iter(stopped))
-    resumed = loader()
-    resumed.load_state_dict(stopped.state_dict())
-    assert epoch(resumed, 1) == epoch(loader(), 1)
+@pytest.mark.parametrize("batches", range(1, 6))
+def test_a_new_loader_goes_on_at_the_position_of_the_run(batches):
+    assert epoch(behind(loader(), batches), 2) == epoch(loader(), 2)[batches:]
 
 
 def test_an_epoch_that_was_left_early_is_followed_by_a_whole_one():
@@ -84,12 +67,11 @@ def test_the_ranks_together_have_the_batches_of_one(world_size, num_rows):
     ]
     together = [sorted(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
     assert sorted(itertools.chain(*together)) == list(range(num_rows))
-    if len(together) == len(one):
+    assert [len(batch) for batch in together[:-2]] == [12] * (len(one) - 2)
+    if num_rows % 12 == 0 or num_rows % 12 >= world_size:
         assert together == [sorted(batch) for batch in one]
-    else:
-        # A rest of fewer rows than ranks has joined the batch before it.
-        assert together == [*(sorted(batch) for batch in one[:-2]), sorted(one[-2] + one[-1])]
-        assert num_rows % 12 < world_size
+    else:  # the last batch has a row for each rank
+        assert len(together[-1]) == world_size
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -97,8 +79,8 @@ def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(world_size):
     values = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ranks = [TensorLoader((values,), 12 // world_size, rank=r, world_size=world_size) for r in range(world_size)]
     one = TensorLoader((values,), 12 // world_size * world_size)
-    for (whole,), *parts in zip(one, *ranks, strict=True):
-        weighted = [part.mean() * made.weight for (part,), made in zip(parts, ranks, strict=True)]
+    for batch, ((whole,), *parts) in enumerate(zip(one, *ranks, strict=True)):
+        weighted = [part.mean() * made.weight_of(batch) for (part,), made in zip(parts, ranks, strict=True)]
         assert torch.isclose(sum(weighted) / world_size, whole.mean(), rtol=1e-12)
 
 
@@ -121,21 +103,21 @@ def test_a_batch_size_below_one_is_refused():
         TensorLoader((ROWS,), 0)
 
 
-def test_a_position_brings_the_seed_of_its_order():
-    whole = epoch(loader(seed=1))
-    stopped = loader(seed=1)
-    next(iter(stopped))
-    resumed = loader(seed=2)
-    resumed.load_state_dict(stopped.state_dict())
-    assert [batch.tolist() for (batch,) in resumed] == whole[1:]
+def test_the_run_brings_the_seed_of_the_order_unless_the_loader_has_one_of_its_own():
+    torch.manual_seed(5)
+    assert epoch(behind(loader(seed=None), 1, seed=1)) == epoch(loader(seed=1))[1:]
+    assert epoch(behind(loader(seed=2), 1, seed=1)) == epoch(loader(seed=2))[1:]
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 8}, {"world_size": 2}, {"rows": ROWS[:-4]}])
+@pytest.mark.parametrize("other", [{"batch_size": 8}, {"world_size": 2}, {"rows": ROWS[:-4]}, {"seed": 1}])
 def test_a_position_amid_an_epoch_of_other_batches_is_refused(other):
-    stopped = loader()
-    batches = iter(stopped)
-    next(batches)
-    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are"):
-        loader(**other).load_state_dict(stopped.state_dict())
-    list(batches)
-    loader(**other).load_state_dict(stopped.state_dict())  # at its end nothing can be lost
+    state = loader().state_dict()
+    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4 in the order of seed 0; now there are"):
+        behind(loader(**other), 1).load_state_dict(state)
+    for batches in (0, 6):
+        behind(loader(**other), batches).load_state_dict(state)  # between epochs nothing can be lost
+
+
+def test_a_trainer_that_does_not_know_the_loader_is_not_resumed_amid_an_epoch():
+    with pytest.raises(ValueError, match=r"call src\.engine\.loaders\.adopt"):
+        loader().load_state_dict(loader().state_dict())

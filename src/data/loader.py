@@ -1,23 +1,22 @@
 """Batches of tensors that stay in memory: no workers, no per-sample call, one index operation a batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.order import Position, cut, permutation
+from src.engine.order import Position, permutation
 
 
 class TensorLoader(Position):
     """Iterates over tensors in batches, on the device where the tensors lie.
 
-    The order is a function of (seed, epoch) alone. So a loader put back to a saved position goes on with the very next
-    batch; W loaders of batch size B yield together, at each step, the rows that one of batch size B*W yields; and each
-    row comes once per pass, none lost or repeated.
+    The order is a function of (seed, epoch) alone. So a resumed run goes on with the very next batch; W loaders of
+    batch size B yield together, at each step, the rows that one of batch size B*W yields; and each row comes once per
+    pass, none lost or repeated.
 
-    Letters: N rows, B batch size per rank, W world size. The last batch is smaller; a rest of fewer than W rows, which
-    would leave a rank without work, joins the batch before it.
+    Letters: N rows, B batch size per rank, W world size. The last batch is smaller.
 
     Args:
         tensors: Each (N_all, ...), all on one device; images as stored (uint8).
@@ -57,41 +56,35 @@ class TensorLoader(Position):
         self.transform = transform
         self.shuffle = shuffle
         self.passes = passes
-        self._cut()
-
-    def _cut(self) -> None:
         self.refuse_fewer_rows_than_processes(len(self.rows))
-        self._bounds = cut(len(self.rows), self.batch_size * self.world_size, self.world_size)
 
     def place(self, move: Callable[[Tensor], Tensor], rank: int, world_size: int, keep_order: bool) -> None:
         """Take up what a run settles, see `src.engine.loaders.Placeable`; a loader that was given its rank keeps it."""
         self.tensors = tuple(move(tensor) for tensor in self.tensors)
         self.shuffle = self.shuffle and not keep_order
         self.share(rank, world_size)
-        self._cut()
+        self.refuse_fewer_rows_than_processes(len(self.rows))
+
+    def bounds(self, number: int) -> Sequence[tuple[int, int]]:
+        """Return where the global batches of a pass begin and end."""
+        return self.cut(len(self.rows), self.batch_size)
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same on each rank."""
-        return self.passes * len(self._bounds)
-
-    def makes_the_order(self) -> dict[str, int]:
-        """What has to be the same for a position amid an epoch to mean anything."""
-        return {"global_batch_size": self.batch_size * self.world_size, "num_batches": len(self)}
+        """Batches of an epoch; in training the same on each rank."""
+        return self.passes * super().__len__()
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         first = self.begin()
-        per_pass = len(self._bounds)
+        shares = self.shares(self.number)
         order = torch.empty(0)
         for batch in range(first, len(self)):
-            if batch == first or batch % per_pass == 0:
-                order = self._order(self.number * self.passes + batch // per_pass)
-            start, stop = self._bounds[batch % per_pass]
-            mine = order[start:stop][self.rank :: self.world_size]
+            turn, place = divmod(batch, len(shares))
+            if batch == first or place == 0:
+                order = self._order(self.number * self.passes + turn)
+            mine = shares[place]
             # Nine times as fast as tensor[mine] on images of a byte a pixel.
-            x, *rest = (tensor.index_select(0, mine) for tensor in self.tensors)
-            self.hand_out(len(mine), of=stop - start)
+            x, *rest = (tensor.index_select(0, order[mine.start : mine.stop : mine.step]) for tensor in self.tensors)
             yield (x if self.transform is None else self.transform(x), *rest)
-        self.finish()
 
     def _order(self, number: int) -> Tensor:
         """(N,) int64, the rows in the order of pass `number`, on the tensors' device."""
@@ -100,6 +93,6 @@ class TensorLoader(Position):
 
     def sample_indices(self, batch: int) -> Tensor:
         """(B,) int64, where the samples in the `batch`-th batch of this rank stand among `rows`."""
-        number, batch = self.number * self.passes + batch // len(self._bounds), batch % len(self._bounds)
-        order = permutation(len(self.rows), self.seed, number) if self.shuffle else torch.arange(len(self.rows))
-        return order[slice(*self._bounds[batch])][self.rank :: self.world_size]
+        places, turn = self.ordinals(batch), batch // len(self.shares(self.number))
+        number = self.number * self.passes + turn
+        return permutation(len(self.rows), self.seed, number)[places] if self.shuffle else places

@@ -10,7 +10,7 @@ from torch import Tensor
 from src.engine.checkpoint import check_fit
 from src.engine.lightning_fixes.loops import SyncedLog, weight_of_the_rest
 from src.engine.lightning_fixes.parts import double_before_weights
-from src.engine.order import leaves
+from src.engine.order import Position, leaves
 from src.engine.run import RunCallback
 
 
@@ -93,4 +93,5 @@ def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
     if weight is not None:
         return weight
     # Not 1 where the rows of a batch do not split evenly.
-    return float(getattr(next(leaves(trainer.train_dataloader), None), "weight", 1.0))
+    loader = next(leaves(trainer.train_dataloader), None)
+    return loader.weight_of(trainer.fit_loop.batch_idx) if isinstance(loader, Position) else 1.0

@@ -3,6 +3,7 @@
 Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is none.
 """
 
+import copy
 import functools
 import sys
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.adopt_module import Wrapper, adopt_module
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import hand_back_between_epochs
+from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs
 from src.engine.map_loader import MapLoader
-from src.engine.order import Position, leaves, mix
+from src.engine.order import RunLoader, RunSeed, leaves, mix
 from src.engine.seeds import STREAMS, has_drawn, seeded
 from src.engine.stream_loader import take_over
 
@@ -51,16 +52,19 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     """
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
+    run_seed = RunSeed(trainer, seed)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
     drew: list[str] = []
     for source in sources:
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
-            setattr(source, hook, SeededHook(source, hook, trainer, seed))
+            setattr(source, hook, SeededHook(source, hook, trainer, run_seed))
         for hook in HOOKS:
-            setattr(source, hook, _Adopted(source, hook, trainer, seed, moved, drew))
+            setattr(source, hook, _Adopted(source, hook, trainer, run_seed, moved, drew))
         if isinstance(source, LightningModule):
             adopt_module(trainer, source)
+            for hook, act in (("on_save_checkpoint", run_seed.save), ("on_load_checkpoint", run_seed.load)):
+                setattr(source, hook, _KeepsSeed(getattr(source, hook), act))
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
@@ -77,6 +81,19 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
         )
 
 
+class _KeepsSeed(Wrapper):
+    """A module's hook for a checkpoint, which has the seed of the run, too."""
+
+    def __init__(self, hook: Callable[[dict[str, Any]], None], act: Callable[[dict[str, Any]], None]) -> None:
+        functools.update_wrapper(self, hook)
+        self._hook = hook
+        self._act = act
+
+    def __call__(self, checkpoint: dict[str, Any]) -> None:
+        self._act(checkpoint)
+        self._hook(checkpoint)
+
+
 class SeededHook(Wrapper):
     """A hook of the user's that draws from the run's seed.
 
@@ -87,7 +104,9 @@ class SeededHook(Wrapper):
         seed: Of the run.
     """
 
-    def __init__(self, source: LightningModule | LightningDataModule, name: str, trainer: Trainer, seed: int) -> None:
+    def __init__(
+        self, source: LightningModule | LightningDataModule, name: str, trainer: Trainer, seed: RunSeed
+    ) -> None:
         self._hook: Callable[..., Any] = getattr(source, name)
         functools.update_wrapper(self, self._hook)
         self._name = name
@@ -100,15 +119,13 @@ class SeededHook(Wrapper):
             return self._hook(*args, **kwargs)
 
     def _number(self) -> int:
-        seed = self._seed
-        # Processes that were started without a seed have each their own. `prepare_data` runs on one of them.
-        if self._name != "prepare_data" and self._trainer.world_size > 1 and torch.distributed.is_initialized():
-            seed = self._trainer.strategy.broadcast(seed)
+        # `prepare_data` runs on one process of several.
+        seed = self._seed.own if self._name == "prepare_data" else self._seed.value
         if stream := STREAMS.get(self._name):
             return mix(seed, stream, self._of_module)
-        # Loaders that a fit makes again for each epoch may draw new rows for each.
+        # Training loaders that a fit makes again for each epoch may draw new rows for each.
         every = getattr(self._trainer, "reload_dataloaders_every_n_epochs", 0)
-        epoch = self._trainer.current_epoch // every * every if every and self._name in HOOKS[:2] else 0
+        epoch = self._trainer.current_epoch // every * every if every and self._name == "train_dataloader" else 0
         return mix(seed, epoch) if epoch else seed
 
 
@@ -120,7 +137,7 @@ class _Adopted(SeededHook):
         source: LightningModule | LightningDataModule,
         name: str,
         trainer: Trainer,
-        seed: int,
+        seed: RunSeed,
         moved: dict[int, tuple[Tensor, Tensor]],
         drew: list[str],
     ) -> None:
@@ -135,12 +152,13 @@ class _Adopted(SeededHook):
             if has_drawn(number):
                 self._warn_of_equal_numbers()
             loaders = self._take_over(loaders)
-        for loader in leaves(loaders):
-            if isinstance(loader, Position):
+        stage, fits = self._name.partition("_")[0], self._name == "train_dataloader"
+        for place, loader in enumerate(leaves(loaders)):
+            if isinstance(loader, RunLoader):
+                loader.follow(self._seed, stage, place, FitProgress(self._trainer) if fits else None)
                 # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
                 loader.set_epoch(self._trainer.current_epoch)
-                loader.looks_ahead = self._looks_ahead
-        if self._name == "train_dataloader":
+        if fits:
             hand_back_between_epochs(self._trainer, leaves(loaders))
         return loaders
 
@@ -155,9 +173,6 @@ class _Adopted(SeededHook):
                 file=sys.stderr,
             )
 
-    def _looks_ahead(self) -> bool:
-        return self._trainer.num_training_batches == float("inf")
-
     def _take_over(self, loader: Any) -> Any:
         if isinstance(loader, CombinedLoader):
             loader.flattened = [self._take_over(each) for each in loader.flattened]
@@ -169,6 +184,7 @@ class _Adopted(SeededHook):
         rank, world_size = self._trainer.global_rank, self._trainer.world_size
         keep_order = bool(getattr(self._trainer, "overfit_batches", 0))
         if isinstance(loader, Placeable):
+            loader = copy.copy(loader)  # one that stands in two hooks has a place in each
             loader.place(self._move, rank, world_size, keep_order)
         elif isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
             return take_over(loader, rank, world_size)

@@ -14,7 +14,7 @@ from src.engine.draw_sampler import draw_whole
 from src.engine.draws import Place, Seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.parts import EndsWorkers
-from src.engine.order import Position, cut, mix, permutation
+from src.engine.order import Position, mix, permutation
 from src.engine.tensor_rows import tensors_of
 from src.engine.workers import Outlive
 
@@ -26,7 +26,8 @@ class MapLoader(EndsWorkers, Position):
     order that is a function of (seed, epoch); any other sampler is drawn whole at the start of an epoch, with the
     generators seeded by (seed, epoch). `batch_size` counts samples per process. The batches of a batch sampler are
     those of all processes together, each of which takes its rows: the number of processes changes nothing, and a bucket
-    stays whole.
+    stays whole. With `batch_size=None` an item is a batch, and each process takes items in turn. In training each item
+    of a step then counts the same in the gradient, however many samples it holds.
 
     Args:
         loader: In any legal form; it is left as it is.
@@ -42,9 +43,8 @@ class MapLoader(EndsWorkers, Position):
         self.keep_order = keep_order
         self._own_batches = loader.batch_size is None and loader.batch_sampler is not None
         self._kind = self._kind_of(loader.sampler)
-        self._drawn: tuple[int, Sequence[Any]] | None = None
-        self._cut: tuple[int, list[tuple[int, int]]] | None = None
-        self._indices: tuple[int, Sequence[Any] | Tensor] | None = None
+        self._drawn: dict[tuple[int, int], Sequence[Any]] = {}
+        self._orders: dict[tuple[int, int], Sequence[Any] | Tensor] = {}
         self._places = _Places()
         self._tensors = None if self._own_batches else tensors_of(loader)
         self._source = loader if self._tensors else self._adopted()
@@ -79,80 +79,59 @@ class MapLoader(EndsWorkers, Position):
         }
         return loader
 
-    @property
-    def _number(self) -> int:
-        return 0 if self.keep_order else self.number
+    def number_of(self, cycle: int) -> int:
+        """Return the number of the order: one for all epochs, where it is kept."""
+        return 0 if self.keep_order else super().number_of(cycle)
 
-    def _draw(self) -> Sequence[Any]:
-        """All that a sampler of the user's gives for this epoch, the same on each process."""
-        if self._drawn is None or self._drawn[0] != self._number:
+    def _draw(self, number: int) -> Sequence[Any]:
+        """All that a sampler of the user's gives for an order, the same on each process."""
+        key = (self.seed, number)
+        if key not in self._drawn:
             sampler: Any = self.loader.batch_sampler if self._own_batches else self.loader.sampler
-            drawn = draw_whole(sampler, self.loader, mix(self.seed, self._number, 2), self._number)
-            self._drawn = (self._number, [list(batch) for batch in drawn] if self._own_batches else drawn)
-        return self._drawn[1]
+            # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
+            drawn = draw_whole(sampler, self.loader, mix(*key, 2), number % 2**32)
+            self._drawn = {key: [list(batch) for batch in drawn] if self._own_batches else drawn}
+        return self._drawn[key]
 
-    def _order(self) -> Sequence[Any] | Tensor:
+    def _order(self, number: int) -> Sequence[Any] | Tensor:
         if self._kind == "drawn":
-            return self._draw()
-        length = self._length()
-        return permutation(length, self.seed, self._number) if self._kind == "random" else torch.arange(length)
+            drawn = self._draw(number)
+            return list(itertools.chain.from_iterable(drawn)) if self._own_batches else drawn
+        length = self._length(number)
+        return permutation(length, self.seed, number) if self._kind == "random" else torch.arange(length)
 
-    def _length(self) -> int:
+    def _length(self, number: int) -> int:
         """Rows of an epoch; a sampler may be of fewer than the data set has."""
+        if self._own_batches:
+            return sum(map(len, self._draw(number)))
         if self._kind == "drawn":
-            return len(self._draw())
+            return len(self._draw(number))
         sampler: Any = self.loader.sampler
         of: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler
         return len(of)
 
-    def _bounds(self) -> list[tuple[int, int]]:
-        """Where the global batches begin and end among the rows in the epoch's order."""
-        if self._cut is None or (self._kind == "drawn" and self._cut[0] != self._number):
-            self._cut = (self._number, self._cut_anew())
-        return self._cut[1]
-
-    def _cut_anew(self) -> list[tuple[int, int]]:
-        world_size, size = self.world_size, self.loader.batch_size
-        if self._own_batches:
-            ends = list(itertools.accumulate(len(batch) for batch in self._draw()))
-            bounds: list[tuple[int, int]] = []
-            for start, stop in zip([0, *ends[:-1]], ends, strict=True):
-                # A batch of fewer rows than processes joins the one before it, or the next.
-                if bounds and min(stop - start, bounds[-1][1] - bounds[-1][0]) < world_size:
-                    bounds[-1] = (bounds[-1][0], stop)
-                else:
-                    bounds.append((start, stop))
-            rows = ends[-1] if ends else 0
-        else:
-            rows = self._length()
-            if self.loader.batch_sampler is None and rows % world_size:
-                raise UserError(
-                    f"batch_size=None gives {rows} samples one by one, which {world_size} processes cannot share "
-                    "evenly. Give the DataLoader a batch_size, or set --trainer.devices to a number that divides them."
-                )
-            bounds = cut(rows, (size or 1) * world_size, world_size)
-            if self.loader.drop_last:
-                bounds = [(start, stop) for start, stop in bounds if stop - start >= (size or 1) * world_size]
+    def bounds(self, number: int) -> Sequence[tuple[int, int]]:
+        """Return where the global batches begin and end among the rows of an order."""
+        rows, size = self._length(number), self.loader.batch_size or 1
         self.refuse_fewer_rows_than_processes(rows)
-        if not bounds:
+        if self._own_batches:
+            ends = list(itertools.accumulate(map(len, self._draw(number))))
+            return [(start, stop) for start, stop in itertools.pairwise([0, *ends]) if start < stop]
+        if not self.loader.drop_last:
+            return self.cut(rows, size)
+        if not (whole := rows // (size * self.world_size)):
             raise UserError(
-                f"drop_last leaves no batch: {rows} samples are fewer than batch_size={size} times {world_size} "
+                f"drop_last leaves no batch: {rows} samples are fewer than batch_size={size} times {self.world_size} "
                 "processes. Set a smaller batch size, or drop_last=False."
             )
-        return bounds
+        return self.cut(whole * size * self.world_size, size)
 
-    def __len__(self) -> int:
-        """Batches of an epoch, the same on each rank."""
-        return len(self._bounds())
-
-    def makes_the_order(self) -> dict[str, int]:
-        """What has to be the same for a position amid an epoch to mean anything."""
-        bounds = self._bounds()
-        return {"global_batch_size": bounds[0][1] - bounds[0][0], "num_batches": len(bounds)}
-
-    def ordinals(self, batch: int) -> Tensor:
-        """(B,) int64, which rows of the epoch's order the `batch`-th batch of this rank holds."""
-        return torch.arange(*self._bounds()[batch])[self.rank :: self.world_size]
+    def num_samples(self, number: int, places: range) -> int:
+        """Return how many samples some rows of an order hold: where there are no batches, a row may be a list."""
+        if self._kind != "drawn" or self.loader.batch_sampler is not None:
+            return len(places)
+        rows = (self._draw(number)[place] for place in places)
+        return sum(len(row) if isinstance(row, list) else 1 for row in rows)
 
     def sample_indices(self, batch: int) -> Tensor:
         """Return the data set's indices of the samples in the `batch`-th batch of this rank.
@@ -163,10 +142,10 @@ class MapLoader(EndsWorkers, Position):
         places = self.ordinals(batch)
         if self._kind == "in order":
             return places
-        if self._indices is None or self._indices[0] != self._number:
-            order = self._order()
-            self._indices = (self._number, list(itertools.chain.from_iterable(order)) if self._own_batches else order)
-        picked = [self._indices[1][place] for place in places.tolist()]
+        key = (self.seed, self.number)
+        if key not in self._orders:
+            self._orders = {key: self._order(self.number)}
+        picked = [self._orders[key][place] for place in places.tolist()]
         indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
         try:
             return torch.tensor([operator.index(index) for index in indices])
@@ -175,21 +154,9 @@ class MapLoader(EndsWorkers, Position):
 
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()
-        bounds, order = self._bounds(), self._order()
-        if self._own_batches:
-            order = list(itertools.chain.from_iterable(order))
-        wholes = [order[start:stop] for start, stop in bounds[first:]]
-        shares = [whole[self.rank :: self.world_size] for whole in wholes]
-        for share, whole, batch in zip(shares, wholes, self._batches(shares), strict=False):
-            self.hand_out(self._num_samples(share), of=self._num_samples(whole))
-            yield batch
-        self.finish()
-
-    def _num_samples(self, indices: Any) -> int:
-        """Where the loader makes no batches, a sampler may give lists of indices."""
-        if self.loader.batch_sampler is not None:
-            return len(indices)
-        return sum(len(index) if isinstance(index, list) else 1 for index in indices)
+        order = self._order(self.number)
+        shares = [order[mine.start : mine.stop : mine.step] for mine in self.shares(self.number)[first:]]
+        yield from self._batches(shares)
 
     def _batches(self, shares: list[Any]) -> Iterator[Any]:
         if self._tensors:
@@ -199,11 +166,11 @@ class MapLoader(EndsWorkers, Position):
                 batch = [tensor.index_select(0, rows) for tensor in self._tensors]
                 yield [tensor.pin_memory() for tensor in batch] if pin else batch
             return
-        key = mix(self.seed, self._number)
+        key = mix(self.seed, self.number)
         lists = (share.tolist() if isinstance(share, Tensor) else share for share in shares)
         self._places.waiting = ([(key, index) for index in share] for share in lists)
         self._places.single = self._source.batch_sampler is None
-        self._source.generator.manual_seed(mix(self.seed, self._number, self.rank, 3))
+        self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
         yield from self._source
 
 

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.engine.draws import apart, seed_all
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.parts import EndsWorkers
-from src.engine.order import Position, mix
+from src.engine.order import RunLoader, mix
 from src.engine.workers import Outlive
 
 
-class StreamLoader(EndsWorkers, Position):
+class StreamLoader(EndsWorkers, RunLoader):
     """Hands out the batches of a DataLoader over an IterableDataset.
 
     A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, goes on exactly
@@ -47,61 +47,83 @@ class StreamLoader(EndsWorkers, Position):
         self._lasting: Any = loader.dataset if here else None
         self._keeper: Any = self._source if own else self._lasting
         self._compared = world_size == 1
-        self._states: list[Any] = [None, None]  # before the last batch and after it
-        self._loaded: Any = None
-        # One batch is fetched before the one in hand is trained on, since nobody knows which is the last.
-        self.looks_ahead = lambda: True
+        # Where the stream stood when so many batches of the epoch were fetched. Lightning may fetch one before the one
+        # in hand is trained on, since nobody knows which is the last: the two latest are kept.
+        self._places: dict[int, dict[str, Any]] = {}
+        self._loaded: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The position counts the batches that were trained on; each process has a stream of its own."""
+        """Return where the stream stood behind the batches that were trained on, of each process."""
         between = copy.deepcopy(self._lasting.state_dict()) if self._lasting is not None else None
-        own = {"stream": self._states[0 if self.behind else 1], "between_epochs": between}
+        trained = self._progress.trained() if self._progress else 0
+        place = max((fetched for fetched in self._places if fetched <= trained), default=None)
+        own = {"place": None if place is None else self._places[place], "between_epochs": between}
         shares: list[Any] = [own] * self.world_size
         if self.world_size > 1:
             torch.distributed.all_gather_object(shares, own)
-        return super().state_dict() | {key: [share[key] for share in shares] for key in own}
+        return {key: [share[key] for share in shares] for key in own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position.
+        """Go on at a saved place.
 
         Raises:
             UserError: If the stream was another one on each of another number of processes.
         """
-        super().load_state_dict(state)
-        shares = state["stream"] if "batch" in state else state["between_epochs"]
-        if all(share is None for share in shares):
-            return
-        if len(shares) != self.world_size:
+        amid = "place" in state and self._progress is not None and self._progress.trained() > 0
+        shares = state["place"] if amid else state["between_epochs"]
+        streams = [(share or {}).get("stream") for share in shares] if amid else shares
+        if len(shares) != self.world_size and any(stream is not None for stream in streams):
             raise UserError(
                 f"The checkpoint holds the places of {len(shares)} streams, one for each process; this run has "
                 f"{self.world_size}. Set --trainer.devices {len(shares)}."
             )
-        if "batch" in state:
-            self._loaded = shares[self.rank]
-        elif self._lasting is not None:
-            self._lasting.load_state_dict(shares[self.rank])
+        mine = self.rank % len(shares)
+        if amid:
+            self._loaded = shares[mine]
+        if self._lasting is not None and streams[mine] is not None:
+            self._lasting.load_state_dict(streams[mine])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the seed; a place in another epoch says nothing about this one."""
+        if epoch != self.epoch:
+            self._loaded = None
+        super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        first, loaded = self.begin(), self._loaded
-        self._loaded = None
+        fetched = self._progress.fetched() if self._progress else 0
+        loaded, self._loaded = self._loaded, None
+        # Of several loaders a short one starts again before the epoch is over: each time is known by its beginning.
+        place = loaded or {"began": fetched, "stream": None, "ended": False}
+        self.cycle = began = place["began"]
+        if self._progress and began:
+            self._progress.note_exhausted(self)
+        if place["ended"]:
+            return
+        stream, skipped = place["stream"], fetched - began
         self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
-        if first and loaded is not None:
-            self._keeper.load_state_dict(loaded)
-        elif first and self.rank == 0:
-            said = f"the stream has no state_dict: {first} batches are drawn and dropped to go on with the next"
+        if stream is not None and self._lasting is None:
+            self._keeper.load_state_dict(stream)
+        elif skipped and stream is None and self.rank == 0:
+            said = f"the stream has no state_dict: {skipped} batches are drawn and dropped to go on with the next"
             print(said, file=sys.stderr, flush=True)
-        self._states = [loaded, loaded]
-        batches = self._drawn(first if loaded is not None else 0)
-        if first and loaded is None:
-            for _ in zip(range(first), batches, strict=False):
-                pass
+        self._note(fetched, began, self._lasting if stream is None else None, stream)
+        batches = self._drawn(0 if stream is None else skipped)
+        for _ in zip(range(skipped if stream is None else 0), batches, strict=False):
+            pass
         for batch in batches:
             self._compare(batch)
-            self.hand_out(1, of=self.world_size)
-            if self._keeper is not None:
-                self._states = [self._states[1], copy.deepcopy(self._keeper.state_dict())]
+            fetched += 1
+            self._note(fetched, began, self._keeper)
             yield batch
-        self.finish()
+        if fetched in self._places:
+            self._places[fetched] = self._places[fetched] | {"ended": True}
+
+    def _note(self, fetched: int, began: int, keeper: Any, stream: Any = None) -> None:
+        """Keep the place behind a batch."""
+        if self._progress:
+            state = copy.deepcopy(keeper.state_dict()) if keeper is not None else stream
+            latest = [(number, place) for number, place in self._places.items() if number in (fetched - 1, fetched)]
+            self._places = dict(latest) | {fetched: {"began": began, "stream": state, "ended": False}}
 
     def _compare(self, batch: Any) -> None:
         """Say so before the first step if two processes got the same batch."""
@@ -139,10 +161,6 @@ class StreamLoader(EndsWorkers, Position):
 
 class SizedStreamLoader(StreamLoader):
     """Of a stream that knows its length: then Lightning fetches no batch in advance."""
-
-    def __init__(self, loader: DataLoader[Any], rank: int, world_size: int) -> None:
-        super().__init__(loader, rank, world_size)
-        self.looks_ahead = lambda: False
 
     def __len__(self) -> int:
         """Batches of an epoch, as the loader counts them."""

@@ -155,6 +155,7 @@ FORMS: dict[str, Callable[[int], Any]] = {
     "list": lambda size: [plain(size), plain(size, 20, num_workers=1)],
     "dict": lambda size: {"a": plain(size), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
     "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],
+    "short-loader-and-stream": lambda size: [plain(size, 20), DataLoader(Stream(), size)],
     "tensors": lambda size: TensorLoader((X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, shuffle=True),
     "tensor-dataset": lambda size: DataLoader(
         TensorDataset(X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, True

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from src.engine.draws import Seeded
 from src.engine.map_loader import MapLoader
+from tests.stopping import behind
 
 N = 20
 DRAWS = {
@@ -99,12 +100,7 @@ def test_ranks_draw_what_one_process_does():
 
 def test_after_a_resume_the_same_is_drawn():
     whole = epoch(take_over(Noise()))
-    stopped = take_over(Noise())
-    for _ in itertools.islice(stopped, 3):
-        pass
-    resumed = take_over(Noise())
-    resumed.load_state_dict(stopped.state_dict())
-    rest = epoch(resumed)
+    rest = epoch(behind(take_over(Noise(), seed=7), 3))
     assert len(rest) == N - 12
     assert rest == {index: whole[index] for index in rest}
 

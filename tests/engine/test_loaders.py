@@ -4,12 +4,14 @@ import contextlib
 import csv
 import functools
 import os
+import random
 import select
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -47,6 +49,7 @@ MATRIX = {
     "list": ("amid", "between"),
     "dict": ("between", "sigterm"),
     "loader-and-stream": ("amid", "between"),
+    "short-loader-and-stream": ("amid", "sigterm"),
     "tensors": ("between", "sigterm"),
     "tensor-dataset": ("amid", "between"),
 }
@@ -66,6 +69,9 @@ QUICKLY = [
     ("buckets", AMID_AN_EPOCH),
     ("stream-with-state", BETWEEN_EPOCHS),
     ("dict", AMID_AN_EPOCH),
+    # The second cycle of the short loader, and the third.
+    ("short-loader-and-stream", ("on_train_batch_end", 7)),
+    ("short-loader-and-stream", ("on_train_batch_end", 23)),
 ]
 
 
@@ -103,11 +109,31 @@ def undisturbed(tmp_path_factory):
     return functools.cache(lambda form: fit(tmp_path_factory.mktemp("whole"), experiment(form)))
 
 
-@pytest.mark.parametrize(("form", "stop"), QUICKLY, ids=[form for form, _ in QUICKLY])
+@pytest.mark.parametrize(("form", "stop"), QUICKLY, ids=[f"{form}-{stop[1]}" for form, stop in QUICKLY])
 def test_a_stopped_run_ends_with_the_same_bits(form, stop, undisturbed, tmp_path):
     run = fit(tmp_path, experiment(form), stop)
     assert resume(run) == 0
     assert run_differences(undisturbed(form), run) == []
+
+
+@pytest.mark.parametrize("stop", [AMID_AN_EPOCH, BETWEEN_EPOCHS], ids=["amid", "between"])
+@pytest.mark.parametrize("form", ["plain", "weighted", "tensors"])
+def test_without_a_seed_the_order_is_that_of_the_process_that_began(form, stop, tmp_path):
+    made = experiment(form) | {"seed_everything": False}
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    whole = fit(tmp_path / "whole", made)
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    run = fit(tmp_path / "stopped", made, stop)
+    torch.manual_seed(6), np.random.seed(6), random.seed(6)
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+@pytest.mark.parametrize("stop", [AMID_AN_EPOCH, BETWEEN_EPOCHS], ids=["amid", "between"])
+def test_another_seed_beside_a_checkpoint_has_no_effect(stop, undisturbed, tmp_path):
+    run = fit(tmp_path, experiment("weighted"), stop)
+    assert resume(run, "--seed_everything=7") == 0
+    assert run_differences(undisturbed("weighted"), run) == []
 
 
 @pytest.mark.slow

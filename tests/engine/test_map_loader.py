@@ -22,6 +22,7 @@ from torch.utils.data import (
 )
 
 from src.engine.map_loader import MapLoader
+from tests.stopping import behind
 
 N = 23
 
@@ -185,28 +186,33 @@ def test_a_sampler_of_the_users_decides_what_comes():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_new_loader_goes_on_with_the_next_batch(form, world_size):
-    whole = epoch(take_over(form, world_size - 1, world_size), 2)
-    stopped = take_over(form, world_size - 1, world_size)
-    stopped.set_epoch(2)
-    for _ in itertools.islice(stopped, 2):
-        pass
-    state = stopped.state_dict()
-    assert state["batch"] == 2
-    resumed = take_over(form, world_size - 1, world_size, seed=7)
-    resumed.load_state_dict(state)
-    resumed.set_epoch(2)
-    assert [rows(batch) for batch in resumed] == whole[2:]
-    assert epoch(resumed, 3) == epoch(take_over(form, world_size - 1, world_size), 3)
+def test_a_new_loader_goes_on_with_the_next_batch_whatever_its_process_was_seeded_with(form, world_size):
+    whole = epoch(behind(take_over(form, world_size - 1, world_size), 0), 2)
+    for batches in {1, len(whole) - 1}:
+        resumed = behind(take_over(form, world_size - 1, world_size, seed=7), batches)
+        assert epoch(resumed, 2) == whole[batches:]
+        assert epoch(behind(resumed, 0), 3) == epoch(behind(take_over(form, world_size - 1, world_size), 0), 3)
 
 
 def test_the_batches_before_the_position_are_not_loaded():
-    stopped = take_over("plain")
-    next(iter(stopped))
-    resumed = take_over("plain")
-    resumed.load_state_dict(stopped.state_dict())
+    resumed = behind(take_over("plain"), 1)
     list(resumed)
     assert resumed.loader.dataset.asked == N - 4
+
+
+def test_a_loader_that_starts_again_within_an_epoch_has_another_order_each_time():
+    first, second, third = (epoch(behind(take_over("plain"), batches)) for batches in (0, 6, 12))
+    assert sorted(flat(second)) == list(range(N))
+    assert first != second != third != first
+    assert epoch(behind(take_over("plain"), 8)) == second[2:]
+    assert epoch(behind(take_over("plain"), 8, cycles=False)) == []
+
+
+def test_two_loaders_of_one_length_do_not_pair_the_same_rows():
+    first, second = behind(take_over("plain"), 0), behind(take_over("plain"), 0)
+    assert epoch(first) == epoch(second)
+    second._number = 1
+    assert epoch(first) != epoch(second)
 
 
 @pytest.mark.parametrize("form", EACH_ONCE)
@@ -229,19 +235,57 @@ def test_of_each_batch_of_a_batch_sampler_each_rank_takes_its_rows(form, world_s
     assert combined == [sorted(batch) for batch in one]
 
 
+RESTS = {
+    "plain": lambda length: DataLoader(Numbers(length), 4, True),
+    "one by one": lambda length: DataLoader(Numbers(length), 1, True),
+    "tensors": lambda length: DataLoader(TensorDataset(torch.arange(length)), 4, True),
+    "buckets": lambda length: DataLoader(Numbers(length), batch_sampler=Buckets(length, 4)),
+    "small batches": lambda length: DataLoader(
+        Numbers(length), batch_sampler=[[0], *(list(range(k, min(k + 3, length))) for k in range(1, length, 3))]
+    ),
+    "single rows": lambda length: DataLoader(Numbers(length), batch_sampler=[[k] for k in range(length)]),
+    "no batches": lambda length: DataLoader(Numbers(length), None),
+}
+
+
+def of_ranks(make: Any, world_size: int, stage: str) -> list[MapLoader]:
+    ranks = [MapLoader(make(), rank, world_size) for rank in range(world_size)]
+    for made in ranks:
+        made.stage = stage
+    return ranks
+
+
 @pytest.mark.parametrize("length", [21, 22, 24, 25, 26])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_a_rest_that_would_leave_a_rank_without_work_joins_a_neighbour(length, world_size):
-    threes = [list(range(k, min(k + 3, length))) for k in range(1, length, 3)]
-    for make in (
-        lambda: DataLoader(Numbers(length), 4, True),
-        lambda: DataLoader(TensorDataset(torch.arange(length)), 4, True),
-        lambda: DataLoader(Numbers(length), batch_sampler=Buckets(length, 4)),
-        lambda: DataLoader(Numbers(length), batch_sampler=[[0], *threes]),
-    ):
-        ranks = [epoch(MapLoader(make(), rank, world_size)) for rank in range(world_size)]
-        assert all(all(parts) for parts in zip(*ranks, strict=True))
-        assert sorted(flat(flat(ranks))) == list(range(length))
+@pytest.mark.parametrize("form", RESTS)
+def test_an_evaluation_has_each_sample_once_and_no_batch_is_larger_than_it_is_to_be(form, world_size, length):
+    made = RESTS[form](length)
+    ranks = [epoch(each) for each in of_ranks(lambda: RESTS[form](length), world_size, "test")]
+    assert all(all(batches) for batches in ranks)
+    assert sorted(flat(flat(ranks))) == list(range(length))
+    largest = max(len(batch) for batches in ranks for batch in batches)
+    assert largest <= (made.batch_size or (1 if form in ("single rows", "no batches") else 2))
+    if (made.batch_size or 1) > 1:  # then each process has as many batches: a step may wait for the others
+        assert len({len(batches) for batches in ranks}) == 1
+
+
+@pytest.mark.parametrize("length", [21, 22, 24, 25, 26])
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("form", RESTS)
+def test_in_training_a_process_without_a_row_has_one_that_weighs_nothing(form, world_size, length):
+    size = RESTS[form](length).batch_size
+    torch.manual_seed(0)
+    ranks = of_ranks(lambda: RESTS[form](length), world_size, "train")
+    seen = []
+    for batch, parts in enumerate(zip(*ranks, strict=True)):
+        each = [torch.tensor(rows(part), dtype=torch.float64) for part in parts]
+        weights = [made.weight_of(batch) for made in ranks]
+        real = torch.cat([part for part, weight in zip(each, weights, strict=True) if weight])
+        assert max(map(len, each)) <= (size or 4)
+        weighted = sum(part.mean() * weight for part, weight in zip(each, weights, strict=True)) / world_size
+        assert torch.isclose(weighted, real.mean(), rtol=1e-12)
+        seen += real.int().tolist()
+    assert sorted(seen) == list(range(length))
 
 
 @pytest.mark.parametrize("form", NO_BATCHES)
@@ -251,18 +295,13 @@ def test_without_batches_the_ranks_take_turns(form):
     assert flat(zip(*ranks, strict=True)) == one
 
 
-def test_samples_one_by_one_that_cannot_be_shared_evenly_are_refused():
-    with pytest.raises(ValueError, match=r"gives 23 samples one by one, which 2 processes cannot share evenly. Give"):
-        len(MapLoader(DataLoader(Numbers(), None), 0, 2))
-
-
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("form", ["plain", "tensors", "weighted", "buckets", "of ready batches"])
 def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(form, world_size):
     ranks = [take_over(form, rank, world_size) for rank in range(world_size)]
-    for parts in zip(*ranks, strict=True):
+    for batch, parts in enumerate(zip(*ranks, strict=True)):
         each = [torch.tensor(rows(part), dtype=torch.float64) for part in parts]
-        weighted = [part.mean() * made.weight for part, made in zip(each, ranks, strict=True)]
+        weighted = [part.mean() * made.weight_of(batch) for part, made in zip(each, ranks, strict=True)]
         assert torch.isclose(sum(weighted) / world_size, torch.cat(each).mean(), rtol=1e-12)
 
 
@@ -398,10 +437,8 @@ def test_more_processes_than_samples_and_batches_that_are_all_dropped_are_refuse
 
 
 def test_a_position_amid_an_epoch_of_other_batches_is_refused():
-    stopped = take_over("plain")
-    batches = iter(stopped)
-    next(batches)
-    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are 3 of 8"):
-        take_over("plain", size=8).load_state_dict(stopped.state_dict())
-    list(batches)
-    take_over("plain", size=8).load_state_dict(stopped.state_dict())  # at its end nothing can be lost
+    state = take_over("plain").state_dict()
+    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are 3 batches of 8"):
+        behind(take_over("plain", size=8), 1).load_state_dict(state)
+    for batches in (0, 6):
+        behind(take_over("plain", size=8), batches).load_state_dict(state)  # between epochs nothing can be lost

@@ -115,6 +115,44 @@ def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
     return (trainer.current_epoch + 1) % every == 0
 
 
+class FitProgress:
+    """Counts the batches of the running epoch as a fit's loops do: what a loader's position follows from.
+
+    Lightning keeps two counts. `batch_progress` is one behind for a loader that starts again while a batch is fetched
+    ahead; the fetcher begins at 0 in a resumed run. The greater one is right.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._loop = trainer.fit_loop
+
+    def trained(self) -> int:
+        """Return how many batches of the epoch were trained on."""
+        epochs = self._loop.epoch_progress.current
+        # Between two epochs Lightning still has the count of the finished one.
+        return self._loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.ready else 0
+
+    def fetched(self) -> int:
+        """Return how many batches of the epoch come before the one that is being fetched."""
+        fetcher = self._loop._data_fetcher
+        return max(self.trained(), fetcher.fetched if fetcher else 0)
+
+    @property
+    def cycles(self) -> bool:
+        """Whether a loader that is exhausted starts again, as long as another one is not."""
+        loader = self._loop._combined_loader
+        return loader is None or loader._mode == "max_size_cycle"
+
+    def note_exhausted(self, loader: Any) -> None:
+        """Note that a loader was exhausted in this epoch.
+
+        Lightning does not save which were: a resumed epoch of unknown length would get more batches. No issue known.
+        """
+        combined: Any = self._loop._combined_loader
+        if consumed := getattr(combined._iterator, "_consumed", []):
+            for number, each in enumerate(combined.flattened):
+                consumed[number] = consumed[number] or each is loader
+
+
 def hand_back_between_epochs(trainer: pl.Trainer, loaders: Iterable[Any]) -> None:
     """Load the positions of a checkpoint between two epochs: Lightning loads those amid an epoch alone.
 
