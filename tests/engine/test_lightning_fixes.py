@@ -576,6 +576,47 @@ def test_lightning_still_logs_the_mean_of_one_process_and_averages_counts_as_who
     assert synced == pytest.approx(9 / 16), "9 of 17 samples: the last lines of SyncedLog can go"
 
 
+# --- FitProgress: how many batches come before the one that is fetched
+
+
+class Numbered:
+    """Hands out so many batches, of unknown number to Lightning; notes its counts whenever that begins."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.first = 0
+        self.counts: list[tuple[int, int]] = []
+
+    def __iter__(self) -> Any:
+        loop: Any = self.trainer.fit_loop
+        self.counts.append((loop.epoch_loop.batch_progress.current.ready, loop._data_fetcher.fetched))
+        first, self.first = self.first, 0
+        yield from [torch.ones(1, 1)] * (self.length - first)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first = 11 % self.length
+
+
+def with_a_short_loader(*callbacks: pl.Callback, **options: Any) -> tuple[Numbered, Plain]:
+    """Train for an epoch of 12 batches; the second loader has 5."""
+    module, short, long = Plain(), Numbered(5), Numbered(12)
+    short.trainer = long.trainer = trainer = plain(*callbacks, max_epochs=1)
+    trainer.fit(module, CombinedLoader([long, short], "max_size_cycle"), **options)
+    return short, module
+
+
+def test_lightning_still_needs_two_counts_and_forgets_which_loaders_were_exhausted(tmp_path):
+    short, whole = with_a_short_loader(Save(tmp_path / "a.ckpt", "on_train_batch_start", 11))
+    assert short.counts == [(0, 0), (4, 5), (9, 10)], "the first count is right: FitProgress needs no fetcher"
+    short, resumed = with_a_short_loader(ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert short.counts[0][0] > 0 == short.counts[0][1], "the second count is right: FitProgress needs no other"
+    assert len(whole.seen) == 12
+    assert len(resumed.seen) > 12 - 11, "an epoch has no more batches: note_exhausted can go"
+
+
 # --- weight_of_the_rest, take_back_an_early_stop
 
 

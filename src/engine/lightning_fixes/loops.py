@@ -127,7 +127,7 @@ class FitProgress:
 
     def trained(self) -> int:
         """Return how many batches of the epoch were trained on."""
-        epochs = self._loop.epoch_progress.current
+        epochs: Any = self._loop.epoch_progress.current
         # Between two epochs Lightning still has the count of the finished one.
         return self._loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.ready else 0
 
