@@ -92,7 +92,7 @@ def test_a_signal_leaves_the_curves_of_what_was_trained(tmp_path):
             tmp_path,
             config(callbacks=(CURVES,)),
             ("on_train_batch_end", 30),
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            lambda: signal.raise_signal(signal.SIGTERM),
         )
     assert drawn["curves"].axes[0].get_lines()[0].get_xdata().tolist() == [1, 2]
     assert (run / "curves.png").exists()

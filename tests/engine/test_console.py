@@ -1,12 +1,10 @@
 """What a run says: a line at its start, a line an epoch with a bar below it on a terminal, a few lines at its end."""
 
 import os
-import pty
 import re
 import shlex
 import subprocess
 import sys
-import termios
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +61,7 @@ def test_a_log_file_gets_one_line_an_epoch_and_no_control_characters(tmp_path):
 
 def on_a_terminal(*args: object, cwd: Path) -> str:
     """What `python -m src ...` sends to a terminal."""
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 140))
     command = [sys.executable, "-m", "src", *map(str, args)]

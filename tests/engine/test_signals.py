@@ -18,8 +18,11 @@ from tests.processes import finish, processes, start
 from tests.stopping import Sums, config, fit, resume, run_differences, run_main
 
 
+ON_POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+
+
 def send(number: int):
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: signal.raise_signal(number)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,7 @@ def test_of_two_processes_both_end_and_one_speaks(verb, stage, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@ON_POSIX
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     (tmp_path / "lightning").mkdir()
     # In place of a slow library: it says that it is being imported, and is done when a signal comes.
@@ -154,11 +158,12 @@ def test_main_takes_paths_numbers_and_tuples(args, tmp_path, monkeypatch):
 
 
 def twice(number: signal.Signals) -> None:
-    os.kill(os.getpid(), number)
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
+    signal.raise_signal(number)
 
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# Windows has the first two.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -178,10 +183,11 @@ def test_twice_at_once_is_once(number, tmp_path, capfd):
     assert (run / "checkpoints/last.ckpt").is_file()
 
 
+@ON_POSIX
 def test_a_closed_terminal_that_nohup_ignores_is_ignored(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: os.kill(os.getpid(), signal.SIGHUP))
+        run = fit(tmp_path, config(), ("on_train_batch_start", 3), send(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
@@ -194,6 +200,7 @@ def test_the_handlers_of_before_are_back_after_a_run(tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@ON_POSIX
 def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", config())
     scontrol = tmp_path / "bin" / "scontrol"

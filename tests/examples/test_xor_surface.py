@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_shows_the_stages_before_it_too(drawn, tmp_path):
     made["trainer"]["max_epochs"] = 1
     (tmp_path / "xor.yaml").write_text(yaml.safe_dump(made))
     fit = ["fit", "--config", str(tmp_path / "xor.yaml"), f"--trainer.default_root_dir={tmp_path}"]
-    assert run_main(fit, ("on_train_batch_end", 120), lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert run_main(fit, ("on_train_batch_end", 120), lambda: signal.raise_signal(signal.SIGTERM)) == 143
     with figures() as kept:
         assert run_main(["fit", "--ckpt_path", str(tmp_path / "xor/version_0")]) == 0
     stages = kept["surface_growth"].axes
