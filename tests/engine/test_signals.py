@@ -17,7 +17,6 @@ from tests.conftest import PROJECT, SMALL
 from tests.processes import finish, processes, start
 from tests.stopping import Sums, config, fit, resume, run_differences, run_main
 
-
 ON_POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
 
