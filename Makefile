@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-CONFIG ?= configs/xor.yaml
+CONFIG ?= $(firstword $(wildcard configs/xor.yaml configs/rows.yaml))
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 help: ## Show this list
@@ -29,9 +29,18 @@ format: .venv/ready ## Put the format in order, and of the style what needs no t
 new: .venv/ready ## Write the files of a new task from an example: make new NAME=iris FROM=rows
 	@$(BIN)/python -m src new "$(NAME)" --from "$(or $(FROM),rows)"
 
+# By their names, since yours may begin like them.
+EXAMPLES := configs/{xor,mnist,mnist_augmented,sweep/mnist}.yaml src/models/{xor,mnist}.py \
+	src/data/{xor,mnist,mnist_augmented,mnist_files,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
+	src/tools/xor_plateau.py tests/test_readme.py \
+	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,xor,xor_plateau,xor_surface}.py \
+	tests/benchmarks/{__main__,child,handwritten,loading,ours,rows,stopwatch,test_benchmarks,usual}.py
+
+remove-examples: SHELL := bash
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
-	rm -rf src/*/xor* src/*/mnist* configs/xor.yaml configs/mnist*.yaml configs/sweep/mnist.yaml
-	rm -rf tests/examples tests/benchmarks tests/test_readme.py
+	rm -f $(EXAMPLES)
+	@for folder in tests/examples tests/benchmarks; do \
+		ls $$folder 2> /dev/null | grep -qvE '^__(init__.py|pycache__)$$' || rm -rf $$folder; done
 
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 	$(BIN)/python -m tests.benchmarks

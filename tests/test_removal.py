@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import CONFIGS, PROJECT
 from tests.copies import copy_of_project, lint, python
 
-pytestmark = pytest.mark.slow
-
 
 def extras_of(project: Path) -> list[Path]:
     """Every callback and tool there but the package's own; what belongs to an example goes with the example."""
@@ -69,6 +67,34 @@ def checks(copy: Path) -> None:
         succeeds(lint(copy, *tool))
 
 
+MINE = [
+    *("src/models/mnist_conv.py", "src/data/xor_mine.py", "src/callbacks/xor_mine.py", "src/tools/mnist_mine.py"),
+    *("configs/mnist_mine.yaml", "configs/xor_mine.yaml", "configs/sweep/mnist_mine.yaml", "configs/model/mnist.yaml"),
+    *("tests/test_mnist_conv.py", "tests/examples/test_mnist_mine.py", "tests/benchmarks/mine.py"),
+]
+
+
+def test_what_one_wrote_beside_the_examples_stays_and_nothing_left_names_what_is_gone(tmp_path):
+    if not (CONFIGS / "xor.yaml").is_file():
+        pytest.skip("the examples were removed already")
+    if not (shutil.which("make") and shutil.which("bash")):
+        pytest.skip("needs make and bash")
+    copy = copy_of_project(tmp_path)
+    before = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    for name in MINE:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("mine")
+    subprocess.run(["make", "remove-examples"], cwd=copy, check=True, capture_output=True)
+    assert [name for name in MINE if not (copy / name).is_file()] == []
+    left = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} - {*MINE}
+    assert {name for name in left if re.search(r"xor|mnist", name)} == {"tests/xor.py", "tests/xor.yaml"}
+    run = [name for name in left if name.startswith(("configs/", ".github/workflows/"))]
+    assert [(name, gone) for name in run for gone in before - left if gone in (copy / name).read_text()] == []
+    default = subprocess.run(["make", "--dry-run", "train"], cwd=copy, check=True, capture_output=True, text=True)
+    assert "fit --config configs/rows.yaml" in default.stdout
+
+
+@pytest.mark.slow
 def test_without_the_examples_the_extras_pass_and_without_both_all_that_is_left(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
@@ -87,6 +113,7 @@ def test_without_the_examples_the_extras_pass_and_without_both_all_that_is_left(
     assert passes(copy, "--numprocesses=2") > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: f"{extra.parent.name}/{extra.stem}")
 def test_an_extra_comes_off_with_its_test(extra, tmp_path):
     copy = copy_of_project(tmp_path)
@@ -94,6 +121,7 @@ def test_an_extra_comes_off_with_its_test(extra, tmp_path):
     passes(copy, "-k", SHORT)
 
 
+@pytest.mark.slow
 def test_without_the_extras_the_examples_pass(tmp_path):
     copy = copy_of_project(tmp_path)
     for extra in extras_of(copy):

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Two machines with 8 GPUs each: sbatch configs/trainer/slurm.sh
+# Two machines with 8 GPUs each: CONFIG=configs/rows.yaml sbatch configs/trainer/slurm.sh
 #
 # 90 seconds before its time is up the job gets a signal: it saves, puts itself back into the queue, and when its turn
 # comes again the run goes on, in the same folder. The numbers under --trainer are those of the #SBATCH lines.
@@ -13,5 +13,5 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-srun --kill-on-bad-exit=1 .venv/bin/python -m src fit --config configs/mnist.yaml \
+srun --kill-on-bad-exit=1 .venv/bin/python -m src fit --config "${CONFIG:-configs/rows.yaml}" \
     --config configs/trainer/multinode.yaml --trainer.num_nodes 2 --trainer.devices 8 "$@"
