@@ -60,7 +60,7 @@ class Counts:
     def add(self, batch: Evaluated) -> None:
         """Count a batch."""
         seen = batch.guesses()
-        self._grow(seen.num_classes, 1)
+        self.grow(seen.num_classes, 1)
         for counts, classes in (
             (self.samples, seen.truth),
             (self.guesses, seen.guess),
@@ -74,13 +74,13 @@ class Counts:
         """Count what another process saw."""
         num_classes, per_cell = max(len(self.right), len(other.right)), max(self.per_cell, other.per_cell)
         for each in (self, other):
-            each._grow(num_classes, per_cell)
+            each.grow(num_classes, per_cell)
         self.matrix += other.matrix
         self.right, self.samples = self.right + other.right, self.samples + other.samples
         self.guesses = self.guesses + other.guesses
 
-    def _grow(self, num_classes: int, per_cell: int) -> None:
-        # Where a step gave classes alone, a later batch may have one that is new.
+    def grow(self, num_classes: int, per_cell: int) -> None:
+        """Make room for more classes: where a step gave classes alone, a later batch may have one that is new."""
         more = num_classes - len(self.right)
         if more > 0:
             self.right, self.samples, self.guesses = (

@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import re
-import resource
 import signal
 import sys
 
@@ -211,6 +210,7 @@ def test_large_outputs_of_a_shuffled_set_lie_in_the_order_of_the_rows(predict):
 
 
 def test_more_shuffled_batches_than_a_process_may_have_files_open(predict):
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
     try:
