@@ -19,16 +19,6 @@ def extras_of(project: Path) -> list[Path]:
 
 
 EXTRAS = extras_of(PROJECT)
-# Those in which an extra that is gone would be missed first; a run without all of them passes the rest.
-SHORT = "test_architecture or test_configs or test_module"
-
-
-def those_in(copy: Path, *folders: str) -> list[Path]:
-    return [copy / "tests" / folder for folder in folders if (copy / "tests" / folder).is_dir()]
-
-
-def of_the_whole_and_of_extras(copy: Path) -> list[Path]:
-    return [*sorted((copy / "tests").glob("test_*.py")), *those_in(copy, "tools")]
 
 
 def succeeds(done: subprocess.CompletedProcess[str]) -> str:
@@ -94,37 +84,28 @@ def test_what_one_wrote_beside_the_examples_stays_and_nothing_left_names_what_is
     assert "fit --config configs/rows.yaml" in default.stdout
 
 
+@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: f"{extra.parent.name}/{extra.stem}")
+def test_an_extra_is_named_by_its_own_files_alone(extra):
+    module = ".".join(extra.with_suffix("").parts)
+    own = re.compile(rf"(^|/)(test_)?{extra.stem}(_|\.|/)")
+    files = [path for folder in ("src", "tests") for path in (PROJECT / folder).rglob("*.py")]
+    files = [path for path in files if path.parent.name != "benchmarks"]  # a row says what was removed
+    named = re.compile(rf"\b{re.escape(module)}\b")
+    users = [path.relative_to(PROJECT).as_posix() for path in files if named.search(path.read_text())]
+    assert [path for path in users if not own.search(path)] == []
+
+
 @pytest.mark.slow
-def test_without_the_examples_the_extras_pass_and_without_both_all_that_is_left(tmp_path):
+def test_without_examples_and_extras_all_that_is_left_passes(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
     copy = copy_of_project(tmp_path)
     subprocess.run(["make", "remove-examples"], cwd=copy, check=True, capture_output=True)
-    left = [path for path in copy.rglob("*") if re.search("xor|mnist", path.name)]
-    assert sorted(path.relative_to(copy).parts for path in left) == [("tests", "xor.py"), ("tests", "xor.yaml")]
     if (copy / "src/tools/new.py").is_file():
         succeeds(python("-m", "src", "new", "iris", "--from", "rows", cwd=copy))
         assert (copy / "tests/test_iris.py").is_file()
     checks(copy)
-    assert passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy)) > 100
     for extra in extras_of(copy):
         remove(extra, copy)
     checks(copy)
     assert passes(copy, "--numprocesses=2") > 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: f"{extra.parent.name}/{extra.stem}")
-def test_an_extra_comes_off_with_its_test(extra, tmp_path):
-    copy = copy_of_project(tmp_path)
-    remove(extra, copy)
-    passes(copy, "-k", SHORT)
-
-
-@pytest.mark.slow
-def test_without_the_extras_the_examples_pass(tmp_path):
-    copy = copy_of_project(tmp_path)
-    for extra in extras_of(copy):
-        remove(extra, copy)
-    checks(copy)
-    passes(copy, "--numprocesses=2", *of_the_whole_and_of_extras(copy), *those_in(copy, "examples", "benchmarks"))

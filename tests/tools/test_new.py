@@ -155,7 +155,7 @@ a: {class_path: src.models.gan_generator.Generator}
 b: {class_path: src.models.critic.GanCritic}
 c: {class_path: src.models.judge.Judge}
 data: {class_path: src.data.gan.GAN}
-callbacks: [{class_path: src.callbacks.ema.EMA}, {class_path: src.callbacks.ganbatte.GANbatte}]
+callbacks: [{class_path: src.callbacks.everyone.EMA}, {class_path: src.callbacks.ganbatte.GANbatte}]
 """,
     "src/models/gan_generator.py": "class Generator:\n    pass\n",
     "src/models/critic.py": "from src.models.critic_parts import Part\n\n\nclass GanCritic(Part):\n    pass\n",
@@ -183,7 +183,7 @@ def test_an_experiment_of_ones_own_with_several_nets_keeps_each_apart(project, c
     assert made.keys() == {f"src/{path}.py" for path in parts} | {"configs/crocus.yaml"}
     assert "src.models.crocus_critic.CrocusCritic" in made["configs/crocus.yaml"]
     assert "src.models.crocus_judge.Judge" in made["configs/crocus.yaml"]
-    assert "src.callbacks.ema.EMA" in made["configs/crocus.yaml"]  # everybody's
+    assert "src.callbacks.everyone.EMA" in made["configs/crocus.yaml"]  # everybody's
     assert "src.callbacks.ganbatte.GANbatte" in made["configs/crocus.yaml"]  # another word
     assert "from src.models.crocus_critic_parts import Part" in made["src/models/crocus_critic.py"]
     assert "class Crocus(TensorLoader)" in made["src/data/crocus.py"]
