@@ -1,84 +1,117 @@
 """What any LightningModule gets: gradients and logged means over all processes, and only weights that fit."""
 
-import functools
+import copy
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
 from src.engine.checkpoint import check_fit
-from src.engine.lightning_fixes.loops import SyncedLog, weight_of_the_rest
+from src.engine.lightning_fixes.logs import repair_logs
+from src.engine.lightning_fixes.loops import weight_of_the_rest
 from src.engine.lightning_fixes.parts import double_before_weights
 from src.engine.order import Position, leaves
 from src.engine.run import RunCallback
 
 
 def adopt_module(trainer: Trainer, module: LightningModule) -> None:
-    """Wrap four of its methods; a subclass may override each.
+    """Wrap three of its methods, which a subclass may override, and repair what the trainer collects of its logs.
 
     Args:
         trainer: That will run it.
         module: Any.
     """
-    module.on_load_checkpoint = _Fits(module.on_load_checkpoint, module)  # type: ignore[method-assign]
-    module.backward = _Weighed(module.backward, module, trainer)  # type: ignore[method-assign]
-    module.on_train_batch_end = _BatchEnd(module.on_train_batch_end, trainer)  # type: ignore[method-assign]
-    if trainer.world_size > 1:
-        module.log = SyncedLog(module.log, module)  # type: ignore[method-assign]
+    repair_logs(trainer)
+    module.on_load_checkpoint = _Fits(module, "on_load_checkpoint", trainer)  # type: ignore[method-assign]
+    module.backward = _Weighed(module, "backward", trainer)  # type: ignore[method-assign]
+    module.on_train_batch_end = _BatchEnd(module, "on_train_batch_end", trainer)  # type: ignore[method-assign]
 
 
 class Wrapper:
-    """Wraps a method and knows the trainer: in a copy of the module, where averaged weights lie, it stays the same."""
+    """Wraps a method of one object.
+
+    A copy of the object (weight averaging makes one) has a wrapper of the copy's method, with the same trainer.
+
+    Args:
+        owner: A module or a data module.
+        name: Of the method.
+        trainer: That will call it, unless another one runs the owner by then.
+    """
+
+    def __init__(self, owner: LightningModule | LightningDataModule, name: str, trainer: Trainer) -> None:
+        self.hook: Callable[..., Any] = getattr(owner, name)
+        self.owner: Any = owner
+        self.name = name
+        self._trainer = trainer
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The method below all wrappers: Lightning looks at its code to see whether somebody wrote it."""
+        method = innermost(self)
+        return getattr(method, "func", method)
+
+    @property
+    def trainer(self) -> Trainer:
+        """Whoever runs the owner; before that, the trainer that it was adopted for."""
+        try:
+            running: Trainer | None = self.owner.trainer
+        except RuntimeError:  # of a module without one
+            running = None
+        return running if running and running.state.status == TrainerStatus.RUNNING else self._trainer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapper":
-        return self
+        made = copy.copy(self)
+        memo[id(self)] = made
+        made.owner, made.hook = copy.deepcopy((self.owner, self.hook), memo)
+        return made
+
+
+def innermost(method: Any) -> Any:
+    """A method without the wrappers around it."""
+    while isinstance(method, Wrapper):
+        method = method.hook
+    return method
+
+
+def unwrap(owner: LightningModule | LightningDataModule) -> None:
+    """Take off the wrappers of an earlier trainer, so that two of them never lie around each other."""
+    for name, method in list(vars(owner).items()):
+        if isinstance(method, Wrapper):
+            vars(owner)[name] = innermost(method)
 
 
 class _Fits(Wrapper):
     """`on_load_checkpoint` that refuses weights of another net in words."""
 
-    def __init__(self, hook: Callable[..., None], module: LightningModule) -> None:
-        functools.update_wrapper(self, hook)
-        self._hook = hook
-        self._module = module
-
     def __call__(self, checkpoint: dict[str, Any]) -> None:
         if "state_dict" in checkpoint:  # sharded, FSDP has read it already
-            check_fit(checkpoint["state_dict"], self._module)
-        double_before_weights(self._module)
-        self._hook(checkpoint)
+            check_fit(checkpoint["state_dict"], self.owner)
+        double_before_weights(self.owner)
+        self.hook(checkpoint)
 
 
 class _BatchEnd(Wrapper):
     """`on_train_batch_end`, after which a batch is done: what callbacks save before would lack what it changes."""
 
-    def __init__(self, hook: Callable[..., None], trainer: Trainer) -> None:
-        functools.update_wrapper(self, hook)
-        self._hook = hook
-        self._trainer = trainer
-
     def __call__(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._hook(outputs, batch, batch_idx)
-        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
+        self.hook(outputs, batch, batch_idx)
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
             if isinstance(callback, RunCallback):
-                callback.after_train_batch(self._trainer, batch_idx)
+                callback.after_train_batch(trainer, batch_idx)
 
 
 class _Weighed(Wrapper):
     """A module's `backward` whose gradients, averaged over processes and accumulated batches, are those of a mean."""
 
-    def __init__(self, backward: Callable[..., None], module: LightningModule, trainer: Trainer) -> None:
-        functools.update_wrapper(self, backward)
-        self._backward = backward
-        self._module = module
-        self._trainer = trainer
-
     def __call__(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        weight = batch_weight(self._trainer, self._module) if self._trainer.world_size > 1 else 1.0
-        if self._trainer.accumulate_grad_batches > 1:
-            weight = weight * weight_of_the_rest(self._trainer)
-        self._backward(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
+        trainer = self.trainer
+        weight = batch_weight(trainer, self.owner) if trainer.world_size > 1 else 1.0
+        if trainer.accumulate_grad_batches > 1:
+            weight = weight * weight_of_the_rest(trainer)
+        self.hook(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
 
 
 def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:

@@ -47,6 +47,10 @@ class BaseModule(QuickAttributes):
         self.schedule_length: int | None = None
 
     def setup(self, stage: str) -> None:
+        # What an earlier run of this module left, in a notebook perhaps one that failed within an epoch.
+        self.schedule_length = None
+        self._means = Means()
+        self._evaluation.reset()
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
             graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1

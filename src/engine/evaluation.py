@@ -40,6 +40,11 @@ class Evaluation:
         for metric in metrics.values():
             metric.update(*suited(metric, scores, target, class_dim))
 
+    def reset(self) -> None:
+        """Begin all counts anew."""
+        for metrics in (self._first, *self._more.values()):
+            metrics.reset()
+
     def compute(self, number: int) -> dict[str, Any]:
         """The values of a data set by the metrics' names; its counts begin anew."""
         metrics = self._more.get(number, self._first)

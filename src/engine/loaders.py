@@ -4,7 +4,6 @@ Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is non
 """
 
 import copy
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from src.engine.adopt_module import Wrapper, adopt_module
+from src.engine.adopt_module import Wrapper, adopt_module, unwrap
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs
 from src.engine.map_loader import MapLoader
@@ -56,6 +55,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     moved: dict[int, tuple[Tensor, Tensor]] = {}
     drew: list[str] = []
     for source in sources:
+        unwrap(source)
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
             setattr(source, hook, SeededHook(source, hook, trainer, run_seed))
@@ -64,7 +64,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
         if isinstance(source, LightningModule):
             adopt_module(trainer, source)
             for hook, act in (("on_save_checkpoint", run_seed.save), ("on_load_checkpoint", run_seed.load)):
-                setattr(source, hook, _KeepsSeed(getattr(source, hook), act))
+                setattr(source, hook, _KeepsSeed(source, hook, trainer, act))
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
@@ -84,14 +84,13 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
 class _KeepsSeed(Wrapper):
     """A module's hook for a checkpoint, which has the seed of the run, too."""
 
-    def __init__(self, hook: Callable[[dict[str, Any]], None], act: Callable[[dict[str, Any]], None]) -> None:
-        functools.update_wrapper(self, hook)
-        self._hook = hook
+    def __init__(self, owner: LightningModule, name: str, trainer: Trainer, act: Callable[..., None]) -> None:
+        super().__init__(owner, name, trainer)
         self._act = act
 
     def __call__(self, checkpoint: dict[str, Any]) -> None:
         self._act(checkpoint)
-        self._hook(checkpoint)
+        self.hook(checkpoint)
 
 
 class SeededHook(Wrapper):
@@ -107,25 +106,22 @@ class SeededHook(Wrapper):
     def __init__(
         self, source: LightningModule | LightningDataModule, name: str, trainer: Trainer, seed: RunSeed
     ) -> None:
-        self._hook: Callable[..., Any] = getattr(source, name)
-        functools.update_wrapper(self, self._hook)
-        self._name = name
-        self._trainer = trainer
+        super().__init__(source, name, trainer)
         self._seed = seed
         self._of_module = isinstance(source, LightningModule)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with seeded(self._number()):
-            return self._hook(*args, **kwargs)
+            return self.hook(*args, **kwargs)
 
     def _number(self) -> int:
         # `prepare_data` runs on one process of several.
-        seed = self._seed.own if self._name == "prepare_data" else self._seed.value
-        if stream := STREAMS.get(self._name):
+        seed = self._seed.own if self.name == "prepare_data" else self._seed.value
+        if stream := STREAMS.get(self.name):
             return mix(seed, stream, self._of_module)
         # Training loaders that a fit makes again for each epoch may draw new rows for each.
-        every = getattr(self._trainer, "reload_dataloaders_every_n_epochs", 0)
-        epoch = self._trainer.current_epoch // every * every if every and self._name == "train_dataloader" else 0
+        every = getattr(self.trainer, "reload_dataloaders_every_n_epochs", 0)
+        epoch = self.trainer.current_epoch // every * every if every and self.name == "train_dataloader" else 0
         return mix(seed, epoch) if epoch else seed
 
 
@@ -148,25 +144,25 @@ class _Adopted(SeededHook):
     def __call__(self) -> Any:
         number = self._number()
         with seeded(number):
-            loaders = self._hook()
+            loaders = self.hook()
             if has_drawn(number):
                 self._warn_of_equal_numbers()
             loaders = self._take_over(loaders)
-        stage, fits = self._name.partition("_")[0], self._name == "train_dataloader"
+        stage, fits = self.name.partition("_")[0], self.name == "train_dataloader"
         for place, loader in enumerate(leaves(loaders)):
             if isinstance(loader, RunLoader):
-                loader.follow(self._seed, stage, place, FitProgress(self._trainer) if fits else None)
+                loader.follow(self._seed, stage, place, FitProgress(self.trainer) if fits else None)
                 # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
-                loader.set_epoch(self._trainer.current_epoch)
+                loader.set_epoch(self.trainer.current_epoch)
         if fits:
-            hand_back_between_epochs(self._trainer, leaves(loaders))
+            hand_back_between_epochs(self.trainer, leaves(loaders))
         return loaders
 
     def _warn_of_equal_numbers(self) -> None:
-        if self._name in self._drew:
+        if self.name in self._drew:
             return
-        self._drew.append(self._name)
-        if len(self._drew) == 2 and self._trainer.is_global_zero:
+        self._drew.append(self.name)
+        if len(self._drew) == 2 and self.trainer.is_global_zero:
             print(
                 f"warning: {' and '.join(self._drew)} draw the same random numbers, so that a split drawn in both is "
                 "one split. Draw samples in setup(): here the first ones would be equal.",
@@ -181,8 +177,8 @@ class _Adopted(SeededHook):
             return {name: self._take_over(each) for name, each in loader.items()}
         if isinstance(loader, list | tuple):
             return type(loader)(self._take_over(each) for each in loader)
-        rank, world_size = self._trainer.global_rank, self._trainer.world_size
-        keep_order = bool(getattr(self._trainer, "overfit_batches", 0))
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        keep_order = bool(getattr(self.trainer, "overfit_batches", 0))
         if isinstance(loader, Placeable):
             loader = copy.copy(loader)  # one that stands in two hooks has a place in each
             loader.place(self._move, rank, world_size, keep_order)
@@ -193,7 +189,7 @@ class _Adopted(SeededHook):
         return loader
 
     def _move(self, tensor: Tensor) -> Tensor:
-        device: torch.device = self._trainer.strategy.root_device
+        device: torch.device = self.trainer.strategy.root_device
         if id(tensor) not in self._moved:
             self._moved[id(tensor)] = (tensor, tensor.to(device))  # with the first, or its id may come again
         return self._moved[id(tensor)][1]

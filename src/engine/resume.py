@@ -8,14 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import (
-    add_to_running_logs,
-    align_reloads,
-    log_the_start_again,
-    logged_at_the_start,
-    running_logs,
-    step_plateau_of_a_batch,
-)
+from src.engine.lightning_fixes.logs import running_logs, set_running_logs
+from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch
 from src.engine.random_state import random_state, set_random_state
 from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
@@ -33,7 +27,6 @@ class Resume(RunCallback):
         self._world_size = 1
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
-        self._logs: list[dict[str, Any]] = []
         self._made: dict[str, Any] = {}
 
     @property
@@ -64,12 +57,7 @@ class Resume(RunCallback):
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        running = {
-            "logs": running_logs(trainer),
-            "begun": logged_at_the_start(trainer),
-            "metrics": metric_states(module),
-        }
-        checkpoint["running"] = gather(running, trainer)
+        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
@@ -122,9 +110,7 @@ class Resume(RunCallback):
     def _take_up(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
         """Each process takes its own sums; of more processes than there are now, each those of some."""
         rank, world_size = trainer.global_rank, trainer.world_size
-        self._logs = [dict(share["logs"]) for share in shares[rank::world_size]]
-        if shares:
-            log_the_start_again(module, shares[min(rank, len(shares) - 1)]["begun"])
+        set_running_logs(trainer, [dict(share["logs"]) for share in shares[rank::world_size]])
         if len(shares) == world_size:
             set_metric_states(module, shares[rank]["metrics"])
         elif any(share["metrics"] for share in shares) and rank == 0:
@@ -133,16 +119,6 @@ class Resume(RunCallback):
                 "the module keeps in training begin anew in this epoch.",
                 file=sys.stderr,
             )
-
-    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
-        """Put back what was logged before, once the names are known again."""
-        if self._logs:
-            for logs in self._logs:
-                add_to_running_logs(trainer, logs)
-            self._logs = [logs for logs in self._logs if logs]
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._logs = []
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:

@@ -250,6 +250,61 @@ def test_quick_attributes_keep_parameters_and_modules():
     assert (module.name, module.none, module.weight) == ("a", None, None)
 
 
+class Upper:
+    """A descriptor that keeps strings in capitals."""
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return owner.kept if owner is not None else self
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        owner.kept = value and value.upper()
+
+
+class Sets(QuickAttributes):
+    """Sets attributes in each way of its own."""
+
+    word = Upper()
+    annotated: str = "class"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set: list[str] = []
+
+    @property
+    def mode(self) -> Any:
+        return self._mode
+
+    @mode.setter
+    def mode(self, value: Any) -> None:
+        self._mode = value.strip() if value else "none"
+
+    @property
+    def fixed(self) -> str:
+        return "fixed"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "set":
+            self.__dict__.setdefault("set", []).append(name)
+
+
+def test_what_a_class_does_when_attributes_are_set_is_done_for_strings_and_none():
+    module = Sets()
+    for value, mode, word in ((" a ", "a", " A "), (None, "none", None)):
+        module.mode = module.word = value
+        assert (module.mode, module.word) == (mode, word)
+    module.annotated = "own"
+    assert (module.annotated, Sets.annotated) == ("own", "class")
+    assert module.set[-1] == "annotated"
+    with pytest.raises(AttributeError):
+        module.fixed = "another"
+    module.weight, module.net = nn.Parameter(torch.ones(1)), nn.Linear(1, 1)
+    module.register_buffer("mean", torch.zeros(1))
+    for name in ("weight", "net", "mean"):
+        with pytest.raises(TypeError, match="cannot assign"):
+            setattr(module, name, "a string")
+
+
 # --- step_plateau, settle: a run that goes on
 
 
@@ -323,7 +378,7 @@ def test_lightning_still_leaves_hooks_out_of_a_resume_within_an_epoch(tmp_path):
     whole, resumed = modules
     assert (int(whole.ended), int(resumed.ended)) == (6, 5), "after_train_batch can be on_train_batch_end"
     assert (whole.plateau.last_epoch, resumed.plateau.last_epoch) == (6, 5), "step_plateau_of_a_batch can go"
-    assert "begun" not in trainers[1].callback_metrics, "logged_at_the_start can go"
+    assert "begun" not in trainers[1].callback_metrics, "Results need not restore what a start logged"
 
 
 class Skips(Plain):
@@ -497,7 +552,7 @@ def test_lightning_still_ends_workers_by_the_name_of_a_loaders_own_iterator():
     assert holds._iterator is None, "Lightning ends workers in another way: EndsWorkers may go, or has to follow"
 
 
-# --- SyncedLog, running_logs, hand_back_between_epochs
+# --- Results, hand_back_between_epochs
 
 
 class Logs(Plain):
@@ -514,7 +569,7 @@ def test_lightning_still_forgets_what_was_logged_before_a_resume(tmp_path):
         trainer.fit_loop.max_epochs = 1
         trainer.fit(Logs(), DATA, ckpt_path=path if trainer is trainers[1] else None, weights_only=True)
     whole, resumed = (float(trainer.callback_metrics["batch"]) for trainer in trainers)
-    assert (whole, resumed) == (1.0, 2.0), "the mean is that of the whole epoch: running_logs can go"
+    assert (whole, resumed) == (1.0, 2.0), "the mean is that of the whole epoch: what Results saves can go"
 
 
 class Keeps:
@@ -572,8 +627,8 @@ def test_lightning_still_logs_the_mean_of_one_process_and_averages_counts_as_who
     (tmp_path / "two.py").write_text(TWO)
     done = subprocess.run([sys.executable, "two.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     own, synced = map(float, re.findall(r"found (\S+) (\S+)", done.stdout)[0])
-    assert own == 0.0, "a mean is over all processes: SyncedLog need not set sync_dist"
-    assert synced == pytest.approx(9 / 16), "9 of 17 samples: the last lines of SyncedLog can go"
+    assert own == 0.0, "a mean is over all processes: Results.gather may go"
+    assert synced == pytest.approx(9 / 16), "9 of 17 samples: with sync_dist Lightning is right by itself"
 
 
 # --- FitProgress: how many batches come before the one that is fetched

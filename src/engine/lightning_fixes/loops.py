@@ -1,11 +1,9 @@
-"""Repairs of Lightning's loops and of what they log: a run that goes on, means over all processes."""
+"""Repairs of Lightning's loops: a run that goes on."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 
 def step_plateau(trainer: pl.Trainer) -> None:
@@ -164,75 +162,3 @@ def hand_back_between_epochs(trainer: pl.Trainer, loaders: Iterable[Any]) -> Non
     for loader in loaders:
         if states and hasattr(loader, "load_state_dict") and hasattr(loader, "state_dict"):
             loader.load_state_dict(states.pop(0))
-
-
-class SyncedLog:
-    """A module's `self.log` whose means over an epoch are over all processes: Lightning's are of one, unless told.
-
-    Lightning issue 20153. What is logged for a step alone stays of one process, as in Lightning.
-    """
-
-    def __init__(self, log: Callable[..., None], module: pl.LightningModule) -> None:
-        functools.update_wrapper(self, log)
-        self._log = log
-        self._module = module
-
-    def __call__(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("on_epoch") or self._module._current_fx_name != "training_step":
-            kwargs.setdefault("sync_dist", not kwargs.get("rank_zero_only", False))
-        self._log(name, value, *args, **kwargs)
-        for result in (self._module.trainer._results or {}).values():
-            if result.meta.name == name and result.is_tensor and result.meta.is_mean_reduction:
-                # The number of samples is averaged, too: 17 of two processes, a whole number, would become 8.
-                result.cumulated_batch_size = result.cumulated_batch_size.to(result.value.dtype)
-
-
-START = "on_train_epoch_start"
-
-
-def logged_at_the_start(trainer: pl.Trainer) -> dict[str, list[Any]]:
-    """What `on_train_epoch_start` logged, with how: a run that goes on within the epoch does not call it again."""
-    found = {}
-    for result in trainer.fit_loop.epoch_loop._results.values():
-        meta = result.meta
-        if meta.fx == START and result.is_tensor and not result.has_reset:
-            options = {"reduce_fx": meta.reduce_fx.__name__, "prog_bar": meta.prog_bar, "logger": meta.logger and None}
-            options |= {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
-            found[meta.name] = [result.value.cpu(), options]
-    return found
-
-
-def log_the_start_again(module: pl.LightningModule, saved: dict[str, list[Any]]) -> None:
-    """Log what `logged_at_the_start` gave. Call it when training starts."""
-    now, module._current_fx_name = module._current_fx_name, START
-    for name, (value, options) in saved.items():
-        module.log(name, value, **options)
-    module._current_fx_name = now
-
-
-def running_logs(trainer: pl.Trainer) -> dict[str, list[torch.Tensor]]:
-    """What `self.log(..., on_epoch=True)` has summed up in the running epoch: Lightning's checkpoint leaves it out."""
-    found = {}
-    for key, result in trainer.fit_loop.epoch_loop._results.items():
-        if result.is_tensor and result.meta.on_epoch and not result.has_reset and result.meta.fx != START:
-            count = result.cumulated_batch_size if result.meta.is_mean_reduction else torch.tensor(0)
-            found[key] = [result.value.cpu(), count.cpu()]
-    return found
-
-
-def add_to_running_logs(trainer: pl.Trainer, saved: dict[str, list[torch.Tensor]]) -> None:
-    """Put sums back that `running_logs` gave, as soon as the resumed epoch has logged that name again.
-
-    Args:
-        trainer: Of a resumed run, after a step.
-        saved: What is put back is taken out of it.
-    """
-    for key in saved.keys() & trainer.fit_loop.epoch_loop._results.keys():
-        result, (value, count) = trainer.fit_loop.epoch_loop._results[key], saved.pop(key)
-        value = value.to(result.value.device)
-        if result.meta.is_max_reduction or result.meta.is_min_reduction:
-            result.value = result.meta.reduce_fx(value, result.value)
-        else:
-            result.value = value + result.value
-        if result.meta.is_mean_reduction:
-            result.cumulated_batch_size = count.to(result.value.device) + result.cumulated_batch_size

@@ -58,10 +58,13 @@ class NoProfiler(PassThroughProfiler):
 
 
 class QuickAttributes(pl.LightningModule):
-    """Lightning notes in the module which hook runs, 44 times a step; nn.Module looks if it is a parameter."""
+    """Lightning notes in the module which hook runs, 44 times a step; nn.Module looks if it is a parameter.
+
+    Only this attribute takes the short way: any other may be a property, a parameter or a module.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, str) or (value is None and name in self.__dict__):
+        if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)

@@ -1,0 +1,249 @@
+"""Repairs what `self.log` collects: figures over all processes and all rows, and a resume that keeps them."""
+
+from dataclasses import fields
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultCollection,
+    _ResultMetric,
+    _Sync,
+)
+from lightning.pytorch.utilities.data import extract_batch_size
+
+# Hooks that a resumed run calls again: what they log replaces what the checkpoint holds of them.
+CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
+
+
+def repair_logs(trainer: pl.Trainer) -> None:
+    """Let a trainer collect what is logged over all processes; a second call changes nothing."""
+    connector = trainer._logger_connector
+    if isinstance(connector, _Connector):
+        return
+    connector.__class__ = _Connector
+    epoch_loop = trainer.fit_loop.epoch_loop
+    loops: Any = (epoch_loop, epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
+    for loop in loops:
+        loop._results = Results(trainer, loop._results.training)
+
+
+def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
+    """Give what this process logged in the running epoch, which Lightning's checkpoint leaves out."""
+    results: Any = trainer.fit_loop.epoch_loop._results
+    return dict(results.state_dict())
+
+
+def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
+    """Go on with what `running_logs` gave.
+
+    Args:
+        trainer: That resumes.
+        shares: Of the processes whose part this one takes over.
+    """
+    results: Any = trainer.fit_loop.epoch_loop._results
+    results.load_state_dict(shares)
+
+
+class _Connector(_LoggerConnector):
+    """Gathers figures where every process comes by: one of them may have logged nothing."""
+
+    def epoch_end_reached(self) -> None:
+        super().epoch_end_reached()
+        self._gather()
+
+    def on_epoch_end(self) -> None:
+        self._gather()
+        super().on_epoch_end()
+
+    def _gather(self) -> None:
+        if isinstance(results := self.trainer._results, Results):
+            results.gather()
+
+
+class Results(_ResultCollection):
+    """Combines what each process logged by name, weighted by rows, however it was logged.
+
+    Lightning combines with `sync_dist=True` alone, which `self.log` and `self.log_dict` leave off. It then pairs the
+    figures of the processes by their order, rounds the mean number of rows, and waits for ever in a validation in which
+    one process has a batch more (Lightning issue 20153). Here processes meet at the end of an epoch only. What a
+    training step logs for itself keeps the value of the last step, over all processes. In trackers the curve of such
+    steps is that of one process, unless `sync_dist=True` is given; and so is the value of one step of a metric object.
+
+    With `rank_zero_only` or `sync_dist_group` everything is as in Lightning.
+
+    Args:
+        trainer: That logs.
+        training: Whether these are the results of training.
+    """
+
+    def __init__(self, trainer: pl.Trainer, training: bool) -> None:
+        super().__init__(training)
+        self._trainer = trainer
+        self._loaded: list[dict[str, Any]] = []
+        self._resumed = False
+
+    def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
+        """Collect a value, as Lightning does, without waiting for other processes."""
+        index = self.dataloader_idx if options["add_dataloader_idx"] else None
+        key = f"{fx}.{name}" if index is None else f"{fx}.{name}.{index}"
+        if fx in CALLED_AGAIN:
+            for share in self._loaded:
+                share.pop(key, None)
+        else:
+            self._restore()
+        if options["reduce_fx"] in (max, min, sum):
+            options["reduce_fx"] = options["reduce_fx"].__name__
+        ours = not options["rank_zero_only"] and options["sync_dist_group"] is None
+        synced = options["sync_dist"] and ours
+        super().log(fx, name, value, **options | ({"sync_dist": False} if ours else {}))
+        result = self[key]
+        if self.training and ours and result.is_tensor and result.meta.on_step and self._trainer.world_size > 1:
+            self._weigh_step(result, options["batch_size"], synced)
+
+    def _weigh_step(self, result: Any, num_rows: Any, synced: bool) -> None:
+        """Note what the value of this step counts for."""
+        batch: Any = self.batch
+        try:
+            num_rows = num_rows or self.batch_size or extract_batch_size(batch)
+        except MisconfigurationException:  # a batch without rows
+            num_rows = 1
+        result.step_rows = num_rows
+        if synced:
+            value, reduce = result._forward_cache, self._trainer.strategy.reduce
+            if result.meta.is_mean_reduction:
+                total, count = reduce(
+                    torch.stack([value * num_rows, torch.full_like(value, num_rows)]), reduce_op="sum"
+                )
+                result._forward_cache = total / count
+            else:
+                result._forward_cache = reduce(value.clone(), reduce_op=result.meta.reduce_fx.__name__)
+            result.step_rows = None
+
+    def metrics(self, on_step: bool) -> Any:
+        """Give the values of a step or of the epoch."""
+        if not on_step and any(map(_is_open, self.values())):
+            self.gather()
+        return super().metrics(on_step)
+
+    def gather(self) -> None:
+        """Combine what is logged so far for the epoch; all processes call it together."""
+        self._restore()
+        if self._trainer.world_size == 1:
+            return
+        shares: list[Any] = [None] * self._trainer.world_size
+        mine = {key: _share(result) for key, result in self.items() if _is_open(result)}
+        torch.distributed.all_gather_object(shares, mine)
+        for key, held in _by_key(shares).items():
+            result = self._get(key, held[0])
+            if result is None:
+                continue
+            if not result.is_tensor:
+                result.compute()  # of torchmetrics, over all processes
+                continue
+            if result.meta.on_epoch:
+                value, count = _combined(result.meta, [(share["value"], share["count"]) for share in held])
+                value = value / count if result.meta.is_mean_reduction else value
+                result._computed = value.to(result.value.device, held[0]["value"].dtype)
+            if steps := [share["step"] for share in held if share["step"] is not None]:
+                self._take_step(result, *_combined(result.meta, [(v * n, n) for v, n in steps]), steps)
+
+    def _take_step(self, result: Any, total: Any, count: Any, steps: list[Any]) -> None:
+        value = total / count if result.meta.is_mean_reduction else _combined(result.meta, steps)[0]
+        result._forward_cache, result.step_rows = value.to(result.value), None
+        _, name = self._forked_name(result, on_step=True)
+        connector = self._trainer._logger_connector
+        connector._callback_metrics[name] = result._forward_cache
+        if result.meta.logger:
+            connector._logged_metrics[name] = result._forward_cache
+        if result.meta.prog_bar:
+            connector._progress_bar_metrics[name] = float(result._forward_cache)
+
+    def _get(self, key: str, share: dict[str, Any]) -> Any:
+        """Find a result; make it where this process did not log that name. None of a metric that the module lacks."""
+        if key not in self or self[key].has_reset:
+            attribute = share["meta"]["metric_attribute"]
+            metrics = dict(self._trainer.lightning_module.named_modules()) if attribute else {}
+            if attribute and attribute not in metrics:
+                return None
+            made = _Metadata(**share["meta"])
+            made.sync = _Sync(fn=self._trainer.strategy.reduce, **share["sync"])
+            result = self[key] = _ResultMetric(made, not attribute).to(self._trainer.strategy.root_device)
+            result._update_count = 1
+            if attribute:
+                result.value = metrics[attribute]
+        return self[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this process logged in the running epoch, as plain values."""
+        self._restore()
+        kept = {key: each for key, each in self.items() if not each.has_reset and each.meta.sync.group is None}
+        return {key: _share(result) for key, result in kept.items()}
+
+    def load_state_dict(self, shares: list[dict[str, Any]]) -> None:
+        """Go on with what `state_dict` gave, as soon as the epoch does."""
+        self._loaded = shares
+
+    def _restore(self) -> None:
+        loaded, self._loaded = self._loaded, []
+        self._resumed |= bool(loaded)
+        for key, held in _by_key(loaded).items():
+            result = self._get(key, held[0])
+            if result is None or not result.is_tensor:
+                continue
+            value, count = _combined(result.meta, [(share["value"], share["count"]) for share in held])
+            device, (saved, number) = result.value.device, (held[0]["value"], held[0]["count"])
+            result.value = value.to(device, saved.dtype)
+            if result.meta.is_mean_reduction:
+                result.cumulated_batch_size = count.to(device, number.dtype)
+            if held[0]["step"] is not None:
+                step, result.step_rows = held[0]["step"]
+                result._forward_cache = step.to(result.value)
+
+    def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
+        """Forget; in an epoch that a checkpoint began only at its end."""
+        self._resumed &= fx is not None
+        if not self._resumed:
+            super().reset(metrics, fx)
+
+
+def _is_ours(result: _ResultMetric) -> bool:
+    return not result.meta.sync.rank_zero_only and result.meta.sync.group is None
+
+
+def _is_open(result: _ResultMetric) -> bool:
+    """Whether a result holds what was not combined with that of other processes yet."""
+    waits = result.meta.on_epoch and result._computed is None
+    return not result.has_reset and _is_ours(result) and (waits or getattr(result, "step_rows", None) is not None)
+
+
+def _share(result: Any) -> dict[str, Any]:
+    """Give what one process has of a result, as plain values."""
+    meta = {field.name: getattr(result.meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
+    meta["reduce_fx"] = result.meta.reduce_fx.__name__
+    sync = {"_should": result.meta.sync.should, "rank_zero_only": result.meta.sync.rank_zero_only}
+    share: dict[str, Any] = {"meta": meta, "sync": sync, "value": None, "count": None, "step": None}
+    if result.is_tensor:
+        share["value"] = result.value.detach().cpu()
+        share["count"] = torch.as_tensor(getattr(result, "cumulated_batch_size", 0)).cpu()
+        if (rows := getattr(result, "step_rows", None)) is not None:
+            share["step"] = (result._forward_cache.detach().cpu(), rows)
+    return share
+
+
+def _by_key(shares: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Sort what several processes have by name, in the same order for all."""
+    keys = dict.fromkeys(key for share in shares for key in share)
+    return {key: [share[key] for share in shares if key in share] for key in keys}
+
+
+def _combined(meta: _Metadata, parts: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Combine values and what they count for; in double precision the mean of equal numbers is that number."""
+    values = torch.stack([torch.as_tensor(value).double() for value, _ in parts])
+    counts = torch.stack([torch.as_tensor(count).double() for _, count in parts])
+    if meta.is_max_reduction or meta.is_min_reduction:
+        return (values.max() if meta.is_max_reduction else values.min()), counts.sum()
+    return values.sum(), counts.sum()
