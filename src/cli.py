@@ -162,7 +162,9 @@ class CLI(LightningCLI):
             # Lightning's word on the options.
             asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
             here = f" This machine has {devices_here()}." if asked else ""
-            raise UserError(f"{one_line(error).rstrip('.')}.{here} See the options under --trainer.") from error
+            given = f"trainer.accelerator={config.trainer.accelerator}, trainer.devices={config.trainer.devices}: "
+            given = given if asked else ""
+            raise UserError(f"{given}{one_line(error).rstrip('.!')}.{here} See the options under --trainer.") from error
 
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,28 @@ def named(arguments: list[str]) -> Iterator[tuple[str, str]]:
             yield from _within("", _read(value))
         else:
             yield from _within(key.strip("-+").replace(".init_args", ""), _read(value, file=False))
+
+
+def beside_class_path(arguments: list[str]) -> tuple[str, str, str] | None:
+    """Return the section, the class and the argument where one stands beside `class_path`, not within `init_args`.
+
+    Args:
+        arguments: The command line.
+    """
+
+    def search(option: str, value: Any) -> Iterator[tuple[str, str, str]]:
+        if isinstance(value, dict):
+            others = [key for key in value if key not in ("class_path", "init_args", "dict_kwargs")]
+            if "class_path" in value and others:
+                yield option, str(value["class_path"]), str(others[0])
+            for key, part in value.items():
+                yield from search(option if key == "init_args" else f"{option}.{key}".strip("."), part)
+        elif isinstance(value, list):
+            for part in value:
+                yield from search(option, part)
+
+    configs = [_read(text) for name, text in itertools.pairwise(arguments) if name in ("--config", "-c")]
+    return next((found for config in configs for found in search("", config)), None)
 
 
 def _read(text: str, file: bool = True) -> Any:

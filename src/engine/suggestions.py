@@ -3,8 +3,21 @@
 import re
 from collections.abc import Iterable
 
+from lightning.pytorch import LightningDataModule, LightningModule
+
 from src.engine.classes import members, nearest, no_such_class
-from src.engine.complaint import Complaint, lacks, option_of
+from src.engine.complaint import Complaint, beside_class_path, lacks, named, option_of
+
+# Where an option stands that other programs have under this name, or without its section.
+ELSEWHERE = {
+    **{name: f"model.{name}" for name in ("net", "loss", "metrics", "optimizer", "scheduler", "activation")},
+    **dict.fromkeys(("lr", "learning_rate"), "model.optimizer.lr"),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
+    **dict.fromkeys(("seed", "random_seed"), "seed_everything"),
+    **dict.fromkeys(("checkpoint_path", "ckpt", "resume", "resume_from_checkpoint"), "ckpt_path"),
+    "batch_size": "data.batch_size",
+}
 
 
 def explain(complaint: Complaint, options: Iterable[str], arguments: list[str]) -> str:
@@ -22,6 +35,13 @@ def explain(complaint: Complaint, options: Iterable[str], arguments: list[str]) 
         message = f"{option_of(complaint.kind, arguments)}.{message}"
     if told := no_such_class(message) or _of_a_class(message):
         return told
+    if unknown := re.search(r"Option '(\w[\w.]*)' is not accepted", message):
+        return _of_an_argument(unknown[1], complaint, arguments)
+    if complaint.kind and (unknown := re.match(r"unrecognized arguments: --([\w.]+)", message)):
+        return _of_an_argument(unknown[1], complaint, arguments)
+    if group := re.match(r"([\w.]+): Unable to load config '(.*?)'", " ".join(message.split())):
+        within = [f"--{name}" for name in options if name.startswith(f"{group[1]}.")]
+        return f"{group[1]}: got {group[2]!r}; it has options of its own: {', '.join(within)}"
     if union := re.search(r"Subtypes: \[(.*?)\]\n\s*Errors:.*Given value: (.*)", message, re.DOTALL):
         message = f"{message.split(':')[0]}: expected {_types(union[1])}; got {_given(union[2])!r}"
     message = re.sub(
@@ -35,16 +55,14 @@ def _hint(message: str, complaint: Complaint, options: Iterable[str]) -> str:
     """The nearest right word to the one that a complaint is about."""
     if message == "Unexpected config:":
         return " a --config file is empty"
-    if re.fullmatch(r"unrecognized arguments: [^-]\S*\.ya?ml", message):
-        return ". Did you mean --config?"
+    if file := re.fullmatch(r"unrecognized arguments: ([^-]\S*\.ya?ml)", message):
+        return f". Did you mean --config {file[1]}?"
+    if equation := re.fullmatch(r"unrecognized arguments: ([\w.]+)=(\S*)", message):
+        name = nearest_option(equation[1], options) or equation[1]
+        return f". Did you mean --{name}={equation[2]}?"
     if unknown := re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.]+)'", message):
-        return nearest(unknown[1] or unknown[2], options)
-    if unknown := re.search(r"Option '(\w+)[\w.]*' is not accepted", message):
-        if not complaint.kind:
-            return ". Name the class first, whose it is"
-        of = f" by {complaint.kind.__name__}"
-        known = sorted({name.split(".")[0] for name in complaint.options()})
-        return of + (nearest(unknown[1], [*known, "init_args"]) or f". It takes {', '.join(known)}.")
+        name = nearest_option(unknown[1] or unknown[2], options)
+        return f". Did you mean {name}?" if name else ""
     if unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return nearest(unknown[2], members(unknown[1]))
     if unknown := re.search(r"invalid choice: '(\w+)' \(choose from (.*)\)", message):
@@ -52,6 +70,51 @@ def _hint(message: str, complaint: Complaint, options: Iterable[str]) -> str:
     if unknown := re.search(r"expected one of (.*); got '(.*)'", message):
         return nearest(unknown[2], re.split(", | or ", unknown[1]))
     return ""
+
+
+def nearest_option(word: str, options: Iterable[str]) -> str:
+    """Return the option that is meant by a name without its section, by another library's name, or by a mistyped one.
+
+    Args:
+        word: Without dashes.
+        options: Names of all options.
+    """
+    word = word.replace("-", "_").replace(".init_args", "").removesuffix(".class_path")
+    first, _, last = word.partition(".")[0], *word.rpartition(".")[1:]
+    known = list(options)
+    if word in known:
+        return word
+    if word == last or first not in {name.partition(".")[0] for name in known}:
+        if meant := ELSEWHERE.get(last, ELSEWHERE.get(first)):
+            return meant
+        if len(same := [name for name in known if name.rpartition(".")[2] == last]) == 1:
+            return same[0]
+    near = nearest(word, known)
+    return near.removeprefix(". Did you mean ").removesuffix("?")
+
+
+def _of_an_argument(unknown: str, complaint: Complaint, arguments: list[str]) -> str:
+    """What to say of an argument that a class does not take: its whole name, and what is meant or allowed."""
+    known = sorted({name.split(".")[0] for name in complaint.options()})
+    if unknown == "class_path" and (found := beside_class_path(arguments)):
+        option, path, key = found
+        right = f"{{class_path: {path}, init_args: {{{key}: VALUE}}}}"
+        return f"{option}.{key} stands beside class_path. Write {option}: {right}"
+    name = unknown.partition(".")[0]
+    if not complaint.kind or not known:
+        given = [key for key, _ in named(arguments) if key.rpartition(".")[2] == name]
+        section = given[-1].rpartition(".")[0] if given else ""
+        first = f": --{section} CLASS" if section else ", whose it is"
+        return f"{section}{'.' * bool(section)}{name}: Option {name!r} is not accepted. Name the class first{first}"
+    said = (
+        f"{option_of(complaint.kind, arguments)}.{name}: Option {name!r} is not accepted by {complaint.kind.__name__}"
+    )
+    meant = ELSEWHERE.get(name, "")
+    if (short := meant.rpartition(".")[2]) in known:
+        return f"{said}. Did you mean {short}?"
+    if meant and issubclass(complaint.kind, LightningModule | LightningDataModule):
+        return f"{said}. Did you mean {meant}?"
+    return said + (nearest(name, [*known, "init_args"]) or f". It takes {', '.join(known)}.")
 
 
 def _of_a_class(message: str) -> str:

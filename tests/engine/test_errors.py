@@ -34,7 +34,7 @@ MISTAKES = {
     "scheduler by a wrong name": ([*FIT, "--model.scheduler=StepLRR"], "Did you mean StepLR?"),
     "metric by a wrong name": ([*FIT, "--model.metrics.acc=BinaryAcuracy"], "Did you mean BinaryAccuracy?"),
     "data by a wrong name": ([*FIT, "--data=tests.xor.XorData"], "there is no 'XorData' in tests.xor"),
-    "file without its option": (["fit", str(SMALL)], "Did you mean --config?"),
+    "file without its option": (["fit", str(SMALL)], f"Did you mean --config {SMALL}?"),
     "fragment alone": (["fit", "--config", CONFIGS / "trainer/ddp.yaml"], "name the YAML of an experiment first"),
     "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
     "no verb": ([], "fit,validate,test,predict"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from src.engine.classes import nearest
 from src.engine.configs.merge import EMPTY, Merge
 from src.engine.configs.text import FLOAT
 from src.engine.errors import UserError
@@ -57,7 +58,10 @@ def read_config(name: str, merge: Merge) -> dict[str, Any]:
         return _load(name, "--config")
     path = at_home(name)
     if not path.is_file():
-        raise UserError(f"--config {name}: {'this is a folder' if path.is_dir() else 'there is no such file'}.")
+        there = sorted(str(each) for folder in {path.parent, Path("configs")} for each in folder.glob("*.yaml"))
+        same = [each for each in there if Path(each).stem == path.stem]
+        near = f". Did you mean {same[0]}?" if same else nearest(name, there) or "."
+        raise UserError(f"--config {name}: {'this is a folder' if path.is_dir() else 'there is no such file'}{near}")
     return _read(path, merge, ())
 
 
