@@ -17,7 +17,7 @@ from src.engine.run import RunCallback
 
 
 def adopt_module(trainer: Trainer, module: LightningModule) -> None:
-    """Wrap three of its methods, which a subclass may override, and repair what the trainer collects of its logs.
+    """Wrap some of its methods, which a subclass may override, and repair what the trainer collects of its logs.
 
     Args:
         trainer: That will run it.
@@ -26,7 +26,8 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
     repair_logs(trainer)
     module.on_load_checkpoint = _Fits(module, "on_load_checkpoint", trainer)  # type: ignore[method-assign]
     module.backward = _Weighed(module, "backward", trainer)  # type: ignore[method-assign]
-    module.on_train_batch_end = _BatchEnd(module, "on_train_batch_end", trainer)  # type: ignore[method-assign]
+    for hook in LAST:
+        setattr(module, hook, _Last(module, hook, trainer))
 
 
 class Wrapper:
@@ -92,15 +93,19 @@ class _Fits(Wrapper):
         self.hook(checkpoint)
 
 
-class _BatchEnd(Wrapper):
-    """`on_train_batch_end`, after which a batch is done: what callbacks save before would lack what it changes."""
+# Hooks that Lightning calls after those of all callbacks, and what callbacks of the run do behind them.
+LAST = {"on_train_batch_end": "after_train_batch", "on_validation_end": "after_validation"}
 
-    def __call__(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.hook(outputs, batch, batch_idx)
+
+class _Last(Wrapper):
+    """A hook of `LAST`: what a callback saves before it would lack what the hook changes."""
+
+    def __call__(self, *args: Any) -> None:
+        self.hook(*args)
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
             if isinstance(callback, RunCallback):
-                callback.after_train_batch(trainer, batch_idx)
+                getattr(callback, LAST[self.name])(trainer)
 
 
 class _Weighed(Wrapper):

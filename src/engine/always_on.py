@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ProgressBar
 
 from src.engine.console import Console, Progress
 from src.engine.errors import Errors
@@ -48,6 +48,8 @@ def callbacks(
     """
     given = trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
+    if run.verb == "fit" and run.source:  # the rate that was found is in the checkpoint
+        given = [callback for callback in given if not isinstance(callback, LearningRateFinder)]
     own_bar = any(isinstance(callback, ProgressBar) for callback in given)
     off: list[type[Callback]] = []
     if trainer.barebones or trainer.enable_checkpointing is False:

@@ -59,16 +59,22 @@ def refuse_what_is_never_validated(trainer: Trainer, monitor: str) -> None:
         )
 
 
-def tell_that_it_is_not_logged(trainer: Trainer, monitor: str) -> None:
-    """Say before the first step that there is nothing by which a checkpoint could be the best.
+def tell_that_it_is_not_logged(trainer: Trainer, monitor: str) -> bool:
+    """Say as early as possible that there is nothing by which a checkpoint could be the best.
+
+    Returns:
+        Whether it could be said: in the sanity check Lightning forgets what it logs for each of several data sets.
 
     Raises:
         UserError: If somebody asked for it.
     """
+    if trainer.sanity_checking and len(trainer.num_sanity_val_batches) > 1:
+        return False
     logged = ", ".join(sorted(trainer.callback_metrics))
     there = f"there are {logged}" if logged else "nothing is"
     told = f"checkpoint.monitor={monitor!r} is not logged; {there}. Set --checkpoint.monitor."
     if monitor != "val/loss":
         raise UserError(told)
-    if trainer.sanity_checking and trainer.is_global_zero:
+    if trainer.is_global_zero:
         print(f"warning: {told} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)
+    return True

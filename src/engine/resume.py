@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
-from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch
+from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
 from src.engine.random_state import random_state, set_random_state
 from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
@@ -65,6 +65,8 @@ class Resume(RunCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint
+        if trainer.state.fn != "fit":
+            take_up_progress(trainer, checkpoint["loops"]["fit_loop"])
         # What a hook of an earlier epoch thawed; before DDP looks for what has gradients.
         for name, parameter in module.named_parameters():
             if self._is_same_model(checkpoint) and name not in checkpoint["frozen"]:
@@ -99,7 +101,10 @@ class Resume(RunCallback):
         self._states = []
 
     def _take_up_options(self, trainer: Trainer, loaded: dict[str, Any]) -> None:
-        changed = apply_changes(trainer, loaded["optimization"], self._made)
+        # Callbacks may have changed the groups or the rate before anybody could look at them.
+        if loaded.get("config") == self.run.config:
+            self._made = loaded["optimization"] or self._made
+        changed = apply_changes(trainer, loaded["optimization"] or self._made, self._made)
         for each in trainer.early_stopping_callbacks:
             each.patience, before = self._patience[each.state_key], each.patience
             if each.patience != before:

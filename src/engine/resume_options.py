@@ -5,7 +5,6 @@ another optimizer has no meaning halfway through: such a change needs a new run,
 """
 
 import functools
-import operator
 from typing import Any
 
 import torch
@@ -83,14 +82,13 @@ def apply_changes(trainer: Trainer, before: dict[str, Any], now: dict[str, Any])
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 reject(f"scheduler.{name}", old.get(name), new.get(name))
-    lengths = ([len(each["groups"]) for each in options["optimizers"]] for options in (before, now))
-    same_number = operator.eq(*lengths)
-    if before["groups"] != now["groups"] or not same_number:
+    if before["groups"] != now["groups"]:
         reject("groups", before["groups"], now["groups"])
     scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
     changed: dict[str, None] = {}
     for optimizer, old, new in zip(trainer.optimizers, before["optimizers"], now["optimizers"], strict=True):
-        for group, was, given in zip(optimizer.param_groups, old["groups"], new["groups"], strict=True):
+        # A callback that thaws a part adds groups in the course of a run.
+        for group, was, given in zip(optimizer.param_groups, old["groups"], new["groups"], strict=False):
             set_by_schedule = {"lr", "initial_lr"} if optimizer in scheduled else set()
             set_by_schedule |= {name for key, names in CYCLED.items() if key in group for name in names}
             for name in [name for name in given if name in was and was[name] != given[name]]:

@@ -52,5 +52,8 @@ class RunCallback(Callback):
         """Whether this run has something for it to do: Lightning asks each callback some six times a step."""
         return True
 
-    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
+    def after_train_batch(self, trainer: Trainer) -> None:
         """Act when a batch is done, also the module's own `on_train_batch_end`, which Lightning calls last."""
+
+    def after_validation(self, trainer: Trainer) -> None:
+        """Act when a validation is done, also the module's own `on_validation_end`."""

@@ -54,7 +54,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._saved_s = 0.0
         self._step = 0
         self._saved_at: tuple[int, int] | None = None
-        self._due = self._best_due = False
+        self._due = self._best_due = self._told = False
         self._then: Callable[[], None] | None = None
 
     @property
@@ -95,7 +95,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
             part.replace(target)
         trainer.strategy.barrier("bring_best")
 
-    def after_train_batch(self, trainer: Trainer, batch_idx: int) -> None:
+    def after_train_batch(self, trainer: Trainer) -> None:
         step = trainer.global_step
         self._due |= self._late(trainer)
         # Several optimizers go on by several steps a batch.
@@ -103,7 +103,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._step = step
         self._due |= passed and self._saved_at != (step, trainer.current_epoch)
         # A run resumed from here would leave out a validation that follows: let that one save.
-        if self._due and not self._validation_follows(trainer, batch_idx):
+        if self._due and not self._validation_follows(trainer):
             self._save_due(trainer)
 
     def _late(self, trainer: Trainer) -> bool:
@@ -114,24 +114,25 @@ class RunCheckpoint(Checkpoint, RunCallback):
         return bool(trainer.strategy.broadcast(late)) if several else late
 
     @staticmethod
-    def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    def _validation_follows(trainer: Trainer) -> bool:
         if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
             return False
-        seen = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+        loop = trainer.fit_loop
+        seen = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
         return (seen + 1) % trainer.val_check_batch == 0
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def after_validation(self, trainer: Trainer) -> None:
         if trainer.state.fn != "fit":
             return
         take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
-            tell_that_it_is_not_logged(trainer, self.monitor)
+            self._told = self._told or tell_that_it_is_not_logged(trainer, self.monitor)
             return self._save_due(trainer)
         if trainer.sanity_checking:
             return
         # Rank zero's, for all: they save together or not at all.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
-        larger = self.mode == "max" if self.mode else larger_is_better(module, self.monitor)
+        larger = self.mode == "max" if self.mode else larger_is_better(trainer.lightning_module, self.monitor)
         better = self.run.best_score is None or (score > self.run.best_score if larger else score < self.run.best_score)
         if better and score == score:
             self.run.best_score = score

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tests.stopping import config, fit, resume, rows, run_differences
+from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
 
 
 class Own(L.LightningModule):
@@ -87,6 +87,50 @@ class WatchesSteps(Own):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
+class AfterValidation(Own):
+    """Counts its validations where each is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("validations", torch.zeros(()))
+
+    def on_validation_end(self) -> None:
+        self.validations += 1
+
+
+class Backbone(Own):
+    """Has the names that Lightning's callbacks look for."""
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr, self.backbone = lr, self.body
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([each for each in self.parameters() if each.requires_grad], self.lr)
+
+
+class Warms(Own):
+    """Weighs its loss by the step, as a VAE does, also in the test."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_dict({"test/step": float(self.global_step), "test/epoch": float(self.current_epoch)})
+
+
+class TwoSets(Sums):
+    """Validates on two sets of data."""
+
+    def val_dataloader(self) -> Any:
+        return [self._loader(torch.arange(48, 56)), self._loader(torch.arange(56, 64))]
+
+
+class ForTwoSets(Own):
+    """Lightning adds the number of the set to what it logs."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+
+
 class ExtraState(Own):
     """Keeps more than tensors in its state_dict, as torch allows."""
 
@@ -97,8 +141,16 @@ class ExtraState(Own):
         assert state["scale"] == 2.0
 
 
-def experiment(kind: type[Own]) -> dict[str, Any]:
-    made = config(every_n_steps=2)
+CALLBACKS = "lightning.pytorch.callbacks."
+FINETUNING = {
+    "class_path": f"{CALLBACKS}BackboneFinetuning",
+    "init_args": {"unfreeze_backbone_at_epoch": 1, "backbone_initial_lr": 0.01},
+}
+FINDER = {"class_path": f"{CALLBACKS}LearningRateFinder", "init_args": {"num_training_steps": 20}}
+
+
+def experiment(kind: type[Own], *callbacks: dict[str, Any], **trainer: Any) -> dict[str, Any]:
+    made = config(every_n_steps=2, callbacks=callbacks, **trainer)
     made["model"] = {"class_path": f"{__name__}.{kind.__name__}"}
     return made
 
@@ -121,3 +173,42 @@ def test_hooks_of_a_module_survive_a_stop(kind, stop, whole, tmp_path):
 
 def test_what_is_logged_at_an_epoch_s_start_is_in_its_row(whole):
     assert [row["train/begun"] for row in rows(whole(LogsAround))] == ["0.0", "1.0", "2.0"]
+
+
+def test_a_checkpoint_of_a_validation_has_what_its_end_changed(tmp_path):
+    often = experiment(AfterValidation, val_check_interval=4)
+    whole = fit(tmp_path / "whole", often)
+    run = fit(tmp_path / "stopped", often, ("on_train_batch_start", 6))
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+@pytest.mark.parametrize("callback", [FINETUNING, FINDER], ids=["finetuning", "finder"])
+def test_callbacks_that_change_groups_and_rates_go_on(callback, tmp_path):
+    made = experiment(Backbone, callback)
+    whole = fit(tmp_path / "whole", made)
+    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", 30))
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+def test_a_test_knows_the_step_of_its_checkpoint(tmp_path):
+    made = experiment(Warms) | {"test_after_fit": True}
+    run = fit(tmp_path, made)
+    after = rows(run)[-1]
+    best = run / "checkpoints/best.ckpt"
+    assert run_main(["test", "--ckpt_path", str(best), f"--trainer.default_root_dir={tmp_path / 'test'}"]) == 0
+    (later,) = rows(tmp_path / "test/sums/version_0")
+    names = ("epoch", "step", "test/epoch", "test/step")
+    assert [later[name] for name in names] == [after[name] for name in names]
+    assert float(later["test/step"]) == torch.load(best, weights_only=True)["global_step"]
+
+
+def test_one_of_several_validation_sets_decides(tmp_path, capfd):
+    made = experiment(ForTwoSets)
+    made["data"] = {"class_path": f"{__name__}.TwoSets"}
+    run = fit(tmp_path / "default", made)
+    assert not (run / "checkpoints/best.ckpt").exists()
+    assert capfd.readouterr().err.count("is not logged; there are val/loss/dataloader_idx_0, val/loss/dataloader") == 1
+    made["checkpoint"] |= {"monitor": "val/loss/dataloader_idx_1"}
+    assert (fit(tmp_path / "second", made) / "checkpoints/best.ckpt").exists()

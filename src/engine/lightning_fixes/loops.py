@@ -50,6 +50,23 @@ def take_back_an_early_stop(trainer: pl.Trainer) -> None:
             each.stopped_epoch = 0
 
 
+def take_up_progress(trainer: pl.Trainer, loops: dict[str, Any]) -> None:
+    """Let `global_step` and `current_epoch` of a test be the checkpoint's: Lightning's are 0, or of the fit before it.
+
+    A loss whose weights rise with the steps would give one figure in the test after a fit and another one later.
+
+    Args:
+        trainer: That evaluates.
+        loops: Of the checkpoint, as the fit loop puts them in.
+    """
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    fit.epoch_progress.load_state_dict(loops["epoch_progress"])
+    progress = epoch.automatic_optimization.optim_progress
+    progress.load_state_dict(loops["epoch_loop.automatic_optimization.optim_progress"])
+    steps = epoch.manual_optimization.optim_step_progress
+    steps.load_state_dict(loops["epoch_loop.manual_optimization.optim_step_progress"])
+
+
 def align_reloads(trainer: pl.Trainer) -> None:
     """Let a resumed run reload its loaders when one that was never stopped does: Lightning counts from the resume.
 
