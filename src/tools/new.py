@@ -1,6 +1,7 @@
 """Copies an example under a new name, the start of your own: `python -m src new iris --from rows`."""
 
 import argparse
+import glob
 import keyword
 import re
 import subprocess
@@ -55,7 +56,7 @@ def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
 
 def classes(name: str, code: str, words: list[str]) -> dict[str, str]:
     """The new name of each class that has a word of the example in it."""
-    forms = "|".join(form for word in words for form in (camel(word), word.upper()))
+    forms = "|".join(re.escape(form) for word in words for form in (camel(word), word.upper()))
     renamed: dict[str, str] = {}
     for old in re.findall(rf"^class (\w*(?:{forms})(?![a-z])\w*)", code, re.MULTILINE):
         new = re.sub(f"({forms})(?![a-z])", camel(name), old)
@@ -86,7 +87,7 @@ def plan(name: str, source: str) -> dict[Path, str]:
     files = {f"src/{old.replace('.', '/')}.py": f"src/{new.replace('.', '/')}.py" for old, new in moved.items()}
     code = "".join((PROJECT / path).read_text(encoding="utf-8") for path in files)
     files[f"configs/{source}.yaml"] = f"configs/{name}.yaml"
-    for test in sorted(PROJECT.glob(f"tests/**/test_{source}.py"))[:1]:
+    for test in sorted(PROJECT.glob(f"tests/**/test_{glob.escape(source)}.py"))[:1]:
         files[str(test.relative_to(PROJECT))] = f"tests/test_{name}.py"
     if there := [path for path in files.values() if (PROJECT / path).exists()]:
         sys.exit(f"error: NAME={name}: there already: {', '.join(there)}. Choose another; nothing was written.")
@@ -94,9 +95,11 @@ def plan(name: str, source: str) -> dict[Path, str]:
     if taken := set(renamed.values()) & set(re.findall(r"\w+", code)):
         sys.exit(f"error: NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
 
+    old = re.escape(source)
+
     def translate(text: str) -> str:
         text = MODULE.sub(lambda found: f"src.{moved.get(found[0][4:], found[0][4:])}", text)
-        text = re.sub(rf"\b{source}(?=\.yaml\b|/version_)|(?<=\bruns/){source}\b", name, text)
+        text = re.sub(rf"\b{old}(?=\.yaml\b|/version_)|(?<=\bruns/){old}\b", name, text)
         text = EXPERIMENT.sub(rf"\g<1>{name}", text)
         return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
 

@@ -20,7 +20,7 @@ from typing import Any
 from tests.benchmarks.child import PROJECT
 from tests.benchmarks.rows import Row, Suite
 
-KEYS = ("a", "acc", "b", "c", "d", "e", "f", "g", "h", "i", "j")
+KEYS = ("a", "acc", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
@@ -88,7 +88,7 @@ def main() -> None:
         parser.error(f"--only {args.only}: known rows are {','.join(KEYS)}")
     if args.pairs is not None and args.pairs < 1:
         parser.error(f"--pairs {args.pairs}: must be at least 1")
-    if only - {"c", "e", "i", "j"} and not (args.root / "MNIST" / "raw").is_dir():
+    if only - {"c", "e", "i", "j", "k"} and not (args.root / "MNIST" / "raw").is_dir():
         parser.error(f"no MNIST under {args.root}: run `python -m src fit --config configs/mnist.yaml` once to get it")
     now = datetime.datetime.now(datetime.UTC)
     report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}

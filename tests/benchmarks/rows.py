@@ -99,6 +99,7 @@ class Suite:
             ("h", self.loading),
             ("i", self.table),
             ("j", self.sweep),
+            ("k", self.pictures),
         ]
         for keys, part in parts:
             if only & set(keys.split()):
@@ -107,7 +108,7 @@ class Suite:
     def _run(self, name: str, **options: Any) -> dict[str, Any]:
         sys.stderr.write(f"  {name} {options}\n")
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            place = {"folder": folder} if name.startswith(("ours", "usual")) else {}
+            place = {"folder": folder} if name.startswith(("ours", "usual", "pictures")) else {}
             result = run(name, **options, **place)
         self.runs.append({"run": name, "options": options} | result)
         return result
@@ -233,6 +234,18 @@ class Suite:
         row.ours = [result["seconds_beyond"] for result in results]
         row.note = "20 trials against the sum of their fits"
         return [row]
+
+    def pictures(self) -> list[Row]:
+        """(k): a validation of photos with thousands of classes, with its pictures and without."""
+        pairs = [
+            (self._run("pictures.validate", drawn=True), self._run("pictures.validate", drawn=False))
+            for _ in range(self.pairs or 3)
+        ]
+        what = "3,000 classes, photos of 1200 x 1200: with pictures / without"
+        return [
+            self._row(pairs, "seconds", "k", what, bar=2.0),
+            self._row(pairs, "peak_mib", "k", "peak memory of (k)", unit="MiB", bar=1.25),
+        ]
 
     def gpu(self) -> list[Row]:
         """(g): time per image on a GPU, against the hand-written loop, and compiled against one CUDA graph."""

@@ -191,6 +191,14 @@ def test_an_experiment_of_ones_own_with_several_nets_keeps_each_apart(project, c
     assert "wrote no test: gan has none" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("odd", ["rows(1", "rows[0.1]", "ro+ws", "rows-2"])
+def test_an_experiment_with_an_odd_name_can_be_copied(project, odd):
+    text = (project / "configs/rows.yaml").read_text()
+    (project / f"configs/{odd}.yaml").write_text(text.replace("configs/rows.yaml", f"configs/{odd}.yaml"))
+    made = make(project, "iris", "--from", odd)
+    assert "python -m src fit --config configs/iris.yaml" in made["configs/iris.yaml"]
+
+
 def test_a_class_and_the_one_it_builds_on_do_not_get_one_name(project):
     config = make(project, "crocus")["configs/crocus.yaml"].replace("src.models.crocus.CrocusNet", "torch.nn.Flatten")
     config = config.replace("src.data.crocus.Crocus", "src.data.crocus_big.CrocusBig")
