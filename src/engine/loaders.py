@@ -19,7 +19,7 @@ from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs
 from src.engine.map_loader import MapLoader
 from src.engine.order import RunLoader, RunSeed, leaves, mix
-from src.engine.seeds import STREAMS, has_drawn, seeded
+from src.engine.seeds import STREAMS, has_drawn, seed_evaluation, seeded
 from src.engine.stream_loader import take_over
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
@@ -52,6 +52,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
     run_seed = RunSeed(trainer, seed)
+    seed_evaluation(trainer, run_seed)
     moved: dict[int, tuple[Tensor, Tensor]] = {}
     drew: list[str] = []
     for source in sources:

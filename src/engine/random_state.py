@@ -1,14 +1,30 @@
 """The states of a process's random generators, as a checkpoint keeps them."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
+_aside: list[dict[str, Any]] = []
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Keep the states of now for a block that seeds the generators: a checkpoint saved within it holds those."""
+    _aside.append(random_state())
+    try:
+        yield
+    finally:
+        _aside.pop()
+
 
 def random_state() -> dict[str, Any]:
-    """The states of this process's generators, as plain values."""
+    """The states of this process's generators, as plain values; within `aside()` those from before it."""
+    if _aside:
+        return _aside[0]
     version, numbers, gauss = random.getstate()
     legacy: Any = np.random.get_state(legacy=False)
     return {

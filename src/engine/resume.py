@@ -13,6 +13,7 @@ from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_ba
 from src.engine.random_state import random_state, set_random_state
 from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
+from src.engine.seeds import seed_batch
 
 
 class Resume(RunCallback):
@@ -124,6 +125,14 @@ class Resume(RunCallback):
                 "the module keeps in training begin anew in this epoch.",
                 file=sys.stderr,
             )
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Make what the step draws a function of (seed, stage, batch)."""
+        seed_batch(trainer, batch_idx, dataloader_idx)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:

@@ -6,19 +6,27 @@ generators of the process (torch, NumPy, Python, CUDA, MPS) as they found them: 
 drawn in `setup`. This covers splits by torch, scikit-learn, pandas and whatever else draws from those generators,
 in `__init__`, `prepare_data`, `setup` and the hooks that return loaders.
 
+What an evaluation draws is a function of (seed, stage, batch), and in a sample of (seed, stage, index): a test after a
+fit and a later `test --ckpt_path` give one result, and training does not depend on what a validation draws.
+
 The seed is part of the config: `seed_everything: true` and `false` draw one there. A checkpoint's seed stays the run's,
 whatever `--seed_everything` says. A generator of your own needs a seed: `np.random.default_rng()` draws anew each time.
 """
 
 import os
 import random
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 
 from src.engine.draws import GENERATORS, apart
+from src.engine.order import RunSeed, mix
+from src.engine.random_state import aside
 from src.engine.ranks import is_rank_zero
 
 # Numbers that keep apart what is drawn at different times. Hooks that return loaders share one stream, the seed's own:
@@ -49,6 +57,13 @@ def _seed(number: int) -> None:
     np.random.seed(number % 2**32)
 
 
+def _seed_devices(number: int) -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # to start it here would forbid to fork later
+        torch.cuda.manual_seed_all(number)
+    if torch.mps.is_available():
+        torch.mps.manual_seed(number)
+
+
 def has_drawn(number: int) -> bool:
     """Whether something was drawn since the block of `seeded(number)` began; seeds the generators again."""
     now = [draw() for _, draw in GENERATORS.values()]
@@ -70,10 +85,7 @@ def seeded(number: int) -> Iterator[None]:
     try:
         with apart():
             _seed(number)
-            if cuda:  # to start it here would forbid to fork processes later
-                torch.cuda.manual_seed_all(number)
-            if mps_state is not None:
-                torch.mps.manual_seed(number)
+            _seed_devices(number)
             yield
     finally:
         if cuda:
@@ -82,3 +94,63 @@ def seeded(number: int) -> Iterator[None]:
             torch.cuda.manual_seed_all(before)
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
+
+
+class SeededLoop:
+    """The `run` of a loop that evaluates: what is drawn in it follows from the seed, and training does not notice.
+
+    Args:
+        run: Lightning's.
+        stage: `val`, `test` or `predict`.
+        trainer: Whose loop it is.
+        seed: Of the run.
+    """
+
+    def __init__(self, run: Callable[[], Any], stage: str, trainer: Trainer, seed: RunSeed) -> None:
+        self._run = run
+        self._stage = zlib.crc32(stage.encode())
+        self._trainer = trainer
+        self._seed = seed
+
+    def __call__(self) -> Any:
+        with aside(), seeded(self._number()):
+            return self._run()
+
+    def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
+        """Seed the generators for a step; each process has other rows, and draws other numbers."""
+        number = self._number(dataloader_idx, batch_idx)
+        _seed(number)
+        _seed_devices(number)
+
+    def _number(self, *numbers: int) -> int:
+        return mix(self._seed.value, self._stage, self._trainer.global_rank, *numbers, 4)
+
+
+def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
+    """Let each evaluation of a trainer draw from the seed.
+
+    Args:
+        trainer: It may have been given another seed before.
+        seed: Of the run.
+    """
+    for stage, loop in evaluation_loops(trainer):
+        run = loop.run
+        loop.run = SeededLoop(run._run if isinstance(run, SeededLoop) else run, stage, trainer, seed)
+
+
+def evaluation_loops(trainer: Trainer) -> list[tuple[str, Any]]:
+    """Return Lightning's loops of validation, test and predict, with the stage of each."""
+    return [
+        ("val", trainer.fit_loop.epoch_loop.val_loop),
+        ("val", trainer.validate_loop),
+        ("test", trainer.test_loop),
+        ("predict", trainer.predict_loop),
+    ]
+
+
+def seed_batch(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
+    """Seed the generators for the step of the evaluation at hand."""
+    loops = dict(zip(("fit", "validate", "test", "predict"), evaluation_loops(trainer), strict=True))
+    _, loop = loops[str(trainer.state.fn.value if trainer.state.fn else "fit")]
+    if isinstance(loop.run, SeededLoop):
+        loop.run.seed_batch(batch_idx, dataloader_idx)
