@@ -107,14 +107,14 @@ class SeededLoop:
     """
 
     def __init__(self, run: Callable[[], Any], stage: str, trainer: Trainer, seed: RunSeed) -> None:
-        self._run = run
+        self.inner = run
         self._stage = zlib.crc32(stage.encode())
         self._trainer = trainer
         self._seed = seed
 
     def __call__(self) -> Any:
         with aside(), seeded(self._number()):
-            return self._run()
+            return self.inner()
 
     def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
         """Seed the generators for a step; each process has other rows, and draws other numbers."""
@@ -135,7 +135,7 @@ def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
     """
     for stage, loop in evaluation_loops(trainer):
         run = loop.run
-        loop.run = SeededLoop(run._run if isinstance(run, SeededLoop) else run, stage, trainer, seed)
+        loop.run = SeededLoop(run.inner if isinstance(run, SeededLoop) else run, stage, trainer, seed)
 
 
 def evaluation_loops(trainer: Trainer) -> list[tuple[str, Any]]:
