@@ -8,11 +8,16 @@ import matplotlib as mpl
 import pytest
 import torch
 import yaml
+from optuna.trial import TrialState
 
-from src.tools.sweep import lease, main
+from src.tools.sweep import lease, main, worker
+from src.tools.sweep.folder import Sweep
 from src.tools.sweep.fragment import fragment
-from src.tools.sweep.lease import Leases
+from src.tools.sweep.lease import LEASES, Leases
+from src.tools.sweep.plan import Plan
 from src.tools.sweep.space import points, probes, read_space
+from src.tools.sweep.study import open_storage, open_study
+from src.tools.sweep.trial import Outcome
 from tests.conftest import SMALL, Done
 from tests.xor import XorMLP
 
@@ -230,6 +235,87 @@ def test_each_of_ten_trials_is_compiled(sweep):
     content = {"space": {"model.net.hidden": widths}, "sampler": "optuna.samplers.GridSampler"}
     assert sweep(content, *SHORT, *options).code == 0
     assert set(widths) <= WIDTHS
+
+
+POINTS = {"model.net.hidden": [4, 8]}
+LAST = "the same point as trial"
+
+
+def fitted(folder: Path = FOLDER) -> int:
+    return len(list(folder.glob("version_*")))
+
+
+def test_a_point_is_fitted_once_and_its_result_counts_for_all_trials_that_have_it(sweep):
+    content = {"space": POINTS, "sampler": "optuna.samplers.RandomSampler", "trials": 4}
+    done = sweep(content, *SHORT)
+    assert done.code == 0, done.err
+    done = sweep(None, "--resume", FOLDER, "--trials", 7)
+    assert fitted() == 2
+    assert "sweep 7 trials: 7 complete, 5 of them a point of another trial, not fitted again" in done.out
+    by_point = {}
+    with (FOLDER / "trials.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["state"] == "complete"
+            by_point.setdefault(row["model.net.hidden"], set()).add((row["value"], row["folder"]))
+    assert [len(found) for found in by_point.values()] == [1, 1]
+    # The best one is the trial that was fitted, whichever trial has its value.
+    (test,) = FOLDER.glob("test_*")
+    assert (FOLDER / test.name.replace("test", "version") / "checkpoints/best.ckpt").exists()
+
+
+def test_a_point_of_fits_with_a_seed_drawn_anew_is_fitted_again(sweep):
+    content = {"space": {"model.net.hidden": [4]}, "trials": 2}
+    assert sweep(content, *SHORT, "--seed_everything=true").code == 0
+    assert fitted() == 2
+
+
+def test_a_point_that_failed_is_tried_again_by_the_next_command_alone(sweep):
+    content = {"space": {"model.net": [f"{__name__}.BrokenMLP"]}, "trials": 3}
+    done = sweep(content, *SHORT, "--max_failures", 2)
+    assert [row["state"] for row in rows()] == ["failed"] * 3
+    assert done.out.count(f"{LAST} 0, not fitted again") == 2
+    assert done.err == f"error: no trial came to its end; see {FOLDER}/trials.csv\n"
+    done = sweep(None, "--resume", FOLDER, "--trials", 5)
+    assert done.out.count(f"{LAST} 3, not fitted again") == 1
+    assert fitted() == 2
+
+
+def test_a_point_that_was_pruned_is_not_begun_again(sweep):
+    pruner = {"class_path": "optuna.pruners.ThresholdPruner", "init_args": {"upper": 0.0}}
+    done = sweep({"space": {"model.net.hidden": [4]}, "trials": 2, "pruner": pruner}, *SHORT)
+    assert [row["state"] for row in rows()] == ["pruned"] * 2
+    assert f"{LAST} 0, not fitted again" in done.out
+    assert fitted() == 1
+
+
+def test_a_trial_waits_for_another_process_that_fits_its_point(tmp_path, monkeypatch):
+    plan = Plan({"a": [1]}, "val/loss", "minimize", {"class_path": "optuna.samplers.RandomSampler"}, None, [])
+    at_hand, crews = Sweep(tmp_path, plan, 3, "sqlite"), [Leases(tmp_path / LEASES, crew) for crew in ("one", "two")]
+    storage = open_storage(at_hand)
+    study = open_study(at_hand, storage)
+    (first_lease, first), (second_lease, second) = (worker.take(at_hand, study, storage, crew, 3) for crew in crews)
+    for trial, crew in ((first, "one"), (second, "two")):
+        trial.set_user_attr("crew", crew)
+    begun = []
+
+    def fit(plan, trial, values, folder):
+        begun.append(trial.number)
+        # Meanwhile the other process draws the same point: it lets its trial go, and takes the next one.
+        assert worker._run(at_hand, study, second, 3) is None
+        second_lease.release()
+        lease, third = worker.take(at_hand, study, storage, crews[1], 3)
+        assert third.number == 2
+        lease.release()
+        return Outcome(TrialState.COMPLETE, 0.5)
+
+    monkeypatch.setattr(worker, "printed", lambda words: {"seed_everything": 1})
+    monkeypatch.setattr(worker, "run_trial", fit)
+    study.tell(first, worker._run(at_hand, study, first, 3).value)
+    first_lease.release()
+    _, again = worker.take(at_hand, study, storage, crews[1], 3)
+    again.set_user_attr("crew", "two")
+    assert (again.number, worker._run(at_hand, study, again, 3).value) == (1, 0.5)
+    assert begun == [0]
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_one_of_two_workers_is_killed_and_its_trial_goes_on(undisturbed, tmp_pat
 
 
 def test_a_trial_that_takes_its_process_along_is_recorded_as_failed(tmp_path):
-    write(tmp_path, {"space": {"model.net.hidden": [4]}, "trials": 2})
+    write(tmp_path, RANDOM | {"trials": 2})
     killer = fail(0, 3, kill="true")
     options = ("--sweep", "space.yaml", "--workers", 2, "--max_failures", 2)
     done = finish(start("sweep", *SHORT[:-1], *killer, *options, cwd=tmp_path))

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from src.cli import main
 from src.tools.sweep.folder import Sweep
 from src.tools.sweep.lease import LEASES
-from src.tools.sweep.results import BEST, TRIALS, best_of, draw, state, table, write_best, write_trials
+from src.tools.sweep.results import BEST, SAME_AS, TRIALS, best_of, draw, state, table, write_best, write_trials
 from src.tools.sweep.study import open_storage, open_study
 from src.tools.sweep.trial import OUTPUT, written_to
 from src.tools.sweep.worker import ERROR, SECONDS, failed_in_a_row
@@ -63,6 +63,8 @@ def _tell(
 ) -> None:
     ended = [state(trial) for trial in trials]
     counts = ", ".join(f"{ended.count(word)} {word}" for word in dict.fromkeys(sorted(ended)))
+    if same := sum(trial.user_attrs.get(SAME_AS) is not None for trial in trials):
+        counts += f", {same} of them a point of another trial, not fitted again"
     seconds = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in trials)
     print("", *table(sweep, study), "", sep="\n")
     print(f"sweep {len(trials)} trials: {counts}; {seconds:.1f} s in all")

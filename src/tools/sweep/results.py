@@ -17,6 +17,7 @@ from src.tools.sweep.plan import Plan
 from src.tools.sweep.space import all_names, label
 
 TRIALS, BEST = "trials.csv", "best.yaml"
+SAME_AS = "same_as"  # the attribute with the number of the trial that has the same point, and was fitted
 STATES = {TrialState.FAIL: "failed"}
 
 
@@ -56,11 +57,13 @@ def state(trial: FrozenTrial) -> str:
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
-    """The best complete trial, if there is one."""
+    """The best complete trial, if there is one; of several with one point that which was fitted."""
     try:
-        return study.best_trial
+        best = study.best_trial
     except ValueError:
         return None
+    same = best.user_attrs.get(SAME_AS)
+    return best if same is None else study.get_trials(deepcopy=False)[same]
 
 
 def in_words(values: dict[str, Any]) -> str:
@@ -75,6 +78,8 @@ def describe(sweep: Sweep, study: optuna.Study, number: int) -> str:
     how = how if trial.state == TrialState.COMPLETE else f"  {state(trial)}{how}"
     seconds = trial.user_attrs.get("seconds", 0.0)
     said = f"trial {number:<4}{how}  {seconds:.1f} s  {in_words(values_of(sweep.plan, trial))}"
+    if (same := trial.user_attrs.get(SAME_AS)) is not None:
+        return f"{said}  the same point as trial {same}, not fitted again"
     if trial.state == TrialState.FAIL:
         return f"{said}  {trial.user_attrs.get('error', '')}"
     return f"{said}  best so far" if best and best.number == number else said
@@ -98,7 +103,8 @@ def write_best(sweep: Sweep, study: optuna.Study, test: dict[str, float]) -> Non
 
 def table(sweep: Sweep, study: optuna.Study, most: int = 5) -> list[str]:
     """The best trials, a line each, the best one first."""
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    every = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(SAME_AS) is None]
+    done = [trial for trial in every if trial.state == TrialState.COMPLETE]
     best = sorted(done, key=lambda trial: trial.value or 0.0, reverse=sweep.plan.direction == "maximize")[:most]
     names = [name for each in sweep.plan.read for name in all_names(each)]
     rows = [["trial", sweep.plan.metric, *names]]

@@ -68,6 +68,19 @@ class Pruning(Callback):
             trainer.should_stop = True
 
 
+def options_of(plan: Plan, values: dict[str, Any], folder: Path) -> list[str]:
+    """The options of `fit` that make a trial.
+
+    Args:
+        plan: Says what all trials are given.
+        values: Of each option the trial's own value.
+        folder: The sweep's, which has copies of the files.
+    """
+    copies = kept(folder)
+    words = [*plan.options, *plan.forced, *as_options(values)]
+    return with_others(words, lambda name: copies.get(name, name))
+
+
 def run_trial(plan: Plan, trial: Trial, values: dict[str, Any], folder: Path) -> Outcome:
     """Fit, or go on with a fit that was cut short.
 
@@ -87,9 +100,7 @@ def run_trial(plan: Plan, trial: Trial, values: dict[str, Any], folder: Path) ->
         words = ["fit", "--ckpt_path", str(last)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        copies = kept(folder.parent)
-        words = [*plan.options, *plan.forced, *as_options(values)]
-        words = ["fit", *with_others(words, lambda name: copies.get(name, name))]
+        words = ["fit", *options_of(plan, values, folder.parent)]
     folder.mkdir(parents=True, exist_ok=True)
     callbacks = [Pruning(trial, plan.metric)] if plan.pruner else []
     with written_to(folder / OUTPUT):
