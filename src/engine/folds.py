@@ -1,12 +1,20 @@
-"""Which rows train and which validate: a part held out, or one of several folds."""
+"""Which rows train and which validate: a part held out, or one of several folds.
 
-from itertools import islice
+All folds are checked when the first one is made, so that an empty one is known before any of them was trained.
+"""
+
+import functools
+import sys
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
+from src.engine.ranks import is_rank_zero
+
+MOST_NAMED = 5  # classes in a note
 
 
 def hold_out(num_rows: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +55,7 @@ def fold_of(
         The rows that train and those that validate, int64.
 
     Raises:
-        UserError: If there is no such fold, or there are too few rows, rows of a class, or groups.
+        UserError: If there is no such fold, or one of them would be empty: too few rows, rows of a class, or groups.
     """
     from sklearn import model_selection  # type: ignore[import-untyped]  # takes a second
 
@@ -57,10 +65,62 @@ def fold_of(
             f"fold=[{which}, {number}] is none: [0, 5] is the first of five, [4, 5] the last. Set --data.fold."
         )
     rows = torch.arange(rows) if isinstance(rows, int) else rows
+    _check(len(rows), fold, stratify, groups)
     kind = f"{'Stratified' if stratify is not None else ''}{'Group' if groups is not None else ''}KFold"
     splitter = getattr(model_selection, kind)(number, shuffle=True, random_state=seed)
+    mine = rows, rows
     try:
-        train, val = next(islice(splitter.split(rows, stratify, groups), which, None))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # see _check
+            for k, (train, val) in enumerate(splitter.split(rows, stratify, groups)):
+                if not len(train) or not len(val):
+                    part = "training" if len(val) else "validation"
+                    raise _refused(fold, f"fold {k} would have no {part} rows")
+                mine = (rows[train], rows[val]) if k == which else mine
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"fold=[{which}, {number}]: {error}") from error
-    return rows[train], rows[val]
+    return mine
+
+
+def _check(num_rows: int, fold: tuple[int, int], stratify: Any, groups: Any) -> None:
+    """See that there are enough rows, groups and rows of a class; note classes that some folds go without."""
+    import numpy as np
+
+    which, number = fold
+    for name, values in (("stratify", stratify), ("groups", groups)):
+        if values is not None and len(values) != num_rows:
+            raise UserError(f"fold=[{which}, {number}]: {name} has {len(values)} values for {num_rows} rows.")
+    num_groups = num_rows if groups is None else len(np.unique(np.asarray(groups)))
+    for what, there in (("row", num_rows), ("group", num_groups)):
+        if there < number:
+            raise _refused(fold, f"fold {there} would be empty: {_number(there, what)}")
+    if stratify is None:
+        return
+    classes, counts = np.unique(np.asarray(stratify), return_counts=True)
+    if counts.max() < number:
+        raise _refused(
+            fold, f"one would hold no row of any given class: the largest class has {_number(counts.max(), 'row')}"
+        )
+    rare = [f"class {classes[k]} has {_number(counts[k], 'row')}" for k in np.flatnonzero(counts < number)]
+    if rare and which == 0:  # the first fold speaks for all
+        more = f" and {len(rare) - MOST_NAMED} more classes" if len(rare) > MOST_NAMED else ""
+        _note(f"{', '.join(rare[:MOST_NAMED])}{more}: too few for {number} folds, some validate without it")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _refused(fold: tuple[int, int], why: str) -> UserError:
+    return UserError(
+        f"fold=[{fold[0]}, {fold[1]}]: of {fold[1]} folds {why}. Take fewer: --data.fold, or repeat --folds."
+    )
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Say it once: `setup` makes the split again for the test, and for each fold."""
+    if is_rank_zero():
+        print(f"note: {text}", file=sys.stderr, flush=True)

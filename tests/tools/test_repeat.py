@@ -60,6 +60,29 @@ def note_graph(graph, inputs):
     return graph
 
 
+class Chunks(stopping.Sums):
+    """Folds of the user's own, by chunks of 16 rows: the fifth has none."""
+
+    def __init__(self, batch_size: int = 4, fold: tuple[int, int] | None = None, ours: bool = False) -> None:
+        super().__init__(batch_size)
+        self.fold, self.ours = fold, ours
+
+    def setup(self, stage: str) -> None:
+        which, number = self.fold
+        if self.ours:
+            fold_of(64, self.fold, 0, groups=torch.arange(64) % 3)
+        elif number == 3:
+            fold_of(64, self.fold, 0, stratify=torch.arange(64).clamp(max=2))
+        self.val_rows = torch.arange(16 * which, min(16 * which + 16, 64)) if which < 4 else torch.arange(0)
+        self.train_rows = torch.arange(64) if which == 4 else torch.arange(16)
+
+    def train_dataloader(self) -> TensorLoader:
+        return self._loader(self.train_rows, shuffle=True)
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader(self.val_rows)
+
+
 class Untested(LightningDataModule):
     """The same rows, without a test."""
 
@@ -252,6 +275,34 @@ def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(f
     # Seeds are compared by the test, which chose nothing.
     assert "note" not in yaml.safe_load((seeds[1] / "summary.yaml").read_text())
     assert "note: " not in seeds[0]
+
+
+CHUNKS = ("--config", "sums.yaml", "--data", "tests.tools.test_repeat.Chunks", "--trainer.max_epochs", 1)
+
+
+def test_an_empty_fold_of_fold_of_ends_it_before_the_first_fit_in_a_line(folder):
+    done = call(folder, "--folds", 5, *CHUNKS, "--data.ours", "true")
+    assert done.code == 1
+    said = "fold=[0, 5]: of 5 folds fold 3 would be empty: 3 groups. Take fewer: --data.fold, or repeat --folds."
+    assert done.err == f"error: {said}\n"
+    assert not list(folder.glob("runs/sums/*"))
+
+
+def test_an_empty_fold_of_the_users_own_is_told_with_its_number_and_option(folder):
+    done = call(folder, "--folds", 5, *CHUNKS)
+    assert done.code == 1
+    assert re.search(r"^error: .* empty\. It is fold 4: --data\.fold \[4, 5\]\.$", done.err, re.MULTILINE)
+    assert "Traceback" not in done.err
+    done = call(folder, "--folds", 2, *CHUNKS, "--trainer.limit_val_batches", 0)
+    assert "error: there is no validation batch: the part is empty, or --trainer.limit_val_batches is 0." in done.err
+
+
+def test_rare_classes_are_told_once_and_not_in_each_fold(folder):
+    done = call(folder, "--folds", 3, *CHUNKS)
+    assert done.code == 0, done.err
+    said = "note: class 0 has 1 row, class 1 has 1 row: too few for 3 folds, some validate without it"
+    assert done.err.count(said) == 1
+    assert "Warning" not in done.err
 
 
 def test_each_fit_is_compiled_anew(folder):

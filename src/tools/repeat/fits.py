@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src import cli
 from src.tools.repeat.folds import TOLD, join, validate
@@ -22,6 +23,34 @@ from src.tools.repeat.report import Row, metrics_of, tell, tell_row
 
 MOST_FAILURES = 3  # in a row
 STOPS = {128 + signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
+
+class NoData(SystemExit):
+    """The first fit cannot make its data, so no other fit can."""
+
+
+class Parts(Callback):
+    """Sees that both parts of a fold have batches: without a validation it would be missing in the mean.
+
+    Attributes:
+        has_data: Whether the data could be set up.
+        trains: Whether there was something to train on.
+    """
+
+    has_data = trains = False
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.has_data = True  # Lightning sets up the data first
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        batches = trainer.num_val_batches
+        if not (sum(batches) if isinstance(batches, list) else batches):
+            refuse("there is no validation batch: the part is empty, or --trainer.limit_val_batches is 0.")
+        self.trains = True
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.num_training_batches:  # then a fit ends before it starts
+            refuse("there is no training batch: the part is empty, or --trainer.limit_train_batches is 0.")
 
 
 def run_all(folder: Path, plan: Plan) -> None:
@@ -34,7 +63,11 @@ def run_all(folder: Path, plan: Plan) -> None:
     rows: list[Row] = []
     overlap = ""
     with hold(folder) as lock:
-        code = each(folder, plan, lock, rows)
+        try:
+            code = each(folder, plan, lock, rows)
+        except NoData:
+            shutil.rmtree(folder)
+            raise
         if plan.kind == "fold" and code not in STOPS:
             overlap = join(folder, plan)
     again = f"python -m src repeat --resume {shlex.quote(os.path.relpath(folder))}"
@@ -134,19 +167,30 @@ def run(folder: Path, plan: Plan, number: int, lock: int | None) -> tuple[int, s
 def fit(folder: Path, plan: Plan, number: int) -> None:
     """Begin one fit, or go on with it; of several processes each comes by here."""
     here = place(folder, number)
+    parts = Parts()
+    callbacks = [parts] if plan.kind == "fold" else []
     if last(here).exists():
-        cli.main(["fit", "--ckpt_path", here])
+        cli.main(["fit", "--ckpt_path", here], callbacks)
         return
     # A file that was edited since does not count once there is a fit to compare with; one that failed is none.
     begun = [run for run in sorted(folder.glob("version_*")) if last(run).exists() or finished(run)]
     options = ["--config", begun[0] / "config.yaml"] if begun else plan.options
-    cli.main(["fit", *options, *plan.own(number)], folder=here)
+    try:
+        cli.main(["fit", *options, *plan.own(number)], callbacks, folder=here)
+    except SystemExit as stop:
+        if not isinstance(stop.code, str) or not callbacks or parts.trains:
+            raise
+        if not (parts.has_data or begun):
+            raise NoData(stop.code) from None
+        raise SystemExit(f"{stop.code} It is fold {number}: --data.fold [{number}, {len(plan.values)}].") from None
 
 
 def caught(do: Any, *args: Any) -> tuple[int, str]:
     """Do something in this process; what it raises is told, and becomes an exit code and a reason."""
     try:
         do(*args)
+    except NoData:
+        raise
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr, flush=True)
