@@ -1,6 +1,5 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -122,9 +122,9 @@ class CLI(LightningCLI):
         config.experiment = config.experiment or (Path(given.config[0]).stem if given.config else "run")
 
     def before_instantiate_classes(self) -> None:
-        # As plain values: what YAML and a checkpoint can hold.
-        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
-        config = json.loads(text)[str(self.subcommand)]
+        # As plain values: what YAML and a checkpoint can hold. Through JSON the keys 4 and None would become texts.
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="yaml")
+        config = yaml.safe_load(text)[str(self.subcommand)]
         values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
         seed = {"seed_everything": self.config[str(self.subcommand)].seed_everything}  # never a reference
         self.run = Run(str(self.subcommand), self.given.carried(values) | seed)

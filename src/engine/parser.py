@@ -4,6 +4,7 @@ import argparse
 import inspect
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +14,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.complaint import Complaint
-from src.engine.configs.text import as_yaml
+from src.engine.configs.text import as_yaml, in_texts, texts_in
 from src.engine.ranks import leave_if_told
 from src.engine.schedulers import MAKERS, takes_the_first
 from src.engine.suggestions import explain
 
+# What the parser writes for a value without an import path.
+UNWRITABLE = "Unable to serialize instance "
 PROGRAM = "python -m src"
 VERBS = {
     "fit": "Train a net; go on with a run (--ckpt_path runs/<name>/version_0).",
@@ -99,12 +102,19 @@ class Parser(LightningArgumentParser):
         for name, value in vars(namespace).items():
             if not is_plain(value) and (repr(value) == repr(defaults.get(name)) or not self._can_write(name, value)):
                 del kept[name]
-        return str(super().dump(kept, *args, **kwargs))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")
+            text = str(super().dump(kept, *args, **kwargs))
+        if UNWRITABLE not in text:
+            return text
+        # Where a function may stand as well as a text, the parser looks for the import path of the text.
+        written = {UNWRITABLE + own: own for own in texts_in(kept)}
+        return as_yaml(in_texts(lambda each: written.get(each, each), yaml.safe_load(text)))
 
     def _can_write(self, name: str, value: Any) -> bool:
         try:
             alone = Namespace({name: value})  # type: ignore[no-untyped-call]
-            return "Unable to serialize instance" not in super().dump(alone, skip_validation=True)
+            return UNWRITABLE not in super().dump(alone, skip_validation=True)
         except Exception:  # a serializer may stumble over foreign objects in any way
             return False
 

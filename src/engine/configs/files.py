@@ -27,12 +27,17 @@ class Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[str, int] = {}
+        lines: dict[Hashable, int] = {}
         for key, _ in node.value:
-            if key.value in lines and key.value != "<<":
-                first = f"{key.value!r} stands here a second time, first in line {lines[key.value]}"
+            # The value itself: 1 and true are one key of a dict, 4 and "4" are two.
+            value = self.construct_object(key, deep=True) if isinstance(key, yaml.ScalarNode) else EMPTY
+            if value is EMPTY:
+                problem = "a key must be a text, a number, true, false or null"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            if value in lines and value != "<<":
+                first = f"{key.value!r} stands here a second time, first in line {lines[value]}"
                 raise yaml.constructor.ConstructorError(problem=first, problem_mark=key.start_mark)
-            lines[str(key.value)] = key.start_mark.line + 1
+            lines[value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def construct_nothing(self, node: yaml.ScalarNode) -> Any:

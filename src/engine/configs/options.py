@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
+from src.engine.configs.files import Loader
 from src.engine.configs.merge import (
     CLASSES,
     Merge,
@@ -13,8 +16,10 @@ from src.engine.configs.merge import (
     goes_on,
     is_class,
     names_class,
+    settled,
 )
 from src.engine.configs.text import refers
+from src.engine.errors import UserError
 
 NULL = ("null", "~")
 
@@ -34,18 +39,42 @@ def take_options(config: dict[str, Any], arguments: list[str], merge: Merge) -> 
     for name, value, words in options(arguments):
         if name in ("config", "c", "ckpt_path"):
             continue
-        if value in NULL:
+        inner = with_null(value)
+        if value in NULL or inner:
             left = take_classes(config, left, name)
         place = find(config, name.removesuffix(".class_path")) if value is not None else None
-        if place and (value in NULL or refers(value)):
+        if inner and (not place or "+" in name):
+            # The parser would hand on the text "None".
+            raise UserError(
+                f"--{name} {value}: null within a list or dict cannot be an option. Write it in a YAML file."
+            )
+        if place and (value in NULL or refers(value) or inner):
             holder, key, at, plain = place
-            merge.put(holder, key, None if value in NULL else value, at, plain)
+            if inner:
+                holder[key] = inner
+            else:
+                merge.put(holder, key, None if value in NULL else value, at, plain)
             left = [each for each in left if each[0] != name and not each[0].startswith((f"{name}.", f"{name}+"))]
             continue
         if place:
             change_class(place, str(value), merge)
         left.append((name, words))
     return [word for _, words in left for word in words]
+
+
+def with_null(text: str | None) -> Any:
+    """The list or dict that an option's value is, if there is null among its parts or keys; else None."""
+    try:
+        value = settled(yaml.load(text, Loader)) if text and text[0] in "[{" else None
+    except yaml.YAMLError:  # the parser will complain
+        return None
+    return value if has_null(value) else None
+
+
+def has_null(value: Any) -> bool:
+    """Whether a list or dict holds null, at any depth."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return any(part is None or has_null(part) for part in parts)
 
 
 def options(arguments: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 # What YAML 1.2, the parser and OmegaConf take for a number with a fraction: PyYAML would leave such texts bare.
 FLOAT = re.compile(
@@ -34,6 +35,14 @@ def in_texts(change: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, list):
         return [in_texts(change, part) for part in value]
     return change(value) if isinstance(value, str) else value
+
+
+def texts_in(value: Any) -> list[str]:
+    """All texts in a value of any depth, without the names of a dict."""
+    parts = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(parts, dict | list | tuple):
+        return [text for part in (parts.values() if isinstance(parts, dict) else parts) for text in texts_in(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def refer_to(verb: str, value: Any) -> Any:
