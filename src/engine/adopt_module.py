@@ -13,6 +13,7 @@ from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import weight_of_the_rest
 from src.engine.lightning_fixes.parts import double_before_weights
 from src.engine.order import Position, leaves
+from src.engine.packed import pack_checkpoint, unpack_checkpoint
 from src.engine.run import RunCallback
 
 
@@ -24,6 +25,7 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
         module: Any.
     """
     repair_logs(trainer)
+    module.on_save_checkpoint = _Packs(module, "on_save_checkpoint", trainer)  # type: ignore[method-assign]
     module.on_load_checkpoint = _Fits(module, "on_load_checkpoint", trainer)  # type: ignore[method-assign]
     module.backward = _Weighed(module, "backward", trainer)  # type: ignore[method-assign]
     for hook in LAST:
@@ -83,10 +85,19 @@ def unwrap(owner: LightningModule | LightningDataModule) -> None:
             vars(owner)[name] = innermost(method)
 
 
+class _Packs(Wrapper):
+    """`on_save_checkpoint`, the last hook that adds to a checkpoint: packs what all of them added."""
+
+    def __call__(self, checkpoint: dict[str, Any]) -> None:
+        self.hook(checkpoint)
+        pack_checkpoint(checkpoint)
+
+
 class _Fits(Wrapper):
     """`on_load_checkpoint` that refuses weights of another net in words."""
 
     def __call__(self, checkpoint: dict[str, Any]) -> None:
+        unpack_checkpoint(checkpoint)  # the first hook that sees it
         if "state_dict" in checkpoint:  # sharded, FSDP has read it already
             check_fit(checkpoint["state_dict"], self.owner)
         double_before_weights(self.owner)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -182,8 +182,10 @@ class BaseModule(QuickAttributes):
         strict: bool | None = None,
         weights_only: bool | None = None,
         **overrides: Any,
-    ) -> Self:
+    ) -> Any:
         """Build the module from the config inside a checkpoint, load its weights, and set it to evaluate.
+
+        It is the module that the config names, a plain LightningModule too.
 
         Args:
             checkpoint_path: A checkpoint that a run of the command line wrote, or the run's folder.

@@ -1,26 +1,29 @@
 """Checkpoints as documents: plain values only, with the run's config inside; how they are read."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from src.engine import yaml_types  # noqa: F401, tensors can be written in YAML
+from src.engine.complaint import Complaint
+from src.engine.configs.merge import find_class
 from src.engine.configs.text import resolved
 from src.engine.errors import UserError
 from src.engine.instances import instantiate
+from src.engine.packed import unpack_checkpoint
+from src.engine.parser import Parser
 from src.engine.paths import at_home
 from src.engine.ranks import is_rank_zero
 from src.engine.renamed import as_options, follow_renamed
 from src.engine.sharded import load_shards
+from src.engine.suggestions import explain
 
 T = TypeVar("T")
-M = TypeVar("M", bound=LightningModule)
 
 
 def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
@@ -62,7 +65,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
         weights: Whether to put together the weights of a sharded one.
 
     Returns:
-        Tensors, numbers, strings, lists and dicts. Of a sharded one without the optimizer's states.
+        Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were. Of a sharded one without the
+        optimizer's states.
 
     Raises:
         UserError: If the file is not whole, is no checkpoint of this template, or carries any other object; names the
@@ -87,6 +91,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
     checkpoint = read_plain(path / "meta.pt" if path.is_dir() else path, map_location)
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
+    unpack_checkpoint(checkpoint)
     return checkpoint
 
 
@@ -118,39 +123,59 @@ class ShardsIO(TorchCheckpointIO):
 
 
 def build(base: type[T], config: dict[str, Any]) -> T:
-    """Make the object that a config describes.
+    """Make the object that a config describes, as the command line does.
 
     Args:
         base: Its class, or one above it.
         config: `class_path` and `init_args`, as in YAML.
+
+    Raises:
+        UserError: If they do not fit the class.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = Parser(exit_on_error=False, parser_mode="yaml")
     parser.add_subclass_arguments(base, "object", fail_untyped=False)
-    made: T = instantiate(parser, parser.parse_object({"object": config})).object
+    try:
+        parsed = parser.parse_object({"object": config})
+    except Complaint as complaint:
+        raise UserError(explain(complaint, [], [])) from None
+    made: T = instantiate(parser, parsed).object
     return made
 
 
 def load_module(
-    base: type[M], path: str | Path, map_location: Any, overrides: dict[str, Any], strict: bool | None = None
-) -> M:
+    cls: type[LightningModule],
+    path: str | Path,
+    map_location: Any,
+    overrides: dict[str, Any],
+    strict: bool | None = None,
+) -> Any:
     """Build the module of a checkpoint's config, with other arguments where given, and load its weights.
 
     Args:
-        base: Its class, or one above it.
-        path: The checkpoint.
-        map_location: Where its tensors go.
+        cls: Takes the place of the config's class where it is built on that one.
+        path: The checkpoint, or a run's folder.
+        map_location: Where the module goes.
         overrides: Arguments that replace the config's.
         strict: Whether each weight must have its place; by default as the module says.
+
+    Returns:
+        The module that the config names, any LightningModule.
     """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
     config = resolved(checkpoint["config"])["model"]
     (config,) = follow_renamed({"model": config}, as_options(overrides), []).values()
-    module = build(base, {**config, "init_args": {**config["init_args"], **overrides}})
+    if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
+        config = config | {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+    module = build(LightningModule, {**config, "init_args": {**config.get("init_args", {}), **overrides}})
+    module.configure_model()
+    # What belongs to the training stays there: sums of an epoch, the length of a schedule.
+    state = {key: value for key, value in checkpoint.items() if key != "train_means"} | {"lr_schedulers": []}
+    module.on_load_checkpoint(state)
     strict = module.strict_loading if strict is None else strict
     if strict:
-        check_fit(checkpoint["state_dict"], module)
-    module.load_state_dict(checkpoint["state_dict"], strict=strict)
-    module.run_seed = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
+        check_fit(state["state_dict"], module)
+    module.to(next((value.device for value in state["state_dict"].values()), None))
+    module.load_state_dict(state["state_dict"], strict=strict)
     return module
 
 

@@ -18,6 +18,7 @@ from src.engine.monitors import (
     refuse_wrong_directions,
     tell_that_it_is_not_logged,
 )
+from src.engine.packed import pack, refuse_unstorable
 from src.engine.run import RunCallback
 from src.engine.write_checkpoint import write_checkpoint
 
@@ -70,6 +71,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then
+            if datamodule := getattr(trainer, "datamodule", None):
+                pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
 
     def _save_then(self, then: Callable[[], None]) -> None:
         self._due, self._then = True, then
@@ -77,6 +80,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)
         refuse_what_is_never_validated(trainer, self.monitor)
+        refuse_unstorable(trainer, module)
         self._saved_s, self._step = time.monotonic(), trainer.global_step
         source = self.run.source
         if source == self.run.last:

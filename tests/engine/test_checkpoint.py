@@ -8,10 +8,11 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 
+from src.engine.errors import UserError
 from src.module import LitModule
-from tests.conftest import SMALL, run_process
+from tests.conftest import CONFIGS, SMALL, run_process
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 
@@ -78,6 +79,77 @@ def test_a_notebook_loads_it_in_one_line(fitted):
     assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
     assert not module.training
     assert module(torch.zeros(3, 2)).shape == (3, 1)
+
+
+SCHEDULERS = {
+    "warm-up": ["--config", str(CONFIGS / "scheduler/warmup_cosine.yaml")],
+    "cosine": ["--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null"],
+    "linear": ["--model.scheduler=LinearLR", "--model.scheduler.total_iters=null"],
+    "plateau": ["--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.scheduler.monitor=val/loss"],
+}
+
+
+@pytest.mark.parametrize("options", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+def test_a_notebook_loads_a_run_with_a_scheduler_that_knows_its_length(options, cli):
+    assert cli("fit", "--config", SMALL, *SHORT, *options).code == 0
+    module = LitModule.load_from_checkpoint("runs/xor/version_0")
+    assert module.schedule_length is None  # that was the other run's
+
+
+class Plain(LightningModule):
+    """Lightning alone; makes its last layer late, and looks into the checkpoint."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(2, width)
+
+    def configure_model(self) -> None:
+        self.last = torch.nn.Linear(self.hidden.out_features, 1)
+
+    def training_step(self, batch, index):
+        x, target = batch
+        return (self.last(self.hidden(x)) - target).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["words"] = ["a", "b"]
+
+    def on_load_checkpoint(self, checkpoint):
+        self.words = checkpoint["words"]
+
+
+@pytest.fixture
+def plain(cli):
+    """The folder of a run of a plain LightningModule."""
+    net = ["--model", f"{__name__}.Plain", "--model.width=5", "--data=tests.xor.XorDataModule", "--data.passes=5"]
+    done = cli("fit", *net, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    assert done.code == 0, done.err
+    return "runs/run/version_0"
+
+
+def test_a_notebook_loads_a_run_of_a_plain_module(plain):
+    module = LitModule.load_from_checkpoint(plain)
+    weights = torch.load(f"{plain}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert type(module) is Plain
+    assert module.words == ["a", "b"]
+    assert module.hidden.out_features == 5
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    assert LitModule.load_from_checkpoint(plain, map_location="meta").last.weight.device.type == "meta"
+
+
+class Mine(LitModule):
+    """A subclass that came later."""
+
+
+def test_a_subclass_takes_the_place_of_the_class_in_the_config(fitted):
+    assert type(Mine.load_from_checkpoint(str(fitted))) is Mine
+
+
+def test_an_argument_that_does_not_fit_is_one_line_in_a_notebook(fitted):
+    with pytest.raises(UserError, match=r"XorMLP\.width|width.*XorMLP"):
+        LitModule.load_from_checkpoint(fitted, net={"class_path": "tests.xor.XorMLP", "init_args": {"width": 3}})
 
 
 def test_it_holds_plain_values_only(fitted):

@@ -124,12 +124,3 @@ def test_a_new_run_that_takes_only_the_weights_learns_from_its_own_data(reviews,
     (tmp_path / "reviews.txt").write_text("\n".join(LINES[::-1]))
     done = reviews("fit", "--config", "reviews.yaml", "--transfer.weights=runs/reviews/version_0")
     assert "learns a vocabulary" in done.out
-
-
-def test_what_a_checkpoint_cannot_hold_is_told_with_the_first_one(reviews, tmp_path):
-    state = 'return {"vocabulary": self.vocabulary'
-    (tmp_path / "others.py").write_text(PACKAGE.replace(state, 'return {"path": Path(self.path)'))
-    done = reviews("fit", "--config", "reviews.yaml", "--data=others.Reviews")
-    assert done.code == 1
-    assert "more than tensors and plain values: pathlib" in done.err
-    assert "data modules" in done.err
