@@ -99,8 +99,8 @@ def unpack(value: Any) -> Any:
                 values = np.ndarray(value["shape"], dtype, values.tobytes())
             array = values.astype(dtype)
             return array if kind == "array" else array[()]
-    parts = {key: unpack(part) for key, part in value.items()}
-    return value if all(parts[key] is value[key] for key in value) else type(value)(parts)
+    unpacked = {key: unpack(part) for key, part in value.items()}
+    return value if all(unpacked[key] is value[key] for key in value) else type(value)(unpacked)
 
 
 def pack_checkpoint(checkpoint: dict[str, Any]) -> None:
