@@ -29,7 +29,7 @@ from src.engine.quiet import Quiet, warnings_in_one_line
 from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
 from src.engine.renamed import follow_renamed
 from src.engine.run import Run
-from src.engine.run_folder import begin, end, find_interrupted, runs_folder
+from src.engine.run_folder import begin, end, find_interrupted, give_back, runs_folder
 from src.engine.seeds import seeded, settle_seed
 from src.engine.transfer import Transfer
 from src.module import LitModule
@@ -144,6 +144,8 @@ class CLI(LightningCLI):
         if self.run.config.get("test_after_fit"):
             refuse_a_test_without_data(self.model, self.datamodule)
         restore_learned(self.datamodule, self.ckpt_path)
+        if not self.ckpt_path:
+            config.transfer.into(getattr(self.model, "net", self.model))
         self.trainer = self.instantiate_trainer()
         adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
 
@@ -160,6 +162,8 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:
             # Lightning's word on the options.
+            if not self._folder:
+                give_back(self.run.folder)
             asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
             here = f" This machine has {devices_here()}." if asked else ""
             given = f"trainer.accelerator={config.trainer.accelerator}, trainer.devices={config.trainer.devices}: "
@@ -169,10 +173,6 @@ class CLI(LightningCLI):
     def _root(self) -> Path:
         config = self.config[str(self.subcommand)]
         return runs_folder(config.trainer.default_root_dir, config.experiment)
-
-    def before_fit(self) -> None:
-        if not self.run.source:
-            self.config_init.fit.transfer.into(getattr(self.model, "net", self.model))
 
     def after_fit(self) -> None:
         if self.run.config["test_after_fit"]:

@@ -17,7 +17,7 @@ from src.engine.errors import UserError
 from src.engine.instances import instantiate
 from src.engine.packed import unpack_checkpoint
 from src.engine.parser import Parser
-from src.engine.paths import at_home
+from src.engine.paths import at_home, pasted
 from src.engine.ranks import is_rank_zero
 from src.engine.renamed import as_options, follow_renamed
 from src.engine.sharded import load_shards
@@ -38,6 +38,8 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
     """
     if not str(path):
         raise UserError(f"{option} is empty. Name a checkpoint file or a run's folder.")
+    if "://" in str(path):
+        raise UserError(f"{option}={path} is an address. Download the file, and name it as a path.")
     path = at_home(path)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
@@ -88,9 +90,13 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
 
 
 def _load(path: Path, map_location: Any) -> dict[str, Any]:
-    checkpoint = read_plain(path / "meta.pt" if path.is_dir() else path, map_location)
+    bare = path.suffix == ".safetensors" and path.is_file()
+    checkpoint = {} if bare else read_plain(path / "meta.pt" if path.is_dir() else path, map_location)
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote.")
+        raise UserError(
+            f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To begin with "
+            f"weights of another training: --config YAML --transfer.weights {pasted(path)} in place of --ckpt_path."
+        )
     unpack_checkpoint(checkpoint)
     return checkpoint
 

@@ -6,8 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +30,16 @@ DIFF = (
 )
 # Data that lies in the project is no part of the program, nor are packages installed there.
 NEW = ("src", "configs", "*.py", ":(exclude)*/site-packages/*")
+LARGEST = 1_000_000  # bytes of a new file in the patch; larger ones are weights or data, and are named in the record
 
 
 def add_entry(run: Run, trainer: Trainer) -> None:
     """Add an entry to `record.yaml` in the run's folder, one for each command that worked on the run.
 
     An entry holds the command, the time, the git commit and whether files were changed (the changes lie beside it as a
-    patch, with the new files of src and configs and new Python files elsewhere), versions (those of all packages in a
-    file that pip can read), device, and the checksums of the data where the data module has a method `checksums()`.
+    patch, with the new files of src and configs and new Python files elsewhere; those above 1 MB are named as
+    `too_large`), versions (those of all packages in a file that pip can read), device, and the checksums of the data
+    where the data module has a method `checksums()`.
     """
     path = run.folder / "record.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -63,12 +68,49 @@ def _git(patch: Path) -> dict[str, Any] | None:
     commit = _run_git("rev-parse", "HEAD")
     if not commit:
         return None
-    diff = _run_git(*DIFF, "HEAD")
-    for name in _run_git("ls-files", "-z", "--others", "--exclude-standard", *NEW).split(b"\0"):
-        diff += _run_git(*DIFF, "--no-index", os.devnull, os.fsdecode(name)) if name else b""
-    if diff:
-        patch.write_bytes(diff)  # as git gives it: files may have any encoding and line ends
-    return {"commit": commit.decode().strip(), "changes": patch.name if diff else None}
+    listed = (_run_git("ls-files", "-z", "--others", "--exclude-standard", *NEW) or b"").split(b"\0")
+    sizes = {name: _size(PROJECT / os.fsdecode(name)) for name in listed if name}
+    new = [name for name, size in sizes.items() if 0 <= size <= LARGEST]
+    with tempfile.TemporaryDirectory(dir=patch.parent) as place, patch.open("wb") as file:
+        done = _run_git(*DIFF, "HEAD", env=_with_new_files(new, Path(place)), stdout=file) is not None
+    entry: dict[str, Any] = {"commit": commit.decode().strip(), "changes": patch.name}
+    if not done or not patch.stat().st_size:
+        patch.unlink()
+        entry["changes"] = None if done else "unknown, git diff failed"
+    if large := [os.fsdecode(name) for name, size in sizes.items() if size > LARGEST]:
+        entry["too_large"] = large
+    return entry
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, a link's own; -1 of what is neither (a folder that is a repository of its own)."""
+    try:
+        found = path.lstat()
+    except OSError:  # gone since
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode) else -1
+
+
+def _with_new_files(names: list[bytes], place: Path) -> dict[str, str]:
+    """Variables that let git take new files for added ones: one `git diff` then has them all.
+
+    Args:
+        names: Of the files, as git lists them.
+        place: A folder for a copy of the index; the repository's own stays as it is, and so do its objects.
+    """
+    if not names:
+        return {}
+    index, objects = (
+        (PROJECT / os.fsdecode(_run_git("rev-parse", "--git-path", name) or b"").removesuffix("\n")).absolute()
+        for name in ("index", "objects")
+    )
+    env = {"GIT_INDEX_FILE": str(place / "index"), "GIT_OBJECT_DIRECTORY": str(place)}
+    env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(objects)
+    if index.exists():
+        shutil.copy2(index, place / "index")  # by its time git knows which files may have changed in the same second
+    add = ("--literal-pathspecs", "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
+    _run_git(*add, env=env, input=b"\0".join(names))
+    return env
 
 
 def _packages(path: Path) -> str:
@@ -110,13 +152,28 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _run_git(*args: str) -> bytes:
-    """What git says; nothing where it is not there or fails."""
+def _run_git(*args: str, env: dict[str, str] | None = None, **options: Any) -> bytes | None:
+    """What git says; None where it is not there or fails.
+
+    Args:
+        args: Of the command.
+        env: Variables beside those of this process.
+        options: Of `subprocess.run`: its input, or a file for its output.
+    """
+    options = {"stdout": subprocess.PIPE} | options
     try:
-        done = subprocess.run(["git", *args], cwd=PROJECT, capture_output=True, timeout=30)
+        done = subprocess.run(
+            ["git", *args],
+            cwd=PROJECT,
+            env={**os.environ, **(env or {})},
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+            check=True,
+            **options,
+        )
     except (OSError, subprocess.SubprocessError):
-        return b""
-    return done.stdout if done.returncode in (0, 1) else b""  # 1: `diff --no-index` found something
+        return None
+    return done.stdout or b""
 
 
 def _name(device: torch.device) -> str:

@@ -1,7 +1,9 @@
 """A run's folder: claimed by one process, and found again by a job that was stopped and started anew."""
 
+import contextlib
 import os
 import re
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,12 @@ class RunFolder(RunCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
         if trainer.is_global_zero and not self._recorded:  # once for a fit and its test
-            add_entry(self.run, trainer)
-            self._summary.begin(trainer, module)
+            try:
+                add_entry(self.run, trainer)
+                self._summary.begin(trainer, module)
+            except OSError as error:
+                give_back(self.run.folder)
+                raise cannot_write(self.run.folder, error) from error
         self._recorded = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -96,33 +102,57 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
     else:
         return root
     if is_rank_zero():
-        if not (folder / "config.yaml").exists():
-            (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
-        for name in _jobs():
-            (folder / name).touch()
+        try:
+            if not (folder / "config.yaml").exists():
+                (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+            for name in _jobs():
+                (folder / name).touch()
+        except OSError as error:
+            give_back(folder)
+            raise cannot_write(folder, error) from error
     return folder
 
 
 def _made(folder: Path) -> Path:
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     return folder
 
 
 def _claim(root: Path) -> Path:
-    number = 0
+    folder = root / "version_0"
     while True:
         try:
+            # First the folder above: of a link that leads nowhere, too, it is said that the file exists.
+            _made(root)
             # Whoever makes the folder owns it, however many start at the same instant.
-            (root / f"version_{number}").mkdir(parents=True)
-            return root / f"version_{number}"
+            folder.mkdir()
+            return folder
         except FileExistsError:
-            number += 1
+            folder = root / f"version_{int(folder.name.removeprefix('version_')) + 1}"
         except OSError as error:
-            raise UserError(
-                f"Cannot make a folder for the run under {root}: {error.strerror}. Name a place where you may write: "
-                "--trainer.default_root_dir."
-            ) from error
+            give_back(folder)
+            raise cannot_write(root, error) from error
+
+
+def cannot_write(folder: Path, error: OSError) -> UserError:
+    """What to say where the system does not let a run write."""
+    reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror or error
+    return UserError(
+        f"Cannot write into {folder}: {reason}. Make room there, or name a place where you may write: "
+        "--trainer.default_root_dir."
+    )
+
+
+def give_back(folder: Path) -> None:
+    """Remove the folder of a run that did not begin: without an entry in its record; and the one above, if empty."""
+    if is_rank_zero() and not (folder / "record.yaml").exists() and not (folder / "checkpoints").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
 
 
 def end(folder: Path) -> None:

@@ -129,6 +129,7 @@ class Summary:
             path.with_suffix(".part").write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
             _replace(path.with_suffix(".part"), path)
         except OSError as error:  # the run matters more than what is told of it
+            path.with_suffix(".part").unlink(missing_ok=True)
             print(f"warning: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
 
 

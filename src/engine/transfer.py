@@ -1,4 +1,4 @@
-"""Begins a fit with weights that another training left: `--transfer.weights runs/mnist/version_0`, or a file."""
+"""Begins a run with weights that another training left: `--transfer.weights runs/mnist/version_0`, or a file."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ INSIDE = ("state_dict", "model", "model_state_dict")
 class Transfer:
     """Takes over the net's weights and nothing else: no optimizer, no position.
 
+    A test, too, can begin with them, where there is no checkpoint of a run.
+
     Args:
         weights: A run's folder (its last checkpoint), a checkpoint, or a file of names and tensors: .pt, .pth, .bin,
             .safetensors.
@@ -25,7 +27,9 @@ class Transfer:
         skip: Parameters that keep their fresh values, by the beginning of their names: [layers.3] for a new head.
     """
 
-    def __init__(self, weights: Path | None = None, prefix: str | None = None, skip: list[str] | None = None) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, prefix: str | None = None, skip: list[str] | None = None
+    ) -> None:
         self.weights = weights
         self.prefix = prefix
         self.skip = skip or []

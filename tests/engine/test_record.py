@@ -157,3 +157,36 @@ def test_the_record_has_all_packages_once(cli, tmp_path):
     wanted = ("torch", "pillow", "pytest")
     assert {f"{name}=={importlib.metadata.version(name)}" for name in wanted} <= set(listed)
     assert len(listed) == len(set(listed))
+
+
+def test_thousands_of_new_files_cost_one_call_of_git_and_large_ones_are_named(tmp_path, monkeypatch):
+    def git(*args, cwd):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=cwd, check=True)
+
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "src/old.py").write_text("old = 1\n")
+    git("init", "-q", cwd=project)
+    git("add", ".", cwd=project)
+    git("commit", "-q", "-m", "first", cwd=project)
+    git("clone", "-q", ".", "../fresh", cwd=project)
+    for number in range(2_000):
+        (project / f"src/new{number}.py").write_text(f"new = {number}\n")
+    (project / "src/[a]*?.py").write_text("odd = 1\n")
+    (project / "src/link.py").symlink_to("old.py")
+    with (project / "src/weights.bin").open("wb") as file:
+        file.truncate(10**10)
+    before = {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")}
+    calls = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: calls.append(args) or run(*args, **options))
+    monkeypatch.setattr(record, "PROJECT", project)
+    entry = record._git(tmp_path / "changes.patch")
+    assert len(calls) < 10
+    assert entry["too_large"] == ["src/weights.bin"]
+    assert before == {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")}
+    git("apply", str(tmp_path / "changes.patch"), cwd=tmp_path / "fresh")
+    names = {path.name for path in (project / "src").iterdir()} - {"weights.bin"}
+    assert {path.name for path in (tmp_path / "fresh/src").iterdir()} == names
+    assert (tmp_path / "fresh/src/new1999.py").read_text() == "new = 1999\n"
+    assert (tmp_path / "fresh/src/link.py").is_symlink()
