@@ -162,7 +162,7 @@ def _run_git(*args: str, env: dict[str, str] | None = None, **options: Any) -> b
     """
     options = {"stdout": subprocess.PIPE} | options
     try:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[Any] = subprocess.run(
             ["git", *args],
             cwd=PROJECT,
             env={**os.environ, **(env or {})},
