@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.data.loader import TensorLoader
+from src.engine.errors import UserError
 from tests.stopping import behind
 
 ROWS = torch.arange(23)
@@ -121,3 +122,8 @@ def test_a_position_amid_an_epoch_of_other_batches_is_refused(other):
 def test_a_trainer_that_does_not_know_the_loader_is_not_resumed_amid_an_epoch():
     with pytest.raises(ValueError, match=r"call src\.engine\.loaders\.adopt"):
         loader().load_state_dict(loader().state_dict())
+
+
+def test_tensors_of_different_lengths_are_refused():
+    with pytest.raises(UserError, match="have 1,200, 10 rows"):
+        TensorLoader((torch.zeros(1200, 2), torch.zeros(10)), 4)

@@ -30,7 +30,7 @@ class TensorLoader(Position):
         world_size: W.
 
     Raises:
-        UserError: If a batch would hold no row for some rank.
+        UserError: If a batch would hold no row for some rank, or the tensors differ in length.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class TensorLoader(Position):
         for name, value in (("batch_size", batch_size), ("passes", passes)):
             if value < 1:
                 raise UserError(f"{name}={value} must be at least 1. Set --data.{name}.")
+        if len({len(tensor) for tensor in tensors}) > 1:
+            raise UserError(f"The tensors have {', '.join(f'{len(each):,}' for each in tensors)} rows, not the same number.")
         self.tensors = tensors
         self.batch_size = batch_size
         self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()

@@ -1,5 +1,6 @@
 """MNIST's files: brought to the disk whole and verified, or not at all; and read."""
 
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from urllib.request import url2pathname
 from torchvision.datasets import MNIST
 
 from src.engine.errors import UserError
+from src.engine.paths import pasted
 
 
 def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None:
@@ -21,7 +23,7 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
         mirror: A folder with the files, or its address, in place of torchvision's own.
 
     Raises:
-        UserError: If that fails; nothing half-written is left behind.
+        UserError: If that fails, or the folder cannot be written; nothing half-written is left behind.
     """
     raw = root / source.__name__ / "raw"
     names = [name for name, _ in source.resources]
@@ -32,25 +34,37 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
         source.mirrors = [mirror.rstrip("/") + "/"]
     try:
         raw.mkdir(parents=True, exist_ok=True)
+        # In a folder of our own, from which only whole and verified files move on.
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as place:
+            work = Path(place, source.__name__, "raw")
+            work.mkdir(parents=True)
+            for name in names:
+                beside = [folder / name for folder in (raw, given) if folder and (folder / name).is_file()]
+                for file in reversed(beside):
+                    shutil.copy(file, work)
+            _fetch(source, place, f"put the files {', '.join(names)} into {raw}")
+            for file in work.iterdir():
+                file.replace(raw / file.name)
     except OSError as error:
-        raise UserError(f"Cannot make {raw}: {error.strerror}. Set --data.root to a place for writing.") from error
-    # In a folder of our own, from which only whole and verified files move on.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as place:
-        work = Path(place, source.__name__, "raw")
-        work.mkdir(parents=True)
-        for name in names:
-            beside = [folder / name for folder in (raw, given) if folder and (folder / name).is_file()]
-            for file in reversed(beside):
-                shutil.copy(file, work)
-        try:
-            source(place, download=True)
-        except (RuntimeError, OSError, EOFError) as error:
-            raise UserError(
-                f"Cannot get {source.__name__}. {' '.join(str(error).split())} Check the connection, name another "
-                f"source (--data.mirror URL), or put the files {', '.join(names)} into {raw}."
-            ) from error
-        for file in work.iterdir():
-            file.replace(raw / file.name)
+        packed = all((raw / name).is_file() for name in names)
+        there = f" --data.mirror {pasted(raw)} takes the packed files from here." if packed else ""
+        raise UserError(
+            f"Cannot write into {root}: {error.strerror or error}. Set --data.root to a place with room where you may "
+            f"write.{there}"
+        ) from error
+
+
+def _fetch(source: type[MNIST], place: str, by_hand: str) -> None:
+    """Let torchvision download, verify and unpack what is not in the folder `place`."""
+    try:
+        source(place, download=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"Cannot get {source.__name__}. {' '.join(str(error).split())} Check the connection, name another "
+            f"source (--data.mirror URL), or {by_hand}."
+        ) from error
 
 
 def folder_of(mirror: str) -> Path | None:
@@ -82,7 +96,13 @@ def read(source: type[MNIST], root: Path, train: bool) -> MNIST:
         UserError: If the files are no images and labels of MNIST's form.
     """
     try:
-        return source(root, train=train)
+        data = source(root, train=train)
+        images, labels = len(data.data), len(data.targets)
+        if images != labels:
+            raise ValueError(f"{images:,} images and {labels:,} labels: one of these files is of another data set")
+        if labels and int(data.targets.max()) >= len(source.classes):
+            raise ValueError(f"a label {int(data.targets.max())} for {len(source.classes)} classes")
+        return data
     except (RuntimeError, ValueError, AssertionError, EOFError) as error:
         raw = root / source.__name__ / "raw"
         raise UserError(

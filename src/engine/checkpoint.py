@@ -4,6 +4,7 @@ import inspect
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch import LightningModule
@@ -64,7 +65,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
     Args:
         path: A checkpoint file; of a sharded one, its folder.
         map_location: Where its tensors go, as for `torch.load`.
-        weights: Whether to put together the weights of a sharded one.
+        weights: Whether they are needed. Without them tensors are read from the disk when they are used: copy what is
+            to stay. Those of a sharded one are not put together.
 
     Returns:
         Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were. Of a sharded one without the
@@ -76,22 +78,23 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
     """
     path = Path(path)
     try:
-        checkpoint = _load(path, map_location)
+        checkpoint = _load(path, map_location, weights)
         return checkpoint | {"state_dict": load_shards(path)} if weights and path.is_dir() else checkpoint
     except UserError as error:
         beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         for other in (file for file in beside if file != path):
             try:
-                step = _load(other, "cpu")["global_step"]
+                step = _load(other, "cpu", weights=False)["global_step"]
             except UserError:
                 continue
             raise UserError(f"{error} The newest whole one beside it is {other} (step {step}).") from error
         raise
 
 
-def _load(path: Path, map_location: Any) -> dict[str, Any]:
+def _load(path: Path, map_location: Any, weights: bool) -> dict[str, Any]:
     bare = path.suffix == ".safetensors" and path.is_file()
-    checkpoint = {} if bare else read_plain(path / "meta.pt" if path.is_dir() else path, map_location)
+    file = path / "meta.pt" if path.is_dir() else path
+    checkpoint = {} if bare else read_plain(file, map_location, weights)
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise UserError(
             f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To begin with "
@@ -101,14 +104,20 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
     return checkpoint
 
 
-def read_plain(path: Path, map_location: Any = "cpu") -> Any:
+def read_plain(path: Path, map_location: Any = "cpu", weights: bool = True) -> Any:
     """What torch saved in a file, whoever did it.
+
+    Args:
+        path: The file.
+        map_location: As for `torch.load`.
+        weights: Whether to read tensors now, not when they are used.
 
     Raises:
         UserError: If the file is not whole, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        lazy = not weights and is_zipfile(path)  # torch's older files are none
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=lazy)
     except (FileNotFoundError, PermissionError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # torch.load may stumble over foreign bytes in any way

@@ -1,5 +1,6 @@
 """What a data module learned from the data (a mean, a vocabulary) is there again before it sets up the data."""
 
+import copy
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
@@ -21,4 +22,5 @@ def restore_learned(datamodule: LightningDataModule, path: Path | None) -> None:
         return
     checkpoint = read_checkpoint(path, weights=False)
     if kind.__qualname__ in checkpoint:  # the key is Lightning's
-        datamodule.load_state_dict(checkpoint[kind.__qualname__])
+        # A copy: the file may be another one before its tensors are used.
+        datamodule.load_state_dict(copy.deepcopy(checkpoint[kind.__qualname__]))

@@ -92,7 +92,10 @@ class RunCheckpoint(Checkpoint, RunCallback):
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
         target = self.run.last.with_name("best.ckpt")
         known = trainer.is_global_zero and source.exists() and not target.exists()
-        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
+        if (
+            known
+            and read_checkpoint(source, weights=False)["callbacks"][self.state_key]["best_score"] == self.run.best_score
+        ):
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(".best.ckpt.part")
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)

@@ -3,6 +3,7 @@
 import pickletools
 import shutil
 import zipfile
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule
 
+from src.engine.checkpoint import read_checkpoint
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL, run_process
@@ -150,6 +152,19 @@ def test_a_subclass_takes_the_place_of_the_class_in_the_config(fitted):
 def test_an_argument_that_does_not_fit_is_one_line_in_a_notebook(fitted):
     with pytest.raises(UserError, match=r"XorMLP\.width|width.*XorMLP"):
         LitModule.load_from_checkpoint(fitted, net={"class_path": "tests.xor.XorMLP", "init_args": {"width": 3}})
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="asks Linux how many bytes were read")
+def test_a_config_is_read_without_the_weights(tmp_path):
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    path = tmp_path / "large.ckpt"
+    torch.save({"config": {"a": 1}, "state_dict": {"weight": torch.ones(5_000_000)}}, path)
+    before = read()
+    assert read_checkpoint(path, weights=False)["config"] == {"a": 1}
+    assert read() - before < 1_000_000
+    assert read_checkpoint(path)["state_dict"]["weight"].sum() == 5_000_000
 
 
 def test_it_holds_plain_values_only(fitted):

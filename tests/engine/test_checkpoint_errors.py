@@ -169,6 +169,22 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(disk, tmp_path,
     assert run_differences(fit(tmp_path / "whole", config()), run) == []
 
 
+@needs_root
+@pytest.mark.parametrize("room", ["size=4k", "size=8k", "nr_inodes=2", "nr_inodes=5"])
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_leaves_nothing(disk, capfd, room):
+    folder, mount = disk
+    subprocess.run(["umount", str(folder)], check=True)
+    mount("-t", "tmpfs", "-o", room, "tmpfs")
+    file = folder.with_name("sums.yaml")
+    file.write_text(yaml.safe_dump(config()))
+    code = run_main(["fit", "--config", str(file), f"--trainer.default_root_dir={folder}/runs"])
+    assert code == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "Seed set" not in line]
+    assert f"Cannot write into {folder}/runs/sums" in line
+    assert "No space left on device" in line
+    assert not [path for path in folder.rglob("*") if path != folder / "runs"]
+
+
 def test_a_checkpoint_that_could_not_be_loaded_again_is_not_written(tmp_path, capfd):
     careless = {"class_path": "tests.engine.test_checkpoint_errors.Careless"}
     run = fit(tmp_path, config(callbacks=(careless,), every_n_steps=100))

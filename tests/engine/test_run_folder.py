@@ -96,3 +96,28 @@ def test_a_program_brings_callbacks_that_know_the_run_and_a_folder_of_its_own(tm
     assert seen.run.folder == tmp_path / "mine"
     assert (tmp_path / "mine/checkpoints/last.ckpt").is_file()
     assert "RunCallback" not in (tmp_path / "mine/config.yaml").read_text()
+
+
+ODD = {
+    "a file": lambda root: root.write_text("mine"),
+    "a link that leads nowhere": lambda root: root.symlink_to("nowhere/at/all"),
+    "a file of the experiment's name": lambda root: (root.mkdir(), (root / "xor").write_text("mine")),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD.keys())
+def test_a_place_that_is_no_folder_is_one_line_and_stays(cli, tmp_path, make):
+    make(tmp_path / "runs")
+    before = sorted(tmp_path.rglob("*"))
+    done = cli("fit", "--config", SMALL, *SHORT)
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if "Seed set" not in line]
+    assert line.startswith(f"error: Cannot write into {tmp_path / 'runs'}")
+    assert "--trainer.default_root_dir" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_options_that_the_trainer_refuses_leave_no_folder(cli, tmp_path):
+    done = cli("fit", "--config", SMALL, "--trainer.accelerator=tpu")
+    assert done.code == 1
+    assert not list(tmp_path.glob("runs/*"))

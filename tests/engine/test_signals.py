@@ -221,6 +221,16 @@ def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch):
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
 
 
+def test_a_requeued_job_whose_seed_was_drawn_finds_its_run(tmp_path, monkeypatch):
+    for name, value in {"JOB_ID": "4713", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run = fit(tmp_path, config() | {"seed_everything": True}, ("on_train_batch_end", 20))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert fit(tmp_path, config() | {"seed_everything": True}) == run
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
+
+
 def test_a_requeued_job_that_began_with_a_checkpoint_goes_on_with_its_own(tmp_path, monkeypatch):
     first = fit(tmp_path, config())
     for name, value in {"JOB_ID": "4712", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():

@@ -1,5 +1,7 @@
 """A fit that begins with the net's weights of another run."""
 
+import re
+import shlex
 import sys
 
 import pytest
@@ -79,6 +81,7 @@ def test_a_mistake_is_one_clear_error(cli, source, tmp_path, more, hint):
     assert hint in done.err
     assert "Traceback" not in done.err
     assert len([line for line in done.err.splitlines() if "Seed set" not in line]) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_another_shape_is_named(cli, source, tmp_path):
@@ -215,3 +218,36 @@ def last_line(done):
     assert done.code != 0
     (line,) = [line for line in done.err.splitlines() if "Seed set" not in line]
     return line
+
+
+@pytest.mark.parametrize("option", ["--transfer.weights", "--ckpt_path"])
+def test_an_address_is_named_as_it_was_given(cli, tmp_path, option):
+    done = cli(*options(tmp_path), f"{option}=https://example.com/net.pth")
+    name = option.removeprefix("--")
+    assert last_line(done) == (
+        f"error: {name}=https://example.com/net.pth is an address. Download the file, and name it as a path."
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("kind", ["names and tensors", "state_dict", "safetensors"])
+def test_bare_weights_in_place_of_a_checkpoint_say_what_helps_and_it_does(cli, tmp_path, verb, kind):
+    file = tmp_path / "its weights.pt"
+    if kind == "safetensors":
+        safetensors = pytest.importorskip("safetensors.torch", reason="needs the package safetensors")
+        file = file.with_suffix(".safetensors")
+        safetensors.save_file(seeded_net(), file)
+    else:
+        save(file, kind, seeded_net())
+    done = cli(verb, *options(tmp_path)[1:], "--ckpt_path", file)
+    line = last_line(done)
+    assert "holds no config" in line
+    advice = shlex.split(re.search(r"--config YAML (.*) in place of --ckpt_path", line)[1])
+    done = cli(verb, *options(tmp_path)[1:], *advice)
+    assert done.code == 0, done.err
+    net = stopping.Net()
+    net.load_state_dict(seeded_net())
+    x, target = (part[48:] for part in stopping.Sums().data)
+    loss = torch.nn.functional.mse_loss(net(x), target).item()
+    assert done.metrics[f"{'val' if verb == 'fit' else verb}/loss"] == pytest.approx(loss, rel=1e-4)

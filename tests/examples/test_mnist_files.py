@@ -2,14 +2,19 @@
 
 import gzip
 import http.server
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+import torch
 from torchvision.datasets.utils import calculate_md5
 
-from tests.conftest import CONFIGS, run_process, write_synthetic
+from tests.conftest import CONFIGS, run_process, write_idx, write_synthetic
 
 NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -162,6 +167,43 @@ def test_damaged_unpacked_files_are_one_clear_error(cli, mnist, tmp_path):
     assert "cannot be read" in done.err
     assert "Delete that folder" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("labels", [range(12), [k % 47 for k in range(40)]], ids=["fewer", "of more classes"])
+def test_labels_of_another_data_set_are_one_line(cli, tmp_path, labels):
+    raw = tmp_path / "data/MNIST/raw"
+    write_synthetic(raw, 40, 40)
+    write_idx(raw / "t10k-labels-idx1-ubyte", torch.tensor(list(labels), dtype=torch.uint8))
+    done = cli("test", "--config", CONFIGS / "mnist.yaml", f"--data.root={tmp_path / 'data'}")
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert "40 images and 12 labels" in line or "a label 39 for 10 classes" in line
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a disk takes root")
+@pytest.mark.parametrize("options", ["size=20m", "size=300k"], ids=["read-only", "full"])
+def test_a_disk_that_cannot_be_written_is_one_line_whose_advice_works(cli, server, files, tmp_path, options):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=False)
+    if done.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        if options == "size=20m":
+            shutil.copytree(files, disk / "MNIST/raw", ignore=lambda folder, names: set(names) - set(NAMES))
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        before = left(disk)
+        done = test_data(cli, server, disk)
+        (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
+        assert done.code == 1
+        assert f"Cannot write into {disk}: " in line
+        assert left(disk) == before
+        if mirror := re.search(r"--data.mirror (\S+)", line):
+            assert test_data(cli, server, tmp_path / "data", f"--data.mirror={mirror[1]}").code == 0
+        assert bool(mirror) == (options == "size=20m")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.slow
