@@ -50,12 +50,21 @@ class BaseModule(QuickAttributes):
         # What an earlier run of this module left, in a notebook perhaps one that failed within an epoch.
         self.schedule_length = None
         self._means = Means()
-        self._evaluation.reset()
+        self._evaluation.begin()
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
             graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
             self.net.compile(mode="reduce-overhead" if graphs else None)
             self._compile = False
+
+    @property
+    def further_metrics(self) -> dict[int, MetricCollection]:
+        """The metrics of all data sets but the first, by their number."""
+        return self._evaluation.more
+
+    def add_further_metrics(self, number: int) -> None:
+        """Make those of a data set, for a resumed run to fill."""
+        self._evaluation.add(number, self.device)
 
     def is_first_batch(self) -> bool:
         """Whether no batch was seen yet, in training or in evaluation: the time to look closely."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
 
+from src.engine.metric_states import Snapshot
+
 
 class Evaluation:
     """Keeps metrics of each data set apart.
@@ -22,7 +24,8 @@ class Evaluation:
     def __init__(self, metrics: MetricCollection) -> None:
         self._first = metrics
         self._fresh = copy.deepcopy(metrics)
-        self._more: dict[int, MetricCollection] = {}
+        self._begun = Snapshot(metrics)
+        self.more: dict[int, MetricCollection] = {}
 
     def update(self, number: int, scores: Any, target: Any, class_dim: int = 1) -> None:
         """Count a batch.
@@ -33,21 +36,24 @@ class Evaluation:
             target: (B, ...).
             class_dim: The dimension of the classes in scores of several: 1, or the last one.
         """
-        if number and number not in self._more:
-            device = scores.device if isinstance(scores, Tensor) else "cpu"
-            self._more[number] = copy.deepcopy(self._fresh).to(device)
-        metrics = self._more[number] if number else self._first
+        if number and number not in self.more:
+            self.add(number, scores.device if isinstance(scores, Tensor) else "cpu")
+        metrics = self.more[number] if number else self._first
         for metric in metrics.values():
             metric.update(*suited(metric, scores, target, class_dim))
 
-    def reset(self) -> None:
-        """Begin all counts anew."""
-        for metrics in (self._first, *self._more.values()):
-            metrics.reset()
+    def add(self, number: int, device: Any) -> None:
+        """Make the metrics of a further data set."""
+        self.more[number] = copy.deepcopy(self._fresh).to(device)
+
+    def begin(self) -> None:
+        """Forget all, a best value of an earlier run or of a validation before a test, too."""
+        self._begun.put_back()
+        self.more.clear()
 
     def compute(self, number: int) -> dict[str, Any]:
         """The values of a data set by the metrics' names; its counts begin anew."""
-        metrics = self._more.get(number, self._first)
+        metrics = self.more.get(number, self._first)
         values = {name: metric.compute() for name, metric in metrics.items()}
         metrics.reset()
         return values

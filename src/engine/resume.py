@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torchmetrics import Metric
 
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
+from src.engine.metric_states import Snapshot, common_changes, set_changes
 from src.engine.random_state import random_state, set_random_state
 from src.engine.resume_options import apply_changes, optimization
 from src.engine.run import RunCallback
@@ -20,8 +20,8 @@ class Resume(RunCallback):
     """Keeps in each checkpoint metrics, an early stop, half-accumulated gradients and the random generators' states.
 
     The states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. What a module sums
-    up in an epoch is kept, too: by `self.log(..., on_epoch=True)`, and in metrics of torchmetrics. Gradients amid an
-    accumulation are kept on one process only; with several, resume from `last.ckpt`.
+    up in an epoch is kept, too: by `self.log(..., on_epoch=True)`, and in metrics of torchmetrics, with what these keep
+    beyond an epoch. Gradients amid an accumulation are kept on one process only; with several, resume from `last.ckpt`.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,7 @@ class Resume(RunCallback):
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
+        self._metrics: Snapshot | None = None
 
     @property
     def state_key(self) -> str:
@@ -53,12 +54,20 @@ class Resume(RunCallback):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Note what the options made; right after this hook Lightning restores the states of a checkpoint."""
         self._made = optimization(trainer, module)
+        self._metrics = Snapshot(module)
+
+    def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Clear what metrics keep of a validation that was none: a best value, a history."""
+        if self._metrics:
+            self._metrics.put_back()
+        getattr(module, "further_metrics", {}).clear()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metric_states(module)}, trainer)
+        metrics = self._metrics.changes(module) if self._metrics else {}
+        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metrics}, trainer)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         if accumulating(trainer) and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
@@ -117,9 +126,10 @@ class Resume(RunCallback):
         """Each process takes its own sums; of more processes than there are now, each those of some."""
         rank, world_size = trainer.global_rank, trainer.world_size
         set_running_logs(trainer, [dict(share["logs"]) for share in shares[rank::world_size]])
-        if len(shares) == world_size:
-            set_metric_states(module, shares[rank]["metrics"])
-        elif any(share["metrics"] for share in shares) and rank == 0:
+        metrics = [share["metrics"] for share in shares]
+        taken = metrics[rank] if len(shares) == world_size else common_changes(module, metrics) if shares else {}
+        set_changes(module, taken)
+        if rank == 0 and any(each.keys() - taken.keys() for each in metrics if len(shares) != world_size):
             print(
                 f"warning: the checkpoint is of {len(shares)} processes, this run has {world_size}: the metrics that "
                 "the module keeps in training begin anew in this epoch.",
@@ -156,31 +166,6 @@ def gather(value: Any, trainer: Trainer) -> list[Any]:
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(values, value)
     return values
-
-
-def metric_states(module: LightningModule) -> dict[str, dict[str, Any]]:
-    """The counts of each metric in a module that has some, by its name."""
-    found = {name: part for name, part in module.named_modules() if isinstance(part, Metric) and part.update_called}
-    return {name: {key: to_cpu(value) for key, value in metric.metric_state.items()} for name, metric in found.items()}
-
-
-def to_cpu(value: Any) -> Any:
-    """A tensor, or a list of them."""
-    return [each.cpu() for each in value] if isinstance(value, list) else value.cpu()
-
-
-def set_metric_states(module: LightningModule, states: dict[str, dict[str, Any]]) -> None:
-    """Put counts back.
-
-    Args:
-        module: As it was.
-        states: As `metric_states` gives them.
-    """
-    for name, state in states.items():
-        metric: Any = module.get_submodule(name)
-        for key, value in state.items():
-            of = [each.to(metric.device) for each in value] if isinstance(value, list) else value.to(metric.device)
-            setattr(metric, key, of)
 
 
 def accumulating(trainer: Trainer) -> bool:
