@@ -7,14 +7,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from src.data.loader import TensorLoader
-from src.engine.folds import fold_of
+from src.engine.errors import UserError
+from src.engine.folds import split_by_row
 
 
 def load_rows() -> tuple[Tensor, Tensor]:
     """Make rows around one centre for each class.
 
     Returns:
-        x (N, 4) float32 and target (N,) int64. For a regression target is (N, 1) float32.
+        x (N, 4) of any numbers and target (N,) int64. For a regression target is (N, 1) float32.
     """
     # Your own data goes here: read a file, a table, a database. Whatever gives two tensors will do.
     generator = torch.Generator().manual_seed(0)
@@ -24,8 +25,9 @@ def load_rows() -> tuple[Tensor, Tensor]:
 
 
 class RowsDataModule(LightningDataModule):
-    """Three parts that a seed decides: 3/5 for training, 1/5 for validation, 1/5 for the test.
+    """Three parts: about 3/5 for training, 1/5 for validation, 1/5 for the test.
 
+    A seed and the values of a row alone decide its part: rows that come later change no other row's.
     Batches of x (B, 4) float32, scaled, and target (B,) int64.
 
     Args:
@@ -45,16 +47,18 @@ class RowsDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         x, target = load_rows()
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.split_seed))
-        fifth = len(x) // 5
-        self.test_rows, self.val_rows, self.train_rows = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
-        if self.fold:
-            self.train_rows, self.val_rows = fold_of(order[fifth:], self.fold, self.split_seed)
+        if not (good := x.isfinite().all(dim=1)).all():
+            row = int(good.logical_not().nonzero()[0])
+            raise UserError(f"Row {row} has a missing or infinite value. Fill it in or drop the row in load_rows.")
+        x = x.double()  # beside a large mean float32 has no digits left for the differences
+        # Something that never changes, such as a number of each row, may stand in the place of x.
+        self.train_rows, self.val_rows, self.test_rows = split_by_row(x, self.split_seed, self.fold)
         if not self.learned:  # a checkpoint's are here already
             # Only the training rows may tell what is usual.
             seen = x[self.train_rows]
-            self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0)}
-        self.tensors = ((x - self.learned["mean"]) / self.learned["std"], target)
+            differs = seen.amax(dim=0) > seen.amin(dim=0)  # else there is nothing to divide by
+            self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0, correction=0).where(differs, 1.0)}
+        self.tensors = (((x - self.learned["mean"]) / self.learned["std"]).float(), target)
 
     # The checkpoint keeps what was learned here, so that later data is scaled as the training rows were.
     def state_dict(self) -> dict[str, Any]:
@@ -75,8 +79,8 @@ class RowsDataModule(LightningDataModule):
 
     # What `predict` reads: batches of x, with what its rows are to name; here the number of each.
     def predict_dataloader(self) -> TensorLoader:
-        x = self.tensors[0][self.test_rows]
-        return TensorLoader((x, torch.arange(len(x))), self.batch_size)
+        x = self.tensors[0]
+        return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows)
 
     # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:

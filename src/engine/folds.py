@@ -1,11 +1,13 @@
-"""Which rows train and which validate: a part held out, or one of several folds.
+"""Which rows train and which validate: a part held out, one of several folds, or what a hash of each row says.
 
 All folds are checked when the first one is made, so that an empty one is known before any of them was trained.
 """
 
 import functools
+import hashlib
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +39,67 @@ def hold_out(num_rows: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
     return order[val_size:], order[:val_size]
 
 
+def split_by_row(
+    keys: Tensor | Sequence[Any],
+    seed: int,
+    fold: tuple[int, int] | None = None,
+    *,
+    val_share: float = 0.2,
+    test_share: float = 0.2,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split rows into three parts by a hash of each row, so that its part does not depend on the other rows.
+
+    Rows may be added, removed and put into another order: each row that was there stays in its part, so a later test
+    of a checkpoint tests no row that trained. Equal rows are in one part. The sizes are near the shares, not exact.
+
+    Args:
+        keys: (N, ...) the rows themselves; or what identifies each, which then may change its values: numbers (N,), or
+            a list of strings. With the patient of each row, all rows of a patient are in one part.
+        seed: Decides the parts.
+        fold: Of the rows that are not for the test the k-th of n folds validates, and the others train.
+        val_share: Of all rows; of no effect with `fold`.
+        test_share: Of all rows.
+
+    Returns:
+        The rows that train, validate and test, int64.
+
+    Raises:
+        UserError: If there is no such fold, or a part is empty.
+    """
+    draws = torch.tensor([_draw(key, seed) for key in _bytes_of(keys)], dtype=torch.float64)
+    test = draws < test_share
+    if fold:
+        which, number = _existing(fold)
+        shares = (draws - test_share) / (1 - test_share)  # below 0: for the test
+        folds = (shares * number).floor().long().clamp(max=number - 1)
+        if empty := [k for k in range(number) if not (folds == k).any()]:
+            raise _refused(fold, f"fold {empty[0]} would be empty: {_number(len(draws), 'row')}")
+        val = folds == which
+    else:
+        val = (draws < test_share + val_share) & ~test
+    parts = {"train": ~(test | val), "validate": val, "test": test}
+    if none := [name for name, part in parts.items() if not part.any()]:
+        raise UserError(
+            f"A split of {_number(len(draws), 'row')} leaves none to {' and none to '.join(none)} (seed {seed}). "
+            "Give more rows, or another seed (--data.split_seed)."
+        )
+    train, val, test = (part.nonzero().flatten() for part in parts.values())
+    return train, val, test
+
+
+def _bytes_of(keys: Tensor | Sequence[Any]) -> list[bytes]:
+    if isinstance(keys, Tensor):
+        values = keys.detach().cpu().reshape(len(keys), -1).double() + 0.0  # -0.0 is 0.0
+        return [row.tobytes() for row in values.numpy()]
+    return [str(key).encode() for key in keys]
+
+
+def _draw(key: bytes, seed: int) -> float:
+    """Return a number in [0, 1) that the key and the seed decide."""
+    digest = hashlib.blake2b(key, digest_size=8, key=str(seed).encode()).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53  # all that a float holds
+
+
 def fold_of(
     rows: int | Tensor, fold: tuple[int, int], seed: int, *, stratify: Any = None, groups: Any = None
 ) -> tuple[Tensor, Tensor]:
@@ -59,11 +122,7 @@ def fold_of(
     """
     from sklearn import model_selection  # type: ignore[import-untyped]  # takes a second
 
-    which, number = fold
-    if number < 2 or not 0 <= which < number:
-        raise UserError(
-            f"fold=[{which}, {number}] is none: [0, 5] is the first of five, [4, 5] the last. Set --data.fold."
-        )
+    which, number = _existing(fold)
     rows = torch.arange(rows) if isinstance(rows, int) else rows
     _check(len(rows), fold, stratify, groups)
     kind = f"{'Stratified' if stratify is not None else ''}{'Group' if groups is not None else ''}KFold"
@@ -82,6 +141,15 @@ def fold_of(
     except ValueError as error:
         raise UserError(f"fold=[{which}, {number}]: {error}") from error
     return mine
+
+
+def _existing(fold: tuple[int, int]) -> tuple[int, int]:
+    which, number = fold
+    if number < 2 or not 0 <= which < number:
+        raise UserError(
+            f"fold=[{which}, {number}] is none: [0, 5] is the first of five, [4, 5] the last. Set --data.fold."
+        )
+    return which, number
 
 
 def _check(num_rows: int, fold: tuple[int, int], stratify: Any, groups: Any) -> None:

@@ -3,7 +3,7 @@ import torch
 
 from src.data.rows import RowsDataModule
 from src.engine.errors import UserError
-from src.engine.folds import fold_of, hold_out
+from src.engine.folds import fold_of, hold_out, split_by_row
 
 
 def all_folds(rows, number, seed=0, **of):
@@ -115,3 +115,34 @@ def test_the_folds_of_a_data_module_leave_its_test_rows_alone():
         assert data.tensors[0][data.train_rows].mean(dim=0).abs().max() < 1e-5  # scaled by this fold's training rows
     parts = torch.cat([*seen, plain.test_rows])
     assert torch.equal(parts.sort().values, torch.arange(len(parts)))
+
+
+@pytest.mark.parametrize("fold", [None, (1, 3)])
+def test_the_part_of_a_row_depends_on_nothing_but_the_row_and_the_seed(fold):
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    x[7] = x[400]
+    parts = split_by_row(x, 1, fold)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(500))
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    fewer = x[order[:300]].double()
+    for part, again in zip(parts, split_by_row(fewer, 1, fold), strict=True):
+        assert {int(order[row]) for row in again} == set(order[:300].tolist()) & set(part.tolist())
+        assert (7 in part) == (400 in part)
+    assert not torch.equal(parts[2], split_by_row(x, 2, fold)[2])
+    assert [len(part) / 500 for part in split_by_row(x, 1)] == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+
+
+def test_rows_may_be_split_by_a_name_or_a_number_of_each():
+    patients = [f"patient {number % 40}" for number in range(400)]
+    train, val, test = ({patients[row] for row in part} for part in split_by_row(patients, 0))
+    assert not train & (val | test)
+    assert not val & test
+    assert len(split_by_row(torch.arange(100), 0)[1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "fold", "said"), [(1, None, "A split of 1 rows leaves none to .*split_seed"), (99, (5, 5), "is none")]
+)
+def test_a_split_that_cannot_be_is_refused_in_a_line(number, fold, said):
+    with pytest.raises(UserError, match=said):
+        split_by_row(torch.arange(number), 0, fold)

@@ -294,7 +294,7 @@ def test_a_copy_survives_a_kill_and_passes_lint_and_its_test(copy, monkeypatch, 
         succeeds(python("-m", "src", *args, "--ckpt_path", "runs/crocus/version_0", cwd=copy))
     assert run_differences(copy / "whole/crocus/version_0", copy / "runs/crocus/version_0") == []
     predictions = (copy / "runs/crocus/version_2/predictions.csv").read_text().splitlines()
-    assert len(predictions) == 1 + {"rows": 120, "xor": 4}.get(source, 1)
+    assert len(predictions) == 1 + {"rows": 138, "xor": 4}.get(source, 1)
 
     files = re.findall(r"^wrote (\S+\.py)$", made, re.M)
     succeeds(lint(copy, "ruff", "check", *files))
