@@ -14,11 +14,12 @@ AROUND = 5  # steps to either side over which a slope is taken
 class LrRange(Callback):
     """Raises the learning rate with each step, writes lr_range.csv and says at which rate the loss fell fastest.
 
+    A step is one of the optimizer: where gradients are accumulated, its loss is the mean over the batches of the step.
     Lightning's own finder wants a module with an attribute `lr` and goes on with what it found; this one only reports,
     so that the rate in YAML is the rate of the run. After Smith, https://arxiv.org/abs/1506.01186.
 
     Args:
-        num_steps: Steps from the smallest to the largest rate; the run ends there.
+        num_steps: Steps of the optimizer from the smallest to the largest rate; the run ends there.
         smallest: The first rate.
         largest: The last one, if the loss does not grow to four times its smallest value before.
     """
@@ -29,6 +30,11 @@ class LrRange(Callback):
         self.largest = largest
         self._rows: list[tuple[float, float]] = []
         self._mean = 0.0
+        self._batches: list[float] = []  # losses of the step that has begun
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._steps = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         part = len(self._rows) / max(self.num_steps - 1, 1)
@@ -38,9 +44,13 @@ class LrRange(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Of all processes, so that they stop at the same step.
-        loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer, module), reduce_op="mean")
-        self._mean = 0.95 * self._mean + 0.05 * float(loss)
+        # Of all processes, so that they stop at the same step. Lightning has divided it by the number to accumulate.
+        mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
+        self._batches.append(float(trainer.strategy.reduce(mine, reduce_op="mean")))
+        if trainer.global_step == self._steps:
+            return
+        loss, self._batches, self._steps = sum(self._batches) / len(self._batches), [], trainer.global_step
+        self._mean = 0.95 * self._mean + 0.05 * loss
         smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
         self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))
         if len(self._rows) == self.num_steps or smooth > 4 * min(loss for _, loss in self._rows):
