@@ -36,7 +36,10 @@ class BaseModule(QuickAttributes):
         if "loss" in (metrics or {}):
             raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
         # Metrics that agree on one batch need not agree on the next: each keeps its own counts.
-        self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
+        try:
+            self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
         # What is no number: matrices, curves; written into the run's folder.
         self.tables: dict[str, Any] = {}
         self._evaluation = Evaluation(self.metrics)

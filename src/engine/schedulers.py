@@ -164,12 +164,19 @@ def run_length(trainer: Trainer, interval: str) -> int:
         UserError: If the run has no end that is known before.
     """
     length = trainer.estimated_stepping_batches if interval == "step" else (trainer.max_epochs or -1)
-    if length == math.inf or length < 1:
-        raise UserError(
-            f"A scheduler is to be as long as the run (total_steps, T_max or total_iters: null), but its "
-            f"{interval}s are not known: max_epochs={trainer.max_epochs}. Set --trainer.max_epochs, or a length."
-        )
-    return int(length)
+    if length != math.inf and length >= 1:
+        return int(length)
+    # What helps a loader with a length, and a stream, which has none. Each way is enough.
+    ways = "--trainer.max_epochs"
+    if interval == "step" and length == math.inf:
+        ways = "--trainer.max_steps; or --trainer.max_epochs, for a stream with --trainer.limit_train_batches"
+    elif interval == "step":
+        ways = "--trainer.max_steps or --trainer.limit_train_batches"
+    raise UserError(
+        f"A scheduler is to be as long as the run (total_steps, T_max or total_iters: null), but nobody knows how many "
+        f"{interval}s that is: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}. Set {ways}; or give the "
+        "scheduler a number."
+    )
 
 
 def scheduler_config(scheduler: Any, interval: str, trainer: Trainer) -> dict[str, Any]:

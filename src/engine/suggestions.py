@@ -19,6 +19,12 @@ ELSEWHERE = {
     "batch_size": "data.batch_size",
 }
 
+METRICS = (
+    "takes metrics by name, {acc: {class_path: torchmetrics.classification.BinaryAccuracy}}, each a class of "
+    "torchmetrics or one of yours that derives from torchmetrics.Metric (no function, loss or net)"
+)
+WELL_NAMED = r"'\w+': Namespace\(.*?\)+, "  # those beside the wrong one
+
 
 def explain(complaint: Complaint, options: Iterable[str], arguments: list[str]) -> str:
     """Shorten a parser's complaint and add the nearest right word.
@@ -48,6 +54,8 @@ def explain(complaint: Complaint, options: Iterable[str], arguments: list[str]) 
         r"Expected an? (.*)\. Got value: (.*)", lambda m: f"expected {_types(m[1])}; got {m[2]!r}", message
     )
     message = " ".join(message.split())
+    if other := re.fullmatch(r"(\S+): expected dict\[str, Metric\] or null; got (.*)", message):
+        return f"{other[1]}: {METRICS}; got {re.sub(WELL_NAMED, '', other[2])}"
     return f"{message}{_hint(message, complaint, options)}"
 
 

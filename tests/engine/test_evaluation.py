@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,6 +20,7 @@ from torchmetrics.classification import (
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
+from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.stopping import config, fit, rows, run_main
@@ -191,3 +193,34 @@ def test_a_test_after_a_fit_without_data_for_it_is_told_before_the_first_step(cl
     assert done.err.startswith("error: test_after_fit: neither LitModule nor NoTest has a test_dataloader")
     assert not Path("runs").exists()
     assert cli("fit", "--config", SMALL, f"--data={__name__}.NoTest", "--test_after_fit=false").code == 0
+
+
+def accuracy(scores, target):
+    return (scores.round() == target).float().mean()
+
+
+NO_METRICS = [
+    f"{__name__}.accuracy",
+    f"{__name__}.NoTest",
+    "torchmetrics.functional.accuracy",
+    "torch.nn.MSELoss",
+    {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 1}},
+]
+
+
+@pytest.mark.parametrize("given", NO_METRICS, ids=str)
+def test_an_object_that_is_no_metric_is_one_line_with_what_is_allowed(cli, tmp_path, given):
+    (tmp_path / "metrics.yaml").write_text(yaml.safe_dump({"model": {"metrics": {"bad": given}}}))
+    for more in (["--config", "metrics.yaml"], *([[f"--model.metrics.bad={given}"]] if isinstance(given, str) else [])):
+        done = cli("fit", "--config", SMALL, *more)
+        (line,) = done.err.splitlines()
+        assert line.startswith("error: model.metrics: takes metrics by name, {acc: {class_path: torchmetrics.")
+        assert "derives from torchmetrics.Metric (no function, loss or net); got" in line
+        assert "bad" in line
+        assert "Namespace" not in line
+
+
+@pytest.mark.parametrize("metrics", [{"a": accuracy}, {"a": nn.MSELoss()}, {"update": BinaryAccuracy()}])
+def test_a_metric_that_cannot_be_is_refused_in_python_too(metrics):
+    with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
+        LitModule(Same(), nn.MSELoss(), sgd, metrics)
