@@ -166,3 +166,85 @@ def test_freezing_what_is_not_there_names_what_is(cli, tmp_path):
     assert done.code != 0
     assert "there is no module net.layers.1; there are" in done.err
     assert "net, net.0, net.1" in done.err
+
+
+class FreezesItself(Normed):
+    """Keeps its encoder in evaluation and without gradients, as torchvision's and mmdetection's nets do."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.encoder.eval()
+        self.encoder.requires_grad_(False)
+        return self
+
+
+class FrozenByModule(LitModule):
+    """The module does it in the place of the net."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.net.encoder.eval()
+        self.net.encoder.requires_grad_(False)
+        return self
+
+
+class Late(FrozenByModule):
+    """Makes its net only when the run begins."""
+
+    def configure_model(self):
+        self.net.encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
+
+
+ENCODER = {f"encoder.{number}" for number in range(5)} | {"encoder"}
+SELF = f"--model.net={__name__}.FreezesItself"
+BY_ITSELF = {
+    "the net": [SELF],
+    "the module": [f"--model={__name__}.FrozenByModule"],
+    "a net made late": [f"--model={__name__}.Late"],
+    "without a sanity check": [SELF, "--trainer.num_sanity_val_steps=0"],
+    "a validation amid an epoch": [SELF, VALIDATE_AMID_AN_EPOCH],
+    "ema": [SELF, "--config", str(CONFIGS / "callbacks/ema.yaml")],
+    "swa": [SELF, "--config", str(CONFIGS / "callbacks/swa.yaml")],
+}
+
+
+@pytest.mark.parametrize("more", BY_ITSELF.values(), ids=BY_ITSELF.keys())
+def test_a_net_that_freezes_itself_in_its_train_method_stays_frozen(fit_normed, more):
+    one, three = (fit_normed(None, *more, epochs=epochs) for epochs in (1, 3))
+    close = {name: one[name] if torch.allclose(one[name], three[name], rtol=1e-6) else three[name] for name in one}
+    assert changed(one, close) == {"head"}  # the mean of three equal weights may differ in its last bit
+    assert len(Watch.seen) == 36
+    for modes in Watch.seen:
+        assert {name for name, training in modes.items() if not training} == ENCODER & modes.keys()
+
+
+def test_freeze_and_a_net_that_freezes_itself_go_together(fit_normed):
+    freeze = {"modules": ["net.encoder", "net.norm"], "until_epoch": 1}
+    one, three = (fit_normed(freeze, SELF, epochs=epochs) for epochs in (1, 3))
+    assert changed(one, three) == {"head"}
+    # The norm was frozen by the callback alone, the encoder stays frozen by the net.
+    assert [modes["norm"] for modes in Watch.seen] == [False] * 12 + [True] * 24
+    assert not any(modes["encoder.1"] for modes in Watch.seen)
+
+
+@pytest.mark.parametrize("step", [6, 12, 20])
+def test_a_net_that_freezes_itself_resumes_to_the_bit(tmp_path, step):
+    made = experiment(None)
+    made["model"]["net"] = {"class_path": f"{__name__}.FreezesItself"}
+    whole = stopping.fit(tmp_path / "whole", made)
+    stopped = stopping.fit(tmp_path / "stopped", made, stop_at=("on_train_batch_start", step))
+    assert stopping.resume(stopped) == 0
+    assert stopping.run_differences(whole, stopped) == []
+
+
+class SetAside(FreezesItself):
+    """Begins with its norm in evaluation: what is so before the fit stays so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.eval()
+
+
+def test_what_is_in_evaluation_before_the_fit_stays_so(fit_normed):
+    fit_normed(None, f"--model.net={__name__}.SetAside", epochs=1)
+    assert {name for name, training in Watch.seen[-1].items() if not training} == ENCODER | {"norm"}

@@ -13,7 +13,7 @@ class Freeze(Callback):
     """Keeps the weights of some modules as they are, and those modules as in evaluation, for the first epochs.
 
     In evaluation a batch norm keeps its running statistics, too. With DDP take the strategy
-    `ddp_find_unused_parameters_true`.
+    `ddp_find_unused_parameters_true`. A net that freezes a part by a `train()` of its own needs no callback.
 
     Args:
         modules: Their names, as the model has them, or patterns: [net.layers.0, "net.encoder.*"].

@@ -11,7 +11,7 @@ from torch import Tensor
 from src.engine.checkpoint import check_fit
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import weight_of_the_rest
-from src.engine.lightning_fixes.parts import double_before_weights
+from src.engine.lightning_fixes.parts import call_own_train, double_before_weights
 from src.engine.order import Position, leaves
 from src.engine.packed import pack_checkpoint, unpack_checkpoint
 from src.engine.run import RunCallback
@@ -26,6 +26,9 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
     """
     repair_logs(trainer)
     module.on_save_checkpoint = _Packs(module, "on_save_checkpoint", trainer)  # type: ignore[method-assign]
+    # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net that is made late.
+    call_own_train(module)
+    module.on_fit_start = _FitStart(module, "on_fit_start", trainer)  # type: ignore[method-assign]
     module.on_load_checkpoint = _Fits(module, "on_load_checkpoint", trainer)  # type: ignore[method-assign]
     module.backward = _Weighed(module, "backward", trainer)  # type: ignore[method-assign]
     for hook in LAST:
@@ -102,6 +105,14 @@ class _Fits(Wrapper):
             check_fit(checkpoint["state_dict"], self.owner)
         double_before_weights(self.owner)
         self.hook(checkpoint)
+
+
+class _FitStart(Wrapper):
+    """`on_fit_start`, before which parts that freeze themselves in `train()` do so."""
+
+    def __call__(self) -> None:
+        call_own_train(self.owner)
+        self.hook()
 
 
 # Hooks that Lightning calls after those of all callbacks, and what callbacks of the run do behind them.

@@ -94,7 +94,7 @@ WRONG = {
         ["--trainer.callbacks", NEEDY, "--trainer.callbacks.every=1", "--trainer.callbacks.names=[1]"],
         "trainer.callbacks.names: expected dict[str, int] or null; got '[1]'",
     ),
-    "metrics without names": (["--model.metrics=BinaryAccuracy"], "model.metrics: expected dict[str, Metric] or null"),
+    "metrics without names": (["--model.metrics=BinaryAccuracy"], "model.metrics: takes metrics by name, {acc: "),
     "mistyped argument": (
         ["--trainer.callbacks", NEEDY, "--trainer.callbacks.evry=2"],
         "Option 'evry' is not accepted by Needy. Did you mean every?",
@@ -109,7 +109,7 @@ WRONG = {
         "torch.optim.lr_scheduler.StepLR is no Optimizer",
     ),
     "an argument before its class": (["--model.scheduler.step_size=3"], "Name the class first"),
-    "text for a metric": (["--model.metrics.acc=3"], "expected dict[str, Metric] or null; got 'acc: 3'"),
+    "text for a metric": (["--model.metrics.acc=3"], "torchmetrics.Metric (no function, loss or net); got 'acc: 3'"),
     "text for a share": (["--trainer.limit_val_batches=x"], "expected int or float or null; got 'x'"),
     "what is always so": (["--weights_only", "false"], "unrecognized arguments: --weights_only"),
 }

@@ -721,3 +721,25 @@ class TakesBack(pl.callbacks.Checkpoint):  # these come last
 def test_lightning_still_stops_for_a_patience_that_ran_out_before_min_epochs_though_it_improved_since():
     assert stopped_at() == 3, "it goes on: take_back_an_early_stop can go"
     assert stopped_at(TakesBack()) == 5
+
+
+# --- call_own_train
+
+
+class FreezesItself(Plain):
+    """Keeps its net in evaluation."""
+
+    def train(self, mode: bool = True) -> "FreezesItself":
+        super().train(mode)
+        self.net.eval()
+        return self
+
+
+def test_lightning_still_calls_no_train_method_when_a_fit_starts():
+    module = FreezesItself()
+    plain(max_epochs=1).fit(module, DATA)
+    assert module.net.training, "train() is called: call_own_train can go"
+    trainer = plain(max_epochs=1)
+    adopt(trainer, module)
+    trainer.fit(module, DATA)
+    assert not module.net.training

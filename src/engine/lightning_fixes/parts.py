@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
+from torch import nn
 from torch.utils.data import DataLoader
 
 # Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where Lightning, or a
@@ -77,6 +78,22 @@ def double_before_weights(module: pl.LightningModule) -> None:
     """
     if module.trainer.precision == "64-true":
         module.double()
+
+
+def call_own_train(module: pl.LightningModule) -> None:
+    """Call `train()` of each part that overrides it, as a hand-written loop does.
+
+    Parts freeze themselves that way (a batch norm that stays in evaluation). Lightning calls `train()` at no time and
+    keeps the modes of all modules over a validation, Lightning pull request 18951. What is in evaluation stays so.
+
+    Call it when a fit starts.
+    """
+    in_evaluation = [part for part in module.modules() if not part.training]
+    for part in module.modules():
+        if type(part).train is not nn.Module.train and part.training:
+            part.train()
+    for part in in_evaluation:
+        part.training = False
 
 
 class AverageAlsoInTheTest(WeightAveraging):
