@@ -141,7 +141,7 @@ def test_rows_may_be_split_by_a_name_or_a_number_of_each():
 
 
 @pytest.mark.parametrize(
-    ("number", "fold", "said"), [(1, None, "A split of 1 rows leaves none to .*split_seed"), (99, (5, 5), "is none")]
+    ("number", "fold", "said"), [(1, None, "A split of 1 row leaves none to .*split_seed"), (99, (5, 5), "is none")]
 )
 def test_a_split_that_cannot_be_is_refused_in_a_line(number, fold, said):
     with pytest.raises(UserError, match=said):
