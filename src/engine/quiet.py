@@ -1,6 +1,8 @@
 """Leaves out what says nothing to a user, and shows each warning once, in a line."""
 
+import hashlib
 import logging
+import mmap
 import os
 import re
 import sys
@@ -23,7 +25,8 @@ STANDARD = Path(sysconfig.get_path("stdlib"))
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 _pythons_own = warnings.showwarning
-_shown: set[str] = set()
+# A number of marks, and a mark for each warning that was shown: workers that are forked write here, too.
+_shown = mmap.mmap(-1, 8 * 4096)
 
 
 class Quiet:
@@ -48,13 +51,14 @@ def warnings_in_one_line() -> Iterator[None]:
     """Show each warning once within the block: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours.
 
     What a package warns of with other numbers, as for each fold, counts as the same, and only rank zero shows it. Yours
-    are the same if their text is, and each process shows its own. Python's filters act as before.
+    are the same if their text is. Each process of a run shows its own, forked workers show none again. Python's filters
+    act as before.
     """
     before = warnings.showwarning
     if before is _show:  # a program that calls the command line
         yield
         return
-    _shown.clear()
+    _shown[:8] = bytes(8)
     warnings.showwarning = _show
     try:
         yield
@@ -80,9 +84,20 @@ def _show(
     else:
         said = text if ENGINE in path.parents or not path.exists() else f"{text} ({path.name}:{lineno})"
     key = re.sub(r"\d+", "0", said) if package else said
-    if key not in _shown:
-        _shown.add(key)
+    if _is_new(key):
         print(f"note: {said}", file=file or sys.stderr, flush=True)
+
+
+def _is_new(key: str) -> bool:
+    """Whether a warning is shown for the first time; from now on it is not."""
+    mark = hashlib.blake2b(key.encode(errors="replace"), digest_size=8).digest()
+    end = 8 + 8 * int.from_bytes(_shown[:8])
+    if any(_shown[place : place + 8] == mark for place in range(8, end, 8)):
+        return False
+    if end < len(_shown):
+        _shown[end : end + 8] = mark
+        _shown[:8] = (end // 8).to_bytes(8)
+    return True
 
 
 def _package_of(path: Path) -> str:

@@ -6,9 +6,11 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, Dataset
 
 from src.engine.quiet import warnings_in_one_line
 from tests.conftest import SMALL
+from tests.xor import INPUTS, TARGETS, XorDataModule
 
 ONE_EPOCH = ("--trainer.max_epochs=1", "--data.passes=3")
 
@@ -45,12 +47,37 @@ def warned_at():
     return Warns.on_train_batch_end.__code__.co_firstlineno + 1
 
 
+class InWorkers(XorDataModule):
+    """Rows that warn, in workers that each epoch starts anew."""
+
+    def train_dataloader(self):
+        return DataLoader(Loud(), batch_size=2, num_workers=2)
+
+
+class Loud(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        warnings.warn("the file is old", stacklevel=1)
+        return INPUTS[index], TARGETS[index]
+
+
+def test_a_warning_of_each_worker_in_each_epoch_stands_once(cli):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = cli("fit", "--config", SMALL, "--trainer.max_epochs=2", "--data=tests.engine.test_quiet.InWorkers")
+    assert done.code == 0, done.err
+    assert len([line for line in notes(done.err) if "the file is old" in line]) == 1
+
+
 def test_quiet_turned_off_says_where_a_warning_comes_from(cli):
     options = ("--trainer.callbacks=tests.engine.test_quiet.Warns", "--quiet.enabled=false")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = cli("fit", "--config", SMALL, *ONE_EPOCH, *options)
     assert notes(done.err) == []
+    assert {"/usr/lib/site-packages/letters/draw.py", __file__} <= {each.filename for each in caught}
 
 
 def test_a_program_that_calls_the_command_line_shows_it_once_for_all_runs(capfd):
