@@ -44,11 +44,12 @@ def settle_seed(given: bool | int) -> int:
     if not isinstance(given, bool):
         return given
     # These start the processes of a run independently of each other, and start them again.
-    if job := "/".join(os.environ[name] for name in JOBS if name in os.environ):
-        return random.Random(job).getrandbits(32)
-    if not is_rank_zero() and "PL_GLOBAL_SEED" in os.environ:  # started by rank zero, which has set it
-        return int(os.environ["PL_GLOBAL_SEED"])
-    return random.SystemRandom().getrandbits(32)
+    job = [os.environ[name] for name in JOBS if name in os.environ]
+    if not job and not is_rank_zero() and {"PL_GLOBAL_SEED", "WORLD_SIZE"} <= os.environ.keys():
+        return int(os.environ["PL_GLOBAL_SEED"])  # rank zero has set it, and has started this process
+    if not job and os.environ.keys() & {"LOCAL_RANK", "NODE_RANK"}:  # started by hand
+        job = [os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ]
+    return (random.Random("/".join(job)) if job else random.SystemRandom()).getrandbits(32)
 
 
 def _seed(number: int) -> None:

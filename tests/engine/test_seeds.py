@@ -161,6 +161,18 @@ def test_processes_that_something_else_starts_draw_the_same_seed(monkeypatch):
     assert settle_seed(False) != first
 
 
+def test_processes_that_are_started_by_hand_draw_the_same_seed(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # of an earlier run in this process
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    drawn = []
+    for rank in "01":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        drawn.append(settle_seed(False))
+    assert drawn[0] == drawn[1] != 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("torchrun", [(), ("--nproc_per_node=2",)])
 def test_two_processes_and_one_have_the_same_rows(splits, cli, torchrun):
