@@ -108,6 +108,7 @@ class Summary:
         try:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             self._seconds_before = float(before.get("seconds", 0.0))
+            before["metrics"] = dict(before.get("metrics", {}))
         except (OSError, ValueError, AttributeError, TypeError):  # not ours, or broken by hand: written anew
             before = {}
         self._values = first | before | {"reason": None}

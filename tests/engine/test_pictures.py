@@ -1,12 +1,17 @@
 """Pictures are drawn once, when the work is done, and none of them ends a run."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 
 from src.engine.errors import UserError
 from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, Picture, new_figure
+from src.engine.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
+from src.engine.trackers import media
 from src.module import LitModule
 from tests.pictures import CLASSIFICATION, Data, Own, figures, pixels, run, write_yaml
 from tests.processes import launch, processes
@@ -75,6 +80,49 @@ class Seen(EvaluationPicture):
 
     def draw_seen(self, trainer, module, seen, suffix):
         print(f"seen{suffix} {self.of_what} {sorted(seen.rows) == list(range(len(seen.rows)))} {len(seen.rows)}")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a", 1, "$"], ["a", "1", "$"]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        ({1: "b", 0: "a"}, ["a", "b"]),
+        ({"b": 1, "a": 0}, ["a", "b"]),
+        (None, []),
+    ],
+    ids=["list", "array", "by number", "numbers by name", "none"],
+)
+def test_class_names_may_have_any_form(given, names):
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(class_names=given))
+    assert class_names(trainer) == names
+    assert class_names(SimpleNamespace(datamodule=None)) == []
+
+
+def test_a_label_is_one_line_without_formulas_and_not_longer_than_it_may_be():
+    assert as_label("$a$\n\tb\x00\udcff") == r"\$a\$ b??"
+    assert as_label("$" * 50, most=10) == r"\$" * 7 + "..."
+    assert as_label(7) == "7"
+
+
+@pytest.mark.parametrize("shape", [(3, 1_200, 600), (1, 20, 30), (3, 1, 5_000)])
+def test_a_thumbnail_keeps_proportions_and_means(shape):
+    image = torch.randint(0, 255, shape, dtype=torch.uint8)
+    small = thumbnail(image, 100)
+    assert small.dtype == torch.float32
+    assert max(small.shape) == min(max(shape), 100)
+    assert float(small.mean()) == pytest.approx(float(image.float().mean()), rel=1e-3)
+    if max(shape) <= 100:
+        assert torch.equal(small, image.float())
+
+
+def test_a_picture_of_an_odd_name_reaches_mlflow_under_a_key_that_it_takes(tmp_path):
+    keys: list[str] = []
+    client = SimpleNamespace(log_image=lambda run, image, key, step: keys.append(key))
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
+    for name in ("confusion_$5", "confusion_€5", "confusion_night rain"):
+        media._to_mlflow(SimpleNamespace(experiment=client, run_id="1"), name, tmp_path / "x.png", 0)
+    assert keys == ["confusion__245", "confusion__20ac5", "confusion_night rain"]
 
 
 class Looks(Callback):

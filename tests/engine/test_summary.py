@@ -212,6 +212,9 @@ def test_a_file_that_is_broken_or_cannot_be_written_stops_no_run(tmp_path, capfd
     (run / "summary.json").write_text('{"verb": "fi')
     assert resume(run) == 0
     assert summary(run)["state"] == "finished"
+    (run / "summary.json").write_text('{"seconds": 1, "metrics": [1]}')
+    assert resume(run) == 0
+    assert summary(run)["state"] == "finished"
     (run / "summary.json").unlink()
     (run / "summary.json").mkdir()
     capfd.readouterr()

@@ -9,9 +9,10 @@ import pytest
 import torch
 import yaml
 
-from src.callbacks.xor_surface import HIGH, LOW, SIDE, plot_growth, surface, weights_of
+from src.callbacks.xor_surface import HIGH, LOW, SIDE, XorSurface, plot_growth, surface, weights_of
 from src.cli import main
 from src.data.xor import INPUTS, TARGETS
+from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, run_process
 from tests.pictures import figures, pixels
@@ -38,6 +39,11 @@ def at_the_points(axes) -> list[float]:
     array = image.get_array()
     places = ((INPUTS - LOW) / (HIGH - LOW) * (SIDE - 1)).round().int().tolist()
     return [float(array[row, column]) for column, row in places]
+
+
+def test_more_stages_than_fit_side_by_side_are_one_line():
+    with pytest.raises(UserError, match="stages has 1000 steps; at most 20"):
+        XorSurface(tuple(range(1_000)))
 
 
 def test_the_surface_at_the_four_points_is_what_predict_says(drawn, tmp_path):

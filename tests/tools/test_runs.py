@@ -539,6 +539,20 @@ def test_a_folder_that_is_deleted_meanwhile_is_left_out(runs, root, monkeypatch)
     assert said.err == ""
 
 
+def test_a_folder_that_cannot_be_read_is_named(runs, root, monkeypatch):
+    scandir = os.scandir
+
+    def forbidding(folder):
+        if str(folder).endswith("small"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    said = runs("--format=json")
+    assert sorted(said.names) == sorted([*ALL, "ended/version_0", "ended/version_1"])
+    assert said.err == "left out: small/* which cannot be read\n"
+
+
 def test_odd_values_are_shown(runs, root):
     odd = {"val/loss": "NaN", "val/acc": "-Infinity", "test/acc": None, "val/huge": 1e308}
     change(root / "xor/version_1", metrics=odd, seconds="NaN", best=None)

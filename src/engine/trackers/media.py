@@ -1,5 +1,6 @@
 """Pictures for trackers."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def _to_mlflow(logger: Any, name: str, path: Path, step: int) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
-        logger.experiment.log_image(logger.run_id, image, key=name, step=step)
+        # It takes few letters; two names stay two.
+        key = re.sub(r"[^A-Za-z0-9_./ -]", lambda found: f"_{ord(found[0]):x}", name)
+        logger.experiment.log_image(logger.run_id, image, key=key, step=step)
 
 
 KINDS: dict[type[Logger], Callable[[Any, str, Path, int], None]] = {

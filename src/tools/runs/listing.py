@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.tools.runs import columns
-from src.tools.runs.find import find
+from src.tools.runs.find import find, is_many
 from src.tools.runs.read import Row, read_run
 from src.tools.runs.table import cut, lines_of, width_here
 from src.tools.runs.where import Condition, ordered
@@ -81,7 +81,8 @@ def main(args: list[str]) -> None:
         told = f"of {len(found)} runs under {given.root} none fits" if found else none
         print(told, file=sys.stderr)
     if left:
-        print(f"left out: {', '.join(left)} (--all shows them)", file=sys.stderr)
+        hint = " (--all shows them)" if any(map(is_many, left)) else ""
+        print(f"left out: {', '.join(left)}{hint}", file=sys.stderr)
 
 
 def joined(args: list[str]) -> list[str]:
