@@ -1,5 +1,7 @@
 """A folder for each run, whatever the logger."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from jsonargparse import Namespace
@@ -81,6 +83,11 @@ def test_an_address_is_no_folder(cli):
     done = cli("fit", "--config", SMALL, "--trainer.default_root_dir=s3://bucket/runs")
     assert done.code == 1
     assert "s3://bucket/runs is an address" in done.err
+    # fsspec, by which Lightning writes checkpoints, reads `a::b` as two addresses.
+    done = cli("fit", "--config", SMALL, "--experiment=a::b")
+    assert done.code == 1
+    assert "runs/a::b: a folder of runs cannot have `::` in its path. Set --experiment" in done.err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "a ~/b", "~"])

@@ -413,6 +413,7 @@ REFUSED = [
     (["--seeds", "2", "--config", "sums.yaml", "--trainer.max_epochs", "x"], "expected int"),
     (["--seeds", "2", "--config", "sums.yaml", "--trainer.fast_dev_run", "true"], "a repeat needs checkpoints"),
     (["--folds", "2", "--config", "sums.yaml", "--data", "tests.stopping.Sums"], "tests.stopping.Sums has no folds."),
+    (["--seeds", "2", "--config", "sums.yaml", "--experiment=a::b"], "a folder of runs cannot have `::` in its path"),
     (["--folds", "x"], "argument --folds: invalid int value: 'x'"),
     (["--seeds", "2", "--config"], "argument -c/--config: expected one argument"),
     (["--seeds", "1", "5000000000"], "5000000000 is no seed; they go from 0 to 4294967295"),

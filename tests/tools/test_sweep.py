@@ -138,6 +138,7 @@ def test_wrong_words_beside_the_space_are_one_line_and_nothing_is_started(more, 
     ("option", "message"),
     [
         ("--trainer.fast_dev_run=true", "trainer.fast_dev_run: it leaves no checkpoints"),
+        ("--experiment=a::b", "runs/a::b: a folder of runs cannot have `::` in its path"),
         ("--print_config", "--print_config: a sweep has no config of its own"),
         ("--resume=space.yaml", "--resume space.yaml: cannot make this folder"),
     ],

@@ -171,6 +171,8 @@ def is_alone(trainer: dict[str, Any]) -> bool:
 
 def claim(root: Path) -> Path:
     """Make the next `repeat_<n>`: whoever makes it owns it."""
+    if "::" in str(root.absolute()):
+        refuse(f"{root}: a folder of runs cannot have `::` in its path. Set --experiment to another name.")
     number = 0
     while True:
         try:

@@ -53,6 +53,8 @@ def load(folder: Path) -> Sweep:
 
 def claim(root: Path) -> Path:
     """A folder `sweep_<n>` that nobody else has, however many ask at the same instant."""
+    if "::" in str(root.absolute()):
+        refuse(f"{root}: a folder of runs cannot have `::` in its path. Set --experiment to another name.")
     number = 0
     while True:
         try:
