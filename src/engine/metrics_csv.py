@@ -25,6 +25,7 @@ class MetricsCsv(RunCallback):
         self._file = RowsFile(Path())
         self._last: dict[str, Any] = {}  # the row of the last epoch
         self._validated = False  # since the last row: Lightning keeps the numbers of an earlier validation
+        self._loaded: dict[str, Any] = {}  # until training starts, which a finished run does not
 
     @property
     def state_key(self) -> str:
@@ -58,7 +59,18 @@ class MetricsCsv(RunCallback):
             beside = source.parent.parent / "metrics.csv" if source.parent.name == "checkpoints" else Path()
             self._file.begin_with_part(beside, state["num_rows"], state["names"])
 
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint.get("metrics", {}) if self._stage == "fit" else {}
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the last epoch of a checkpoint that was saved at its very end: nothing is left to train."""
+        if self._loaded:
+            trainer.callback_metrics.update(self._loaded)
+            self._add_epoch(trainer)
+            self.on_train_start(trainer, module)
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loaded = {}
         # A run that goes on in another folder may have no further row.
         if trainer.is_global_zero and not self._file.path.exists():
             self._file.settle()
@@ -73,10 +85,12 @@ class MetricsCsv(RunCallback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write a validation that stands by itself or amid an epoch; one at its end is a part of its row."""
-        if trainer.state.fn == "validate" or not (trainer.sanity_checking or trainer.is_last_batch):
+        if trainer.sanity_checking:
+            return  # on a resume the validation before the checkpoint counts
+        if trainer.state.fn == "validate" or not trainer.is_last_batch:
             self._add(trainer, "val")
         else:
-            self._validated = not trainer.sanity_checking
+            self._validated = True
         self._write_tables(trainer, module, "val")
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:

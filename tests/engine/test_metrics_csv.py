@@ -106,3 +106,21 @@ def test_a_test_that_logs_as_the_validation_does_is_told_as_a_test(tmp_path, cap
     assert "test/twice 2.0000" in next(line for line in out.splitlines() if line.startswith("test "))
     assert "note: the test logs " in err
     assert "val/twice as test/twice" in err
+
+
+@pytest.mark.parametrize("at_epoch_end", [True, False])
+def test_a_checkpoint_of_lightnings_own_has_the_whole_epoch_in_its_rows(at_epoch_end, tmp_path):
+    options = {
+        "filename": "own-{epoch}",
+        "monitor": "val/loss",
+        "save_top_k": -1,
+        "save_on_train_epoch_end": at_epoch_end,
+    }
+    own = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": options}
+    run = fit(tmp_path, config(callbacks=(own,)))
+    files = sorted(run.rglob("own-*.ckpt"))
+    assert len(files) == 3
+    for number, file in enumerate(files, 1):
+        assert resume(file) == 0
+        again = run.with_name(f"version_{number}") / "metrics.csv"
+        assert again.read_bytes() == (run / "metrics.csv").read_bytes()

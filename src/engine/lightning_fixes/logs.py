@@ -32,9 +32,15 @@ def repair_logs(trainer: pl.Trainer) -> None:
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
-    """Give what this process logged in the running epoch, which Lightning's checkpoint leaves out."""
-    results: Any = trainer.fit_loop.epoch_loop._results
-    return dict(results.state_dict())
+    """Give what this process logged in the running epoch, which Lightning's checkpoint leaves out.
+
+    At the end of an epoch it is nothing: a run that is resumed from there begins the next one.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    results = trainer.fit_loop.epoch_loop._results
+    if epochs.processed > epochs.completed or not isinstance(results, Results):
+        return {}
+    return results.state_dict()
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
