@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src.engine.always_on import ALWAYS_ON, callbacks
-from src.engine.checkpoint import ShardsIO, find_checkpoint
+from src.engine.checkpoint import find_checkpoint
 from src.engine.configs.compose import carried_config, compose
 from src.engine.configs.files import read_env_file
 from src.engine.configs.nulls import refuse_nulls
@@ -155,9 +155,6 @@ class CLI(LightningCLI):
         last = self.ckpt_path if self.subcommand == "fit" else None
         self.run.folder = begin(self._root(), last, self.run.config, self._folder)
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
-        if self.ckpt_path and self.ckpt_path.is_dir():
-            plugins = config.trainer.plugins or []
-            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), ShardsIO()]
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:

@@ -101,7 +101,7 @@ class _Fits(Wrapper):
 
     def __call__(self, checkpoint: dict[str, Any]) -> None:
         unpack_checkpoint(checkpoint)  # the first hook that sees it
-        if "state_dict" in checkpoint:  # sharded, FSDP has read it already
+        if "state_dict" in checkpoint:  # FSDP takes it out when it has loaded it
             check_fit(checkpoint["state_dict"], self.owner)
         double_before_weights(self.owner)
         self.hook(checkpoint)

@@ -8,7 +8,6 @@ from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from src.engine.complaint import Complaint
@@ -21,7 +20,6 @@ from src.engine.parser import Parser
 from src.engine.paths import at_home, pasted
 from src.engine.ranks import is_rank_zero
 from src.engine.renamed import as_options, follow_renamed
-from src.engine.sharded import load_shards
 from src.engine.suggestions import explain
 
 T = TypeVar("T")
@@ -52,7 +50,7 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
         path = path / "last.ckpt"
     if not path.exists():
         raise UserError(f"{option}={path} does not exist. Name a checkpoint file or a run's folder.")
-    if path.is_dir() and not (path / "meta.pt").is_file():
+    if path.is_dir():
         raise UserError(f"{option}={path} is a folder without checkpoints. Name a checkpoint file or a run's folder.")
     return path
 
@@ -60,17 +58,14 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running anything in it.
 
-    (The index of a sharded one is torch's own, and a pickle: read such weights from those you trust.)
-
     Args:
-        path: A checkpoint file; of a sharded one, its folder.
+        path: A checkpoint file.
         map_location: Where its tensors go, as for `torch.load`.
         weights: Whether they are needed. Without them tensors are read from the disk when they are used: copy what is
-            to stay. Those of a sharded one are not put together.
+            to stay.
 
     Returns:
-        Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were. Of a sharded one without the
-        optimizer's states.
+        Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were.
 
     Raises:
         UserError: If the file is not whole, is no checkpoint of this template, or carries any other object; names the
@@ -78,8 +73,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
     """
     path = Path(path)
     try:
-        checkpoint = _load(path, map_location, weights)
-        return checkpoint | {"state_dict": load_shards(path)} if weights and path.is_dir() else checkpoint
+        return _load(path, map_location, weights)
     except UserError as error:
         beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         for other in (file for file in beside if file != path):
@@ -93,8 +87,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights: bool =
 
 def _load(path: Path, map_location: Any, weights: bool) -> dict[str, Any]:
     bare = path.suffix == ".safetensors" and path.is_file()
-    file = path / "meta.pt" if path.is_dir() else path
-    checkpoint = {} if bare else read_plain(file, map_location, weights)
+    checkpoint = {} if bare else read_plain(path, map_location, weights)
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise UserError(
             f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To begin with "
@@ -128,13 +121,6 @@ def read_plain(path: Path, map_location: Any = "cpu", weights: bool = True) -> A
                 f"code. {refused[0]}"
             ) from error
         raise UserError(f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.") from error
-
-
-class ShardsIO(TorchCheckpointIO):
-    """Reads a sharded checkpoint for a run that is not sharded: a test on one device."""
-
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return read_checkpoint(path) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
 
 def build(base: type[T], config: dict[str, Any]) -> T:

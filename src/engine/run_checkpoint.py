@@ -20,7 +20,7 @@ from src.engine.monitors import (
 )
 from src.engine.packed import pack, refuse_unstorable
 from src.engine.run import RunCallback
-from src.engine.write_checkpoint import write_checkpoint
+from src.engine.write_checkpoint import ONE_FILE, write_checkpoint
 
 # Several processes have to agree on whether it is time.
 ASK_EVERY_N_BATCHES = 50
@@ -71,8 +71,16 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then
+            self._refuse_shards()
             if datamodule := getattr(trainer, "datamodule", None):
                 pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
+
+    def _refuse_shards(self) -> None:
+        """Say it now, not at the first checkpoint."""
+        strategy = self.run.config.get("trainer", {}).get("strategy")
+        options = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
+        if options.get("state_dict_type") == "sharded":
+            raise UserError(f"trainer.strategy: state_dict_type: sharded is not supported. {ONE_FILE}")
 
     def _save_then(self, then: Callable[[], None]) -> None:
         self._due, self._then = True, then
@@ -98,7 +106,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         ):
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(".best.ckpt.part")
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+            shutil.copyfile(source, part)
             part.replace(target)
         trainer.strategy.barrier("bring_best")
 

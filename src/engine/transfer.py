@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.engine.checkpoint import find_checkpoint, mismatches, read_checkpoint, read_plain
+from src.engine.checkpoint import find_checkpoint, mismatches, read_plain
 from src.engine.errors import UserError
 from src.engine.ranks import is_rank_zero
 
@@ -82,8 +82,6 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
     Raises:
         UserError: If it has none.
     """
-    if path.is_dir():
-        return read_checkpoint(path)["state_dict"], True
     held = read_safetensors(path) if path.suffix == ".safetensors" else read_plain(path)
     holder = held if isinstance(held, dict) else {}
     weights = next((holder[key] for key in INSIDE if isinstance(holder.get(key), dict)), holder)
