@@ -30,16 +30,19 @@ OF_SIGNAL = """
 
 def is_ours(names: dict[str, Any] | None) -> bool:
     """Whether code is of this project, by its globals: libraries have their own ways on each system."""
-    path = Path((names or {}).get("__file__", os.sep))
-    return path.is_relative_to(PROJECT) and "site-packages" not in path.parts
+    path = str((names or {}).get("__file__"))  # a text: pathlib itself asks for what is taken away
+    return path.startswith(f"{PROJECT}") and "site-packages" not in path
 
 
-def take_away(module: ModuleType, names: list[str]) -> None:
-    """Let a module lack names, as our code sees it."""
-    real = {name: vars(module).pop(name) for name in names if hasattr(module, name)}
+def take_away(module: ModuleType, names: str, **instead: str) -> None:
+    """Let a module lack names, or have other values, as our code sees it."""
+    real = {name: vars(module).pop(name) for name in [*names.split(), *instead] if hasattr(module, name)}
 
     def lookup(name: str) -> Any:
-        if name not in real or is_ours(sys._getframe(1).f_globals):
+        ours = is_ours(sys._getframe(1).f_globals)
+        if ours and name in instead:
+            return instead[name]
+        if name not in real or ours:
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}, as on Windows")
         return real[name]
 
@@ -57,8 +60,9 @@ def collect(log: Path) -> None:
             return real_import(name, globals, *rest, **more)
 
         builtins.__import__ = without
-        take_away(os, OF_OS.split())
-        take_away(signal, OF_SIGNAL.split())
+        take_away(os, OF_OS, name="nt")
+        take_away(signal, OF_SIGNAL)
+        take_away(sys, "", platform="win32")
         for name in [name for name in sys.modules if name.partition(".")[0] in ("src", "tests")]:
             del sys.modules[name]
         os.chdir(PROJECT)
