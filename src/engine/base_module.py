@@ -1,6 +1,6 @@
 """The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +146,22 @@ class BaseModule(QuickAttributes):
 
     def _log_evaluation(self, stage: str) -> None:
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        logged: set[str] = set()
         for number, name in enumerate(dataset_names(loaders_of(self.trainer, stage))):
             values: dict[str, Any] = self._means.take(f"{stage}/{number}", self)
             if not values:
                 continue
             for metric, value in self._evaluation.compute(number).items():
-                values |= named(metric, value, class_names)
+                found = dict(named(metric, value, class_names))
+                _refuse_same_names(found.keys() & values.keys(), stage)
+                values |= found
             for key, value in values.items():
                 # Of several data sets the first has the plain name, too.
                 keys = [f"{stage}/{key}/{name}"] if name else []
-                for each in [*keys, *([f"{stage}/{key}"] if number == 0 else [])]:
+                keys += [f"{stage}/{key}"] if number == 0 else []
+                _refuse_same_names(logged.intersection(keys), stage)
+                logged.update(keys)
+                for each in keys:
                     self._log_or_keep(each, value)
 
     def _log_or_keep(self, name: str, value: Any) -> None:
@@ -208,3 +214,11 @@ class BaseModule(QuickAttributes):
             overrides: Arguments of the module that replace the config's: objects, or `class_path` and `init_args`.
         """
         return load_module(cls, checkpoint_path, map_location or "cpu", overrides, strict).eval()
+
+
+def _refuse_same_names(names: Collection[str], stage: str) -> None:
+    if names:
+        raise UserError(
+            f"Two numbers of {stage} have the name {min(names)}. Give the metric, the part of the loss or the data set "
+            "another name."
+        )

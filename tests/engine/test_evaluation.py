@@ -224,3 +224,20 @@ def test_an_object_that_is_no_metric_is_one_line_with_what_is_allowed(cli, tmp_p
 def test_a_metric_that_cannot_be_is_refused_in_python_too(metrics):
     with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
         LitModule(Same(), nn.MSELoss(), sgd, metrics)
+
+
+class Parts(nn.CrossEntropyLoss):
+    def forward(self, logits, target):
+        loss = super().forward(logits, target)
+        return {"loss": loss, "loss/night": 2 * loss}
+
+
+def test_two_numbers_of_one_name_are_refused():
+    f1 = {"f1": MulticlassF1Score(4, average=None), "f1/2": MulticlassF1Score(4)}
+    loader = TensorLoader((X, CLASSES), 8)
+    for loss, metrics, loaders, name in (
+        (nn.CrossEntropyLoss(), f1, loader, "f1/2"),
+        (Parts(), None, {"day": loader, "night": TensorLoader((X, CLASSES), 8)}, "val/loss/night"),
+    ):
+        with pytest.raises(UserError, match=f"Two numbers of val have the name {name}. Give the metric"):
+            trainer().validate(LitModule(Same(), loss, sgd, metrics), loaders, verbose=False)
