@@ -4,10 +4,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ProgressBar,
+    ThroughputMonitor,
+)
 
 from src.engine.console import Console, Progress
-from src.engine.errors import Errors
+from src.engine.errors import Errors, UserError
 from src.engine.finite import Finite
 from src.engine.metrics_csv import MetricsCsv
 from src.engine.predictions.callback import PredictionsCsv
@@ -34,6 +41,9 @@ ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
     ("checkpoint", RunCheckpoint),
 )
 
+# They look for a tracker in `setup`, and so come behind the callback that makes it.
+MONITORS = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
+
 
 def callbacks(
     trainer: Any, always_on: dict[str, RunCallback], run: Run, callers: Iterable[Callback] = ()
@@ -50,6 +60,8 @@ def callbacks(
     given = given if isinstance(given, list) else [given]
     if run.verb == "fit" and run.source:  # the rate that was found is in the checkpoint
         given = [callback for callback in given if not isinstance(callback, LearningRateFinder)]
+    monitors = [callback for callback in given if isinstance(callback, MONITORS)]
+    given = [callback for callback in given if callback not in monitors]
     own_bar = any(isinstance(callback, ProgressBar) for callback in given)
     off: list[type[Callback]] = []
     if trainer.barebones or trainer.enable_checkpointing is False:
@@ -57,8 +69,17 @@ def callbacks(
     if trainer.barebones or trainer.enable_progress_bar is False or own_bar:
         off.append(ProgressBar)
     ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
-    for callback in [*given, *ours, *callers]:
+    for callback in [*given, *ours, *monitors, *callers]:
         if isinstance(callback, RunCallback):
             callback.run = run
+    if monitors and run.verb == "fit" and not always_on["track"].needed():
+        name = type(monitors[0]).__name__
+        known = (
+            " The learning rate is in metrics.csv already, in the column lr." if name == "LearningRateMonitor" else ""
+        )
+        raise UserError(
+            f"{name} sends to a tracker, and this run has none. Set --track.tensorboard true (or --track.wandb, "
+            f"--track.mlflow), or take it out of trainer.callbacks.{known}"
+        )
     ours = [callback for callback in ours if callback.needed()]
-    return [*ours[:2], *given, *ours[2:], *callers]
+    return [*ours[:2], *given, *ours[2:], *monitors, *callers]

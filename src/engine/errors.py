@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import os
+import re
 import traceback
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,30 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def raised_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning rejected a value by itself: between the command line and the error no user's code ran."""
+    if not isinstance(error, ValueError):
+        return False
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = ("src.cli", "src.engine.", "lightning.", "jsonargparse", "contextlib")
+    return names[-1].startswith("lightning.") and all(name.startswith(ours) for name in names)
+
+
+def options_named_in(text: str) -> str:
+    """Name the options of the trainer that a message of Lightning's is about; nothing where it names none."""
+    words = re.findall(r"\w+", text)
+    named = [f"--trainer.{name}" for name in signature(Trainer.__init__).parameters if len(name) > 8 and name in words]
+    return f" See {', '.join(named)}." if named and "--trainer." not in text else ""
+
+
 def explained(error: BaseException) -> str:
     """What to say in a line in place of a traceback; nothing of an error in a user's own code."""
+    if raised_by_lightning(error) and not isinstance(error, UserError):
+        return f"{one_line(error)}{options_named_in(str(error))}"
     told = [advice or one_line(error) for word, advice in IN_OTHER_WORDS.items() if word in str(error)]
-    return told[0] if told else one_line(error) if isinstance(error, READ_WELL) else ""
+    if told or not isinstance(error, READ_WELL):
+        return told[0] if told else ""
+    return one_line(error) + ("" if isinstance(error, UserError) else options_named_in(str(error)))
 
 
 def devices_here() -> str:

@@ -25,6 +25,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from src.engine.draws import GENERATORS, apart
+from src.engine.errors import UserError
 from src.engine.order import RunSeed, mix
 from src.engine.random_state import aside
 from src.engine.ranks import is_rank_zero
@@ -40,8 +41,13 @@ def settle_seed(given: bool | int) -> int:
 
     Args:
         given: `seed_everything`.
+
+    Raises:
+        UserError: If it has more than 32 bits, or is below 0.
     """
     if not isinstance(given, bool):
+        if not 0 <= given < 2**32:
+            raise UserError(f"seed_everything={given} must be 0 to {2**32 - 1}. Set --seed_everything.")
         return given
     # These start the processes of a run independently of each other, and start them again.
     job = [os.environ[name] for name in JOBS if name in os.environ]
