@@ -1,6 +1,7 @@
 """What any LightningModule gets: gradients and logged means over all processes, and only weights that fit."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from src.engine.checkpoint import check_fit
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import weight_of_the_rest
 from src.engine.lightning_fixes.parts import call_own_train, double_before_weights
-from src.engine.order import Position, leaves
+from src.engine.order import Position, is_padding, leaves
 from src.engine.packed import pack_checkpoint, unpack_checkpoint
 from src.engine.run import RunCallback
 
@@ -24,7 +25,7 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
         trainer: That will run it.
         module: Any.
     """
-    repair_logs(trainer)
+    repair_logs(trainer, functools.partial(is_padding, trainer))
     module.on_save_checkpoint = _Packs(module, "on_save_checkpoint", trainer)  # type: ignore[method-assign]
     # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net that is made late.
     call_own_train(module)

@@ -1,6 +1,7 @@
 """The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from src.engine.errors import UserError, describe
 from src.engine.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.lightning_fixes.parts import QuickAttributes
 from src.engine.means import Means
+from src.engine.order import is_padding
 from src.engine.schedulers import fill_length, needs_length, run_length
 from src.engine.step import FORM, StepOutput, check_names
 from src.engine.torch_losses import class_dim
@@ -96,6 +98,8 @@ class BaseModule(QuickAttributes):
             raise UserError(f"count takes a {FORM}; got {describe(output)}.")
         if output.parts:
             check_names(output.parts, [str(name) for name in self.metrics])
+        if stage == "train" and self._is_padding():
+            output = replace(output, num_samples=output.num_samples * 0)
         self._means.add(f"{stage}/{number}", output)
         if stage != "train" and len(self.metrics):
             if output.outputs is None:
@@ -109,6 +113,14 @@ class BaseModule(QuickAttributes):
         if isinstance(output.num_samples, Tensor):
             return output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
         return output.loss
+
+    def _is_padding(self) -> bool:
+        """Whether another process has the rows of this batch, which then counts nothing."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # of a module without one
+            return False
+        return is_padding(trainer)
 
     def evaluate(self, stage: str, output: StepOutput, number: int = 0) -> dict[str, Any]:
         """Count a batch, as `count` does; returns `loss`, `outputs` and `target`, which callbacks may look at."""

@@ -1,5 +1,6 @@
 """Repairs what `self.log` collects: figures over all processes and all rows, and a resume that keeps them."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -19,8 +20,13 @@ from lightning.pytorch.utilities.data import extract_batch_size
 CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
 
 
-def repair_logs(trainer: pl.Trainer) -> None:
-    """Let a trainer collect what is logged over all processes; a second call changes nothing."""
+def repair_logs(trainer: pl.Trainer, is_padding: Callable[[], bool]) -> None:
+    """Let a trainer collect what is logged over all processes; a second call changes nothing.
+
+    Args:
+        trainer: Any.
+        is_padding: Says whether a training batch is one whose rows another process has.
+    """
     connector = trainer._logger_connector
     if isinstance(connector, _Connector):
         return
@@ -28,7 +34,7 @@ def repair_logs(trainer: pl.Trainer) -> None:
     epoch_loop = trainer.fit_loop.epoch_loop
     loops: Any = (epoch_loop, epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
     for loop in loops:
-        loop._results = Results(trainer, loop._results.training)
+        loop._results = Results(trainer, loop._results.training, is_padding)
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
@@ -84,11 +90,13 @@ class Results(_ResultCollection):
     Args:
         trainer: That logs.
         training: Whether these are the results of training.
+        is_padding: See `repair_logs`. What a step logs of such a batch counts nothing in a mean.
     """
 
-    def __init__(self, trainer: pl.Trainer, training: bool) -> None:
+    def __init__(self, trainer: pl.Trainer, training: bool, is_padding: Callable[[], bool]) -> None:
         super().__init__(training)
         self._trainer = trainer
+        self._is_padding = is_padding
         self._loaded: list[dict[str, Any]] = []
         self._resumed = False
 
@@ -101,6 +109,8 @@ class Results(_ResultCollection):
                 share.pop(key, None)
         else:
             self._restore()
+        if fx == "training_step" and self._is_padding():
+            options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
         ours = not options["rank_zero_only"] and options["sync_dist_group"] is None
@@ -114,7 +124,8 @@ class Results(_ResultCollection):
         """Note what the value of this step counts for."""
         batch: Any = self.batch
         try:
-            num_rows = num_rows or self.batch_size or extract_batch_size(batch)
+            if num_rows is None:
+                num_rows = self.batch_size or extract_batch_size(batch)
         except MisconfigurationException:  # a batch without rows
             num_rows = 1
         result.step_rows = num_rows
