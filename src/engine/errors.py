@@ -45,6 +45,14 @@ IN_OTHER_WORDS = {
 }
 
 
+# What a module that was written for Lightning's default logger asks it for.
+OF_LOGGERS = ("experiment", "log_metrics", "log_hyperparams", "log_image", "log_table", "log_graph", "log_dir")
+NO_LOGGER = (
+    "self.logger is None: no tracker is on. Give --track.tensorboard true, another tracker, or a --trainer.logger; "
+    "numbers of self.log are in metrics.csv without one."
+)
+
+
 def one_line(error: BaseException) -> str:
     """A mistake in a line."""
     return " ".join(str(error).split())
@@ -142,11 +150,15 @@ class Errors(RunCallback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         leave_if_another_was_lost(trainer, exception)
+        asked = exception.name if isinstance(exception, AttributeError) and "'NoneType'" in str(exception) else None
+        if asked in OF_LOGGERS and trainer.logger is None:
+            exception.add_note(NO_LOGGER)
         self._say_how_to_go_on(trainer, exception)
         batch, self._batch = self._batch, None
         if batch is None or not isinstance(exception, Exception) or isinstance(exception, READ_WELL):
             return
-        parts = [f"{name} {type(part).__name__}" for name in ("net", "loss") if (part := getattr(module, name, None))]
+        known = {name: getattr(module, name, None) for name in ("net", "loss")}
+        parts = [f"{name} {type(part).__name__}" for name, part in known.items() if isinstance(part, torch.nn.Module)]
         exception.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from src.cli import main
 from src.data.loader import TensorLoader
 from src.engine.errors import describe
+from src.module import LitModule
 from tests.conftest import SMALL
 
 
@@ -45,6 +46,20 @@ def test_the_batch_told_is_the_last_smaller_one_also_where_a_users_forward_fails
     assert raised.value.__notes__[-1] == (
         "net Picky, loss BCEWithLogitsLoss; the batch was x (1, 2) float32, target (1, 1) float32"
     )
+
+
+class AsksForALogger(LitModule):
+    """Was written for a trainer with a logger."""
+
+    def training_step(self, batch, batch_idx):
+        self.logger.experiment.add_scalar("x", 1.0)
+
+
+def test_a_module_that_asks_for_a_logger_is_told_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AttributeError) as raised:
+        main(["fit", "--config", str(SMALL), f"--model={__name__}.AsksForALogger"])
+    assert any(note.startswith("self.logger is None: no tracker is on.") for note in raised.value.__notes__)
 
 
 class BetweenSteps(Callback):

@@ -212,3 +212,10 @@ def test_one_of_several_validation_sets_decides(tmp_path, capfd):
     assert capfd.readouterr().err.count("is not logged; there are val/loss/dataloader_idx_0, val/loss/dataloader") == 1
     made["checkpoint"] |= {"monitor": "val/loss/dataloader_idx_1"}
     assert (fit(tmp_path / "second", made) / "checkpoints/best.ckpt").exists()
+
+
+def test_a_plugin_that_writes_later_is_refused(tmp_path, capfd):
+    later = {"class_path": "lightning.pytorch.plugins.io.AsyncCheckpointIO"}
+    run = fit(tmp_path, experiment(Own, plugins=[later]))
+    assert "AsyncCheckpointIO returned before the checkpoint was written." in capfd.readouterr().err
+    assert not (run / "checkpoints/last.ckpt").exists()
