@@ -63,7 +63,7 @@ def raised_by_lightning(error: BaseException) -> bool:
     if not isinstance(error, ValueError):
         return False
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = ("src.cli", "src.engine.", "lightning.", "jsonargparse", "contextlib")
+    ours = (names[0], "src.engine.", "lightning.", "jsonargparse", "contextlib")  # the first is who caught it
     return names[-1].startswith("lightning.") and all(name.startswith(ours) for name in names)
 
 
