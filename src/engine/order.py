@@ -136,8 +136,9 @@ class RunLoader:
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls it before each epoch."""
-        self.epoch, self.cycle = epoch, 0
+        """Choose the order; Lightning calls it before each epoch, and of a stream after its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.cycle = epoch, 0
 
     def number_of(self, cycle: int) -> int:
         """Return the number of the order: the epoch's, another for each further cycle in it, one for an evaluation."""

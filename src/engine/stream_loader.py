@@ -98,6 +98,7 @@ class StreamLoader(EndsWorkers, RunLoader):
         if self._progress and began:
             self._progress.note_exhausted(self)
         if place["ended"]:
+            self._places = {fetched: place}
             return
         stream, skipped = place["stream"], fetched - began
         self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))

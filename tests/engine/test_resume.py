@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from src.module import LitModule
 from tests import warm
 from tests.conftest import CONFIGS, PROJECT, SMALL, digest, run_process
 from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
@@ -150,6 +153,48 @@ def test_loaders_are_reloaded_in_the_same_epochs_after_a_resume(tmp_path):
     Told.epochs.clear()
     assert resume(run) == 0
     assert Told.epochs == [4, 6]  # the first time to go on at all
+
+
+class Drawn(IterableDataset):
+    """A stream of unknown length that draws."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def __iter__(self):
+        for _ in range(self.num_rows):
+            x = torch.randn(4)
+            yield x, x.sum(dim=0, keepdim=True)
+
+
+class SideBySide(Sums):
+    """Trains on two streams of different lengths at once."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def train_dataloader(self) -> Any:
+        return CombinedLoader([DataLoader(Drawn(28), 4), DataLoader(Drawn(12), 4)], self.mode)
+
+
+class OnBoth(LitModule):
+    """Adds the losses of what there is."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return sum(self.step(part).loss for part in batch if part is not None)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 6, 12])
+@pytest.mark.parametrize("mode", ["max_size_cycle", "max_size"])
+def test_streams_of_different_lengths_go_on_side_by_side(mode, stop, tmp_path):
+    made = config(every_n_steps=1, max_epochs=2)
+    made["data"] = {"class_path": f"{__name__}.SideBySide", "init_args": {"mode": mode}}
+    made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
+    whole = fit(tmp_path / "whole", made)
+    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
 
 
 def test_stopped_again_and_again(undisturbed, tmp_path):
