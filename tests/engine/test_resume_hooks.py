@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
+from tests.stopping import Sums, config, differences, fit, resume, rows, run_differences, run_main
 
 
 class Own(L.LightningModule):
@@ -50,6 +50,17 @@ class LogsAround(Own):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.log("train/x", batch[0].mean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+
+
+class Fetches(Own):
+    """Takes the iterator in place of a batch."""
+
+    def training_step(self, dataloader_iter: Any) -> Any:
+        batch, _, _ = next(dataloader_iter)
+        return super().training_step(batch, 0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", super().training_step(batch, batch_idx))
 
 
 class Thaws(Own):
@@ -162,13 +173,18 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop", [5, 12, 30])
-@pytest.mark.parametrize("kind", [Momentum, LogsAround, Thaws, Skips, WatchesSteps, ExtraState])
+@pytest.mark.parametrize("kind", [Momentum, LogsAround, Fetches, Thaws, Skips, WatchesSteps, ExtraState])
 def test_hooks_of_a_module_survive_a_stop(kind, stop, whole, tmp_path):
     run = fit(tmp_path, experiment(kind), ("on_train_batch_start", stop))
     assert resume(run) == 0
     assert run_differences(whole(kind), run) == []
     files = [folder / "metrics.csv" for folder in (whole(kind), run)]
     assert len({file.read_bytes() for file in files if file.exists()}) <= 1
+
+
+def test_a_step_that_fetches_gets_every_batch(whole):
+    weights = [torch.load(whole(kind) / "checkpoints/last.ckpt")["state_dict"] for kind in (Own, Fetches)]
+    assert differences(*weights) == []
 
 
 def test_what_is_logged_at_an_epoch_s_start_is_in_its_row(whole):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 
 
 def step_plateau(trainer: pl.Trainer) -> None:
@@ -149,6 +150,8 @@ class FitProgress:
     def fetched(self) -> int:
         """Return how many batches of the epoch come before the one that is being fetched."""
         fetcher = self._loop._data_fetcher
+        if isinstance(fetcher, _DataLoaderIterDataFetcher):
+            return fetcher.fetched  # a step that fetches by itself does so when its batch counts as ready
         return max(self.trained(), fetcher.fetched if fetcher else 0)
 
     @property
