@@ -90,7 +90,8 @@ def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str)
     Where `processes` gives the number of ranks, each is started here, as a cluster does, and not by Lightning.
     """
     devices = [str(arg).partition("=")[2] for arg in args if str(arg).startswith("--trainer.devices=")]
-    ranks = [{}] if torchrun or not devices or devices == ["1"] else job(int(devices[0]))
+    by_hand = "--trainer.strategy=ddp" in args and not torchrun and devices
+    ranks = job(int(devices[0])) if by_hand else [{}]
     started = [start(*args, cwd=cwd, torchrun=torchrun, **env, **rank) for rank in ranks]
     done = [finish(process) for process in started]
     for each in done:

@@ -142,7 +142,9 @@ def _become(
     sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     import numpy as np
     import torch
+    from lightning.pytorch.utilities import rank_zero_only
 
+    rank_zero_only.rank = int(env.get("RANK", env.get("LOCAL_RANK", 0)))  # Lightning read it when it was imported
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     random.seed()
     np.random.seed()  # noqa: NPY002

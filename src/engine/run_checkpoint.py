@@ -89,12 +89,23 @@ class RunCheckpoint(Checkpoint, RunCallback):
         refuse_wrong_directions(trainer, module)
         refuse_what_is_never_validated(trainer, self.monitor)
         refuse_unstorable(trainer, module)
+        self._refuse_source_before_validation(trainer)
         self._saved_s, self._step = time.monotonic(), trainer.global_step
         source = self.run.source
         if source == self.run.last:
             self._saved_at = (trainer.global_step, trainer.current_epoch)
         elif source and self.run.best_score is not None:
             self._bring_best(trainer, source.with_name("best.ckpt"))
+
+    def _refuse_source_before_validation(self, trainer: Trainer) -> None:
+        """Refuse what a ModelCheckpoint with `every_n_train_steps` may write: Lightning skips the validation after it."""
+        loop = trainer.fit_loop.epoch_loop
+        last = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
+        if loop.restarted_on_train_batch_end and (last or self._validation_follows(trainer)):
+            raise UserError(
+                f"{self.run.source} was saved right before a validation or the end of an epoch, which a resumed run "
+                "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
+            )
 
     def _bring_best(self, trainer: Trainer, source: Path) -> None:
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""

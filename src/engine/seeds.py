@@ -16,7 +16,7 @@ whatever `--seed_everything` says. A generator of your own needs a seed: `np.ran
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,21 +107,21 @@ class SeededLoop:
     """The `run` of a loop that evaluates: what is drawn in it follows from the seed, and training does not notice.
 
     Args:
-        run: Lightning's.
+        loop: Lightning's. Its bound method cannot be pickled, as a spawned process needs it.
         stage: `val`, `test` or `predict`.
         trainer: Whose loop it is.
         seed: Of the run.
     """
 
-    def __init__(self, run: Callable[[], Any], stage: str, trainer: Trainer, seed: RunSeed) -> None:
-        self.inner = run
+    def __init__(self, loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> None:
+        self._loop = loop
         self._stage = zlib.crc32(stage.encode())
         self._trainer = trainer
         self._seed = seed
 
     def __call__(self) -> Any:
         with aside(), seeded(self._number()):
-            return self.inner()
+            return type(self._loop).run(self._loop)
 
     def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
         """Seed the generators for a step; each process has other rows, and draws other numbers."""
@@ -141,8 +141,7 @@ def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
         seed: Of the run.
     """
     for stage, loop in evaluation_loops(trainer):
-        run = loop.run
-        loop.run = SeededLoop(run.inner if isinstance(run, SeededLoop) else run, stage, trainer, seed)
+        loop.run = SeededLoop(loop, stage, trainer, seed)
 
 
 def evaluation_loops(trainer: Trainer) -> list[tuple[str, Any]]:

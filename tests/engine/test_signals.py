@@ -152,7 +152,7 @@ def test_main_trains_in_a_thread(tmp_path):
 @pytest.mark.parametrize("args", [("fit", "--config", SMALL), ["fit", "--config", SMALL, "--seed_everything", 3]])
 def test_main_takes_paths_numbers_and_tuples(args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    short = ("--trainer.max_epochs", 1, "--data.passes", 5)
+    short = ("--trainer.max_epochs", 1, "--data.passes", 5, "--test_after_fit", False)
     assert main([*args, *short] if isinstance(args, list) else args + short).trainer.current_epoch == 1
 
 
