@@ -98,7 +98,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
             self._bring_best(trainer, source.with_name("best.ckpt"))
 
     def _refuse_source_before_validation(self, trainer: Trainer) -> None:
-        """Refuse what a ModelCheckpoint with `every_n_train_steps` may write: Lightning skips the validation after it."""
+        """Refuse a checkpoint of `every_n_train_steps` after which Lightning skips the validation that is due."""
         loop = trainer.fit_loop.epoch_loop
         last = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
         if loop.restarted_on_train_batch_end and (last or self._validation_follows(trainer)):
