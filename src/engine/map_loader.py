@@ -88,10 +88,20 @@ class MapLoader(EndsWorkers, Position):
         key = (self.seed, number)
         if key not in self._drawn:
             sampler: Any = self.loader.batch_sampler if self._own_batches else self.loader.sampler
+            if not self._drawn and keeps_count(sampler):
+                self._replay(sampler)
             # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
             drawn = draw_whole(sampler, self.loader, mix(*key, 2), number % 2**32)
             self._drawn = {key: [list(batch) for batch in drawn] if self._own_batches else drawn}
         return self._drawn[key]
+
+    def _replay(self, sampler: Any) -> None:
+        """Let a sampler with a counter or a generator of its own draw the epochs that were before a resume."""
+        epoch, first = self.epoch, self._progress.first_epoch() if self._progress else self.epoch
+        for self.epoch in range(first, epoch):
+            number = self.number_of(0)
+            draw_whole(sampler, self.loader, mix(self.seed, number, 2), number % 2**32)
+        self.epoch = epoch
 
     def _order(self, number: int) -> Sequence[Any] | Tensor:
         if self._kind == "drawn":
@@ -172,6 +182,14 @@ class MapLoader(EndsWorkers, Position):
         self._places.single = self._source.batch_sampler is None
         self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
         yield from self._source
+
+
+def keeps_count(sampler: Any) -> bool:
+    """Whether a sampler may know how often it was drawn: torch's own do not, their generators are seeded."""
+    return any(
+        each is not None and not type(each).__module__.startswith(("torch.", "builtins"))
+        for each in (sampler, getattr(sampler, "sampler", None))
+    )
 
 
 class _Places:

@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from src.module import LitModule
 from tests import warm
@@ -191,6 +192,38 @@ def test_streams_of_different_lengths_go_on_side_by_side(mode, stop, tmp_path):
     made = config(every_n_steps=1, max_epochs=2)
     made["data"] = {"class_path": f"{__name__}.SideBySide", "init_args": {"mode": mode}}
     made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
+    whole = fit(tmp_path / "whole", made)
+    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+class Counts(Sampler):
+    """Has a generator of its own, and knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.generator_of_numpy, self.asked = np.random.default_rng(0), 0
+
+    def __len__(self) -> int:
+        return 48
+
+    def __iter__(self):
+        self.asked += 1
+        return iter(np.roll(self.generator_of_numpy.permutation(48), self.asked).tolist())
+
+
+class ByCounts(Sums):
+    """Leaves the order to such a sampler."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*self.data), self.batch_size, sampler=Counts())
+
+
+@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("stop", [7, 30, 37])
+def test_a_sampler_that_keeps_count_goes_on(stop, every, tmp_path):
+    made = config(max_epochs=4, reload_dataloaders_every_n_epochs=every)
+    made["data"] = {"class_path": f"{__name__}.ByCounts"}
     whole = fit(tmp_path / "whole", made)
     run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
     assert resume(run) == 0

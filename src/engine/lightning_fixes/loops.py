@@ -154,6 +154,12 @@ class FitProgress:
             return fetcher.fetched  # a step that fetches by itself does so when its batch counts as ready
         return max(self.trained(), fetcher.fetched if fetcher else 0)
 
+    def first_epoch(self) -> int:
+        """Return the epoch for which the loaders were made, in a run that was never stopped."""
+        trainer = self._loop.trainer
+        every = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+        return trainer.current_epoch // every * every if every else 0
+
     @property
     def cycles(self) -> bool:
         """Whether a loader that is exhausted starts again, as long as another one is not."""
