@@ -235,7 +235,11 @@ def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any
     """Let a loader be one of a fit with this seed that has so many batches of its epoch behind it."""
     run_seed = RunSeed(Trainer(logger=False, accelerator="cpu"), seed)
     count = SimpleNamespace(
-        fetched=lambda: batches, trained=lambda: batches, cycles=cycles, note_exhausted=lambda loader: None
+        fetched=lambda: batches,
+        trained=lambda: batches,
+        first_epoch=lambda: 0,
+        cycles=cycles,
+        note_exhausted=lambda loader: None,
     )
     loader.follow(run_seed, "train", 0, count)
     return loader
