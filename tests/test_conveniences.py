@@ -70,8 +70,8 @@ def test_a_checkpoint_callback_of_ones_own_writes_beside_ours(fit_sums, cli):
     [
         ("LearningRateFinder", "lr_range.yaml"),
         ("BackboneFinetuning", "freeze.yaml"),
-        ("LearningRateMonitor", "no logger"),
-        ("DeviceStatsMonitor", "logger=False"),
+        ("LearningRateMonitor", "--track.tensorboard true"),
+        ("DeviceStatsMonitor", "--track.tensorboard true"),
         ("ModelCheckpoint", ""),
         pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
         ("ModelSummary", ""),

@@ -168,6 +168,7 @@ def load_module(
     if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
         config = config | {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
     module = build(LightningModule, {**config, "init_args": {**config.get("init_args", {}), **overrides}})
+    vars(module)["run_seed"] = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
     module.configure_model()
     # What belongs to the training stays there: sums of an epoch, the length of a schedule.
     state = {key: value for key, value in checkpoint.items() if key != "train_means"} | {"lr_schedulers": []}

@@ -23,7 +23,7 @@ MISTAKES = {
     "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
-        "Set --trainer.max_epochs, or a length",
+        "Set --trainer.max_epochs; or give the scheduler a number",
     ),
     "steps between checkpoints": ([*FIT, "--checkpoint.every_n_steps=0"], "every_n_steps=0 must be at least 1"),
     "batches between signals": ([*FIT, "--signals.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
