@@ -51,7 +51,9 @@ class TensorLoader(Position):
             if value < 1:
                 raise UserError(f"{name}={value} must be at least 1. Set --data.{name}.")
         if len({len(tensor) for tensor in tensors}) > 1:
-            raise UserError(f"The tensors have {', '.join(f'{len(each):,}' for each in tensors)} rows, not the same number.")
+            raise UserError(
+                f"The tensors have {', '.join(f'{len(each):,}' for each in tensors)} rows, not the same number."
+            )
         self.tensors = tensors
         self.batch_size = batch_size
         self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()

@@ -93,10 +93,13 @@ class RunLoader:
 
     def __init__(self, seed: int | None, rank: int | None = None, world_size: int | None = None) -> None:
         self._own_seed = seed
-        self._process_seed = torch.initial_seed()
         self._own_share = rank is not None
         self.rank = rank or 0
         self.world_size = world_size or 1
+        shared = [torch.initial_seed()]
+        if self.world_size > 1 and torch.distributed.is_initialized():  # without a run each process has its own
+            torch.distributed.broadcast_object_list(shared)
+        self._process_seed = shared[0]
         self.epoch = 0
         # Of several loaders a short one starts again before the epoch is over.
         self.cycle = 0
