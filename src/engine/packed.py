@@ -6,7 +6,7 @@ Anything else is refused before the first step. `torch.load(path, weights_only=T
 """
 
 import io
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from numpy.lib.format import descr_to_dtype, dtype_to_descr
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.engine.errors import UserError
 
@@ -35,12 +35,14 @@ def pack(value: Any, at: str) -> Any:
     Raises:
         UserError: If loading it would run code.
     """
-    if type(value) in PLAIN or (isinstance(value, Tensor) and type(value).__module__.startswith("torch.")):
+    if type(value) in PLAIN or type(value) in (Tensor, nn.Parameter):
         return value
     if (type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic)) and not value.dtype.hasobject:
         return _pack_array(value)
     if isinstance(value, PurePath):
         return {KIND: "path", "path": str(value)}
+    if type(value) is deque:
+        return {KIND: "deque", "values": pack(list(value), at), "maxlen": value.maxlen}
     if type(value) in (list, tuple):
         parts = [pack(part, f"{at}[{index}]") for index, part in enumerate(value)]
         return value if all(a is b for a, b in zip(parts, value, strict=True)) else type(value)(parts)
@@ -91,6 +93,8 @@ def unpack(value: Any) -> Any:
     match value.get(KIND):
         case "path":
             return Path(value["path"])
+        case "deque":
+            return deque(unpack(value["values"]), value["maxlen"])
         case "dict":
             return {unpack(key): unpack(part) for key, part in value["items"]}
         case "array" | "scalar" as kind:

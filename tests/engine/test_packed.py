@@ -175,3 +175,10 @@ def test_hyperparameters_are_kept_as_far_as_a_checkpoint_can_hold_them(cli, tmp_
     held = torch.load("runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert {"name": "mine", "where": "there"}.items() <= held.items()
     assert "net" not in held
+
+
+def test_tensors_are_packed_without_a_copy(monkeypatch):
+    """With weights of gigabytes each checkpoint would take them twice."""
+    monkeypatch.setattr(torch, "save", lambda *args: pytest.fail("a tensor was saved to look at it"))
+    value = {"weight": torch.nn.Parameter(torch.ones(2)), "sums": [torch.ones(2)], "number": 3}
+    assert pack(value, "checkpoint") is value
