@@ -75,9 +75,6 @@ class Means:
             shares: As `state_dict` gives them, of each process.
             module: Of the run.
         """
-        if shares and isinstance(shares[0], Tensor):  # as they were saved once: the loss, of all or of each process
-            shares = [shares]
-        shares = [{"loss": share} if isinstance(share, list) else share for share in shares]
         rank = module.trainer.global_rank
         if len(shares) != module.trainer.world_size:
             names = dict.fromkeys(name for share in shares for name in share)

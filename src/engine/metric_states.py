@@ -12,13 +12,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, MetricTracker
 
+from src.engine.errors import UserError
+from src.engine.packed import pack, unpack
+
 KINDS = (Metric, MetricCollection, MetricTracker)
-# Containers that a checkpoint cannot hold as they are, by name: how one becomes a plain value and comes back.
-CONTAINERS: dict[str, tuple[type, Any, Any]] = {
-    "numpy": (np.ndarray, lambda value: torch.from_numpy(value.copy()), lambda value: value.numpy()),
-    "deque": (deque, lambda value: [list(value), value.maxlen], lambda value: deque(*value)),
-    "set": (set, list, set),
-}
 
 
 def metrics_in(module: nn.Module) -> dict[str, nn.Module]:
@@ -90,8 +87,8 @@ class Snapshot:
             held = {}
             for key, value in differing.items():
                 try:
-                    held[key] = _plain(value)
-                except TypeError:
+                    held[key] = pack(_moved(value, torch.device("cpu")), key)
+                except UserError:
                     if name in self._held:  # of a copy that the run made, objects come from the original
                         _say_that_it_is_lost(name, part, key, value)
             if isinstance(part, MetricTracker):
@@ -119,7 +116,7 @@ def set_changes(module: nn.Module, changes: dict[str, dict[str, Any]]) -> None:
             part.increment()  # type: ignore[operator]
         for key, value in held.items():
             if key != "n_steps" or not isinstance(part, MetricTracker):
-                _set(part, key, _object(value))
+                _set(part, key, unpack(value))
 
 
 def common_changes(module: nn.Module, shares: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -150,7 +147,7 @@ def _set(part: nn.Module, key: str, value: Any) -> None:
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.detach().to(device)
     if isinstance(value, dict):
         return {key: _moved(each, device) for key, each in value.items()}
     return type(value)(_moved(each, device) for each in value) if type(value) in (list, tuple) else value
@@ -166,39 +163,6 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple | deque):
         return len(a) == len(b) and all(map(_equal, a, b))
     return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else a is b or bool(a == b)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a value into what a checkpoint can hold.
-
-    Raises:
-        TypeError: If there is no such thing.
-    """
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(map(_plain, value))
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) is dict:
-        return {_plain(key): _plain(each) for key, each in value.items()}
-    for name, (kind, plain, _) in CONTAINERS.items():
-        if type(value) is kind:
-            return {"container": name, "value": _plain(plain(value))}
-    raise TypeError(type(value).__name__)
-
-
-def _object(value: Any) -> Any:
-    """Turn what `_plain` gave into the value that it was."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_object, value))
-    if isinstance(value, dict):
-        if value.keys() == {"container", "value"}:
-            return CONTAINERS[value["container"]][2](_object(value["value"]))
-        return {key: _object(each) for key, each in value.items()}
-    return value
 
 
 _said: set[tuple[str, str]] = set()

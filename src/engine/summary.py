@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -126,7 +125,7 @@ class Summary:
         self._values["seconds"] = round(self._seconds_before + now_s - (self._begun_s or now_s), 3)
         path = self._run.folder / "summary.json"
         try:
-            self._values |= {"state": state, "updated": _now(), "process": this_process()}
+            self._values |= {"state": state, "updated": _now(), "host": platform.node()}
             path.with_suffix(".part").write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
             _replace(path.with_suffix(".part"), path)
         except OSError as error:  # the run matters more than what is told of it
@@ -146,22 +145,6 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
     told = one_line(exception)[:300]
     name = type(exception).__name__
     return "failed", told if isinstance(exception, UserError) else f"{name}: {told}" if told else name
-
-
-def this_process() -> dict[str, Any]:
-    """Who writes: by it a reader sees whether a run that does not say its end is still there.
-
-    Returns:
-        `host` and `pid`. On Linux also `room`, since containers that share a host's name count their processes apart,
-        and `ticks`, when it began: a number is given again when its process is gone.
-    """
-    room, stat = Path("/proc/self/ns/pid"), Path("/proc/self/stat")
-    return {
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "room": str(room.readlink()) if room.is_symlink() else None,
-        "ticks": int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]) if stat.exists() else None,
-    }
 
 
 def plain(value: float | None) -> float | str | None:

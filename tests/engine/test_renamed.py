@@ -5,9 +5,7 @@ import shutil
 import sys
 
 import pytest
-import torch
 import yaml
-from torch.utils.data import DataLoader, TensorDataset
 
 from src.module import LitModule
 from tests.conftest import Done
@@ -68,9 +66,3 @@ def test_lightnings_arguments_work_as_its_manual_shows(cli, tmp_path):
         LitModule.load_from_checkpoint(run, net=wider)
     loose = LitModule.load_from_checkpoint(run, net=wider, strict=False)
     assert loose.net[0].weight.equal(plain.net[0].weight)
-
-
-def test_the_worker_init_fn_that_an_older_readme_asked_for_is_there():
-    old = pytest.importorskip("src.data.workers", reason="it was removed")
-    loader = DataLoader(TensorDataset(torch.arange(6)), 2, num_workers=1, worker_init_fn=old.leave_signals_to_the_run)
-    assert [batch[0].tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5]]

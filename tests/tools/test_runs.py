@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,9 @@ from lightning.pytorch import Callback
 
 from src.cli import main as fit_main
 from src.tools.runs import main
-from src.tools.runs.alive import SILENT_S, is_alive
-from src.tools.runs.curves import draw, read_curves
+from src.tools.runs.alive import SILENT_S, judge
 from src.tools.runs.options import flat
-from src.tools.runs.picture import figure_of
 from tests.conftest import PROJECT, SMALL
-from tests.processes import start
 
 SHORT = ("--trainer.max_epochs=4", "--data.passes=5")
 
@@ -256,8 +251,8 @@ def test_columns_are_those_that_were_asked_for_in_their_order(runs):
     assert head == ["steps", "run", "model.optimizer.lr"]
     assert first == ["20", "xor/version_0", "0.5000"]
     assert second == ["20", "xor/version_1", "0.0500"]
-    usual, added = (runs("xor", *more).out.splitlines()[0] for more in ([], ["--columns=+model.optimizer.lr,pid"]))
-    assert added.split() == [*usual.split(), "model.optimizer.lr", "pid"]
+    usual, added = (runs("xor", *more).out.splitlines()[0] for more in ([], ["--columns=+model.optimizer.lr,host"]))
+    assert added.split() == [*usual.split(), "model.optimizer.lr", "host"]
 
 
 @pytest.mark.parametrize("option", ["--columns=run,test/ac", "--where=test/ac > 0.9", "--sort=-test/ac"])
@@ -371,10 +366,6 @@ def a_text_for_a_number(folder):
     change(folder, processes="two")
 
 
-def a_pid_that_is_none(folder):
-    running(folder, json.loads((folder / "summary.json").read_text())["process"] | {"pid": 10**30})
-
-
 def a_folder(folder):
     (folder / "summary.json").unlink()
     (folder / "summary.json").mkdir()
@@ -399,21 +390,6 @@ def a_time_that_no_clock_shows(folder):
     change(folder, started="0001-01-01T00:00:00+14:00")
 
 
-def broken_record(folder):
-    (folder / "summary.json").unlink()
-    (folder / "record.yaml").write_text("- command: [python\n")
-
-
-def an_empty_record(folder):
-    (folder / "summary.json").unlink()
-    (folder / "record.yaml").write_text("")
-
-
-def broken_metrics(folder):
-    (folder / "summary.json").unlink()
-    (folder / "metrics.csv").write_text("epoch,step,val/loss\n1,2,three\n")
-
-
 DAMAGE = [
     broken_json,
     emptied,
@@ -426,11 +402,9 @@ DAMAGE = [
     only_a_config,
     nothing,
     a_text_for_a_number,
-    a_pid_that_is_none,
     deep_json,
     a_time_that_no_clock_shows,
 ]
-DAMAGE += [broken_record, an_empty_record, broken_metrics]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
@@ -581,82 +555,6 @@ def test_a_record_that_is_broken_does_not_hide_the_rest_of_a_run(runs, root):
     assert "record.yaml is broken: 'time' is missing" in runs("show", "xor/version_1").out
 
 
-def now(ago_s=0.0):
-    return (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat()
-
-
-def running(folder, process, ago_s=0.0):
-    change(folder, state="running", updated=now(ago_s), process=process)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_a_run_whose_process_is_gone_has_failed(runs, root):
-    process = json.loads((root / "xor/version_0/summary.json").read_text())["process"]
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    stat = Path(f"/proc/{child.pid}/stat").read_text().split()
-    theirs = process | {"pid": child.pid, "ticks": int(stat[21])}
-    for name in ALL[:2]:
-        running(root / name, theirs)
-    running(root / ALL[2], process | {"pid": child.pid}, 3600)  # it had this number before the child
-    running(root / ALL[3], process)
-    states = [row["state"] for row in runs("xor", "--format=json").rows]
-    assert states == ["running", "running", "failed", "running"]
-    unknown = {"pid": child.pid, "ticks": None}  # as on a Mac, where ps tells it
-    assert [is_alive(unknown, time.time() - ago_s) for ago_s in (0, 3600)] == [True, False]
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody asked for its code
-    assert [is_alive(each, time.time()) for each in (theirs, unknown)] == [False, False]
-    child.communicate()
-    rows = runs("xor", "--format=json").rows
-    assert [row["state"] for row in rows] == ["failed", "failed", "failed", "running"]
-    assert "its process is gone" in rows[0]["reason"]
-
-
-def test_a_run_on_another_machine_is_judged_by_its_last_sign(runs, root):
-    for name in ALL[:3]:
-        running(root / name, {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None}, SILENT_S + 60)
-        for path in (root / name).rglob("*"):
-            os.utime(path, (0, 0))
-    os.utime(root / ALL[1] / "checkpoints/last.ckpt")  # which it writes in a long epoch
-    running(root / ALL[2], {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None})
-    rows = runs("xor", "--format=json").rows
-    assert [row["state"] for row in rows[:3]] == ["failed", "running", "running"]
-    assert rows[0]["reason"] == "on gpu-7, last sign 31 min ago: taken for killed"
-    assert rows[1]["reason"].startswith("on gpu-7, last sign ")
-
-
-@pytest.mark.parametrize(("ahead_s", "old_s", "state"), [(600, 3_600, "running"), (86_400, 3_600, "failed")])
-def test_a_clock_that_runs_ahead_gives_no_negative_time(ahead_s, old_s, state, runs, root):
-    running(root / ALL[0], {"host": "gpu-7", "pid": os.getpid(), "room": None, "ticks": None}, -ahead_s)
-    for path in (root / ALL[0]).rglob("*"):
-        os.utime(path, (time.time() - old_s,) * 2)
-    row = runs(ALL[0], "--format=json").rows[0]
-    assert row["state"] == state
-    assert "-" not in row["reason"].removeprefix("on gpu-7")
-    for path in (root / ALL[0]).rglob("*"):
-        os.utime(path, (time.time() + ahead_s,) * 2)
-    assert "last sign 0.0 s ago" in runs(ALL[0], "--format=json").rows[0]["reason"]
-
-
-def test_of_a_run_without_a_summary_the_table_has_what_its_other_files_tell(runs, root):
-    before = {row["run"]: row for row in runs("--format=json").rows}
-    for path in root.glob("*/*/summary.json"):
-        path.unlink()
-    after = {row["run"]: row for row in runs("--format=json").rows}
-    assert after.keys() == before.keys()
-    same = ("verb", "device", "processes", "commit", "changes", "monitor", "epochs", "test/acc", "val/loss", "best")
-    for name in (*ALL[:2], "small/version_0"):
-        was, now = before[name], after[name]
-        assert {key: now[key] for key in same} == {
-            key: pytest.approx(was[key]) if isinstance(was[key], float) else was[key] for key in same
-        }
-        assert now["state"] == "finished"
-    assert [after[name]["verb"] for name in ALL[2:]] == ["test", "predict"]
-    assert after["ended/version_1"]["state"] == "failed"
-    assert after["ended/version_1"]["reason"] == "RuntimeError: broke down"
-    assert after["ended/version_0"]["state"] == "unknown"
-
-
 def test_a_comparison_has_the_options_that_differ_and_no_others(runs, root):
     out = runs("compare", "xor/version_0", "xor/version_1").out
     section = out.split("options that differ\n")[1].split("\n\n")[0]
@@ -671,19 +569,12 @@ def test_a_comparison_has_the_options_that_differ_and_no_others(runs, root):
     assert "xor/version_0" in out.splitlines()[1]
 
 
-def test_a_comparison_has_the_metrics_side_by_side_and_both_curves(runs):
+def test_a_comparison_has_the_metrics_side_by_side(runs):
     first, second = runs("xor", "--format=json").rows[:2]
     out = runs("compare", "xor/version_0", "xor/version_1").out
     for name in ("val/loss", "test/acc"):
         (line,) = (line for line in out.splitlines() if line.startswith(f"  {name} "))
         assert line.split()[1:] == [f"{row[name]:.4f}" for row in (first, second)]
-    plot = out.rpartition("\nval/loss\n")[2]
-    assert {"A", "B"} <= set(plot)
-    assert "step 20" in plot
-    assert "\nval/acc\n" in runs("compare", "xor/version_0", "xor/version_1", "--metric=val/acc").out
-    line = refused(runs("compare", "xor/version_0", "xor/version_1", "--metric=val/f1"))
-    assert line.startswith("error: --metric val/f1: these runs have in common: ")
-    assert "val/acc" in line
 
 
 def test_an_option_that_a_resume_changed_is_the_later_one(runs, root):
@@ -713,35 +604,6 @@ def test_runs_of_the_same_options_are_told_to_be_so(runs, root):
     assert "no option differs" in runs("compare", "xor/version_0", "xor").out
 
 
-def test_the_picture_is_drawn_where_it_is_asked_for(runs, tmp_path):
-    pytest.importorskip("matplotlib")
-    said = runs("compare", "xor/version_0", "xor/version_1", "--picture=both.svg")
-    assert said.out.endswith("wrote both.svg\n")
-    assert (tmp_path / "both.svg").read_text().startswith("<?xml")
-    assert "--picture both.xyz" in str(runs("compare", "xor/version_0", "xor/version_1", "--picture=both.xyz").code)
-
-
-def test_the_pictures_lines_are_the_columns_of_metrics_csv(made):
-    pytest.importorskip("matplotlib")
-    runs = {name: read_curves(made / "xor" / name) for name in ("version_0", "version_1")}
-    panels = {axes.get_title(): axes for axes in figure_of(runs).axes}
-    assert panels.keys() == {"loss", "acc"}
-    lines = {line.get_label(): line for axes in panels.values() for line in axes.get_lines() if axes is panels["loss"]}
-    assert lines.keys() == {f"{run}, {stage}" for run in runs for stage in ("train", "val")}
-    for run in runs:
-        with (made / "xor" / run / "metrics.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
-        for stage in ("train", "val"):
-            points = [[float(row["step"]), float(row[f"{stage}/loss"])] for row in rows]
-            assert lines[f"{run}, {stage}"].get_xydata().tolist() == points
-            assert lines[f"{run}, {stage}"].get_linestyle() == {"train": ":", "val": "-"}[stage]
-    assert (
-        lines["version_0, val"].get_color()
-        == lines["version_0, train"].get_color()
-        != lines["version_1, val"].get_color()
-    )
-
-
 @pytest.mark.parametrize(
     "word",
     ["xor/version_3", "xor", "runs/xor/version_3", "runs/xor", "runs/xor/version_3/predictions.csv", "./runs/xor/"],
@@ -764,65 +626,13 @@ def test_the_latest_is_the_one_with_the_highest_number(runs, root):
     assert "no such run" in refused(runs("show", "xor/version_11"))
 
 
-def test_show_has_facts_files_options_and_the_curve(runs, root):
+def test_show_has_facts_files_and_options(runs, root):
     said = runs("show", "xor/version_0").out
     assert "the first" in said
     for path in (root / "xor/version_0").rglob("*.*"):
         assert path.relative_to(root / "xor/version_0").as_posix() in said
     assert f"{(root / 'xor/version_0/config.yaml').stat().st_size:,} bytes" in said
     assert ["model.optimizer.lr", "0.5"] in [line.split() for line in said.splitlines()]
-    assert "\nval/loss\n" in said
-
-
-def test_the_plot_has_its_ends_where_the_values_are():
-    lines = draw({"A": [(0, 1.0), (10, 3.0)], "B": [(0, 3.0), (10, 1.0)]}, width=40, height=5)
-    top, *_, bottom = lines[:5]
-    assert top.startswith("3 | B")
-    assert top.endswith("A")
-    assert bottom.startswith("1 | A")
-    assert bottom.endswith("B")
-    assert any("#" in line for line in lines[1:4])
-    assert all(len(line) <= 40 for line in lines)
-
-
-def test_a_plot_over_decades_is_logarithmic():
-    lines = draw({"A": [(0, 1.0), (10, 0.1), (20, 0.01)]}, width=50, height=5)
-    middle = lines[2].index("A")
-    assert abs(middle - lines[0].index("A") - (len(lines[4]) - 1 - middle)) <= 4
-    assert "logarithmic scale" in lines[-1]
-
-
-def test_a_plot_of_odd_values_is_drawn():
-    for low, high in ((-1e308, 1e308), (0.0, 5e-324), (5e-324, 1e308)):
-        lines = draw({"A": [(0, low), (5, math.nan), (10, high), (math.inf, 1.0), (math.nan, 1.0)]}, width=40, height=5)
-        assert lines[0].endswith("A")
-        assert "A" in lines[4]
-
-
-def test_of_a_million_rows_the_ends_of_each_stretch_stay(tmp_path):
-    with (tmp_path / "metrics.csv").open("w") as file:
-        file.write("epoch,step,train/loss,val/loss\n")
-        for step in range(200_000):
-            loss = 7 if step == 123_456 else -7 if step == 54_321 else step % 10 / 10
-            file.write(f"{step // 1000},{step},{loss},{'' if step % 1000 else step}\n")
-    curves = read_curves(tmp_path)
-    assert len(curves["train/loss"]) < 13_000
-    assert {(123_456, 7), (54_321, -7), (199_999, 0.9)} <= set(curves["train/loss"])
-    assert curves["train/loss"] == sorted(curves["train/loss"])
-    assert curves["val/loss"] == [(step, step) for step in range(0, 200_000, 1000)]
-
-
-def test_the_picture_draws_names_letter_by_letter_and_a_bounded_number_of_panels(tmp_path, capsys):
-    text = pytest.importorskip("matplotlib.text")
-    curves = {f"val/{name}": [(0, 1.0), (1, 1e-5), (2, math.inf)] for name in ("$a$", "$x^$", "b_1")}
-    curves |= {f"val/f1/{k}": [(0, 1.0)] for k in range(3_000)}
-    figure = figure_of({"A $run$": curves, "B {\\_^ \n": curves})
-    figure.savefig(tmp_path / "picture.png")
-    # matplotlib's rule: an even number of dollars without a backslash before them encloses formulas.
-    texts = [label.get_text().replace(r"\$", "") for label in figure.findobj(text.Text)]
-    assert not [label for label in texts if "$" in label]
-    assert len(figure.axes) == 24
-    assert "24 of 3003" in capsys.readouterr().err
 
 
 def test_neither_torch_nor_what_is_as_slow_is_imported(root):
@@ -852,24 +662,34 @@ def test_a_pipe_that_closes_early_is_no_error(root):
     assert process.wait() == 0
 
 
-@pytest.mark.slow
-def test_a_run_is_running_until_it_is_killed(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    process = start(
-        "fit", "--config", SMALL, "--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true", cwd=tmp_path
-    )
-    try:
-        assert any(line.startswith("epoch 3/") for line in process.stdout)
-        main(["--format=json"])
-        (row,) = json.loads(capsys.readouterr().out)
-        assert (row["state"], row["pid"]) == ("running", process.pid)
-        assert row["epochs"] >= 1
-        assert row["val/loss"] > 0
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    finally:
-        process.kill()
-    main(["--format=json"])
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["state"] == "failed"
-    assert "its process is gone" in row["reason"]
+NOW_S = 2_000_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("updated_s", "written_s", "state"),
+    [
+        (NOW_S - SILENT_S + 1, 0, "running"),
+        (NOW_S - SILENT_S, 0, "failed"),
+        (0, NOW_S - 60, "running"),  # a long epoch, in which it writes a checkpoint
+        (NOW_S + 600, 0, "running"),  # a clock that runs ahead
+        (NOW_S + 86_400, NOW_S - 3_600, "failed"),  # so far ahead that the files know better
+        (NOW_S + 86_400, NOW_S + 86_400, "running"),
+    ],
+)
+def test_a_run_is_taken_for_killed_when_it_is_silent(updated_s, written_s, state, root):
+    folder = root / ALL[0]
+    for path in folder.rglob("*"):
+        os.utime(path, (written_s, written_s))
+    found, reason = judge("gpu-7", updated_s, folder, NOW_S)
+    assert found == state
+    assert ("taken for killed" in reason) == (state == "failed")
+    assert "-" not in reason.removeprefix("on gpu-7")
+
+
+def test_a_run_without_an_end_is_judged_in_the_table(runs, root):
+    for name in ALL[:2]:
+        change(root / name, state="running", updated="2020-01-01T00:00:00+00:00", host="gpu-7")
+        for path in (root / name).rglob("*"):
+            os.utime(path, (0, 0))
+    (root / ALL[1] / "checkpoints/last.ckpt").touch()
+    assert [row["state"] for row in runs("xor", "--format=json").rows[:2]] == ["failed", "running"]

@@ -34,7 +34,6 @@ FIXED = {
     "changes": "the file that has these changes",
     "source": "the checkpoint that it began with",
     "host": "the machine",
-    "pid": "of the process",
 }
 DEFAULT = (
     *("run", "verb", "state", "started", "seconds", "epochs", "monitor", "best", "test/*", "note", "reason"),
@@ -124,6 +123,6 @@ def cell(name: str, value: Any, row: Row) -> str:
     if not isinstance(value, int | float):
         return cut(" ".join(str(value).split()), 500)
     if isinstance(value, int):
-        return str(value) if name in ("version", "pid") else f"{value:,}"
+        return str(value) if name == "version" else f"{value:,}"
     plain = value == 0 or 0.001 <= abs(value) < 100_000 or not math.isfinite(value)
     return f"{value:.4f}" if plain else f"{value:.3g}"

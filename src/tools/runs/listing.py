@@ -20,7 +20,7 @@ examples:
   python -m src runs xor "mnist*" --where "test/acc > 0.98" --sort=-test/acc
   python -m src runs mnist/sweep_0 --columns +model.optimizer.lr --sort best
   python -m src runs --format csv > runs.csv
-  python -m src runs compare mnist/version_3 mnist          what differs, and both curves
+  python -m src runs compare mnist/version_3 mnist          what differs
   python -m src runs show xor                               its latest run in full
 
 columns:

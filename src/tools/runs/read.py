@@ -1,6 +1,7 @@
 """What a run's folder says of the run, as one flat row; whatever is wrong with the folder."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from src.tools.runs.find import VERSION
 Row = dict[str, Any]
 
 
-def time(value: Any) -> str:
+def iso_time(value: Any) -> str:
     """A time, ISO 8601; one that can be shown as the time here."""
     when = datetime.fromisoformat(str(value))
     when.astimezone()
@@ -24,9 +25,9 @@ TOLD: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("verb", "state", "reason", "monitor", "device", "commit", "changes", "note", "source", "host"), str
     ),
-    **dict.fromkeys(("epochs", "steps", "parameters", "processes", "pid"), int),
+    **dict.fromkeys(("epochs", "steps", "parameters", "processes"), int),
     **dict.fromkeys(("seconds", "best"), float),
-    **dict.fromkeys(("started", "updated"), time),
+    **dict.fromkeys(("started", "updated"), iso_time),
 }
 
 
@@ -57,15 +58,10 @@ def tell(folder: Path) -> Row:
     """What the files say: the columns of `TOLD`, and the metrics. Where they are broken, any error."""
     if (folder / "summary.json").exists():
         told: Row = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        told |= {"host": told["process"]["host"], "pid": told["process"]["pid"]}
         if told["state"] == "running":
             updated_s = datetime.fromisoformat(told["updated"]).timestamp()
-            told["state"], told["reason"] = judge(told["process"], updated_s, folder)
+            told["state"], told["reason"] = judge(str(told["host"]), updated_s, folder, time.time())
         return told
-    if (folder / "record.yaml").exists():
-        from src.tools.runs.older import from_record  # YAML takes its time
-
-        return from_record(folder)
     there = "only a config" if (folder / "config.yaml").exists() else "no files of a run"
     raise ValueError(f"{there}: it ended before its start, or is about to begin")
 

@@ -7,19 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.tools.runs import columns
-from src.tools.runs.compare import curve_of, read_files
-from src.tools.runs.curves import draw
+from src.tools.runs.compare import options_of
 from src.tools.runs.find import find_one
 from src.tools.runs.options import as_text, load_yaml
 from src.tools.runs.read import read_run, why
-from src.tools.runs.table import lines_of, width_here
+from src.tools.runs.table import lines_of
 
 
 def main(args: list[str]) -> None:
     """Print it."""
     parser = argparse.ArgumentParser("python -m src runs show", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="xor/version_3, a path, or xor for its latest run")
-    parser.add_argument("--metric", help="whose curve is drawn; by default the one that decides what is best")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")
     given = parser.parse_args(args)
     name, folder = find_one(given.root, given.run)
@@ -30,7 +28,7 @@ def main(args: list[str]) -> None:
     print("\n".join(["", "files", *(f"  {line}" for line in lines_of(sizes, {1}))]))
     if row["state"] == "broken":
         sys.exit(1)
-    options, curves = read_files(name, folder, row)
+    options = options_of(name, folder, row)
     try:
         entries = load_yaml(folder / "record.yaml") if (folder / "record.yaml").exists() else []
         commands = [[columns.cell("started", str(entry["time"]), row), str(entry["command"])] for entry in entries]
@@ -39,8 +37,6 @@ def main(args: list[str]) -> None:
     print("\n".join(["", "commands", *(f"  {line}" for line in lines_of(commands))]))
     said = [[key, as_text(value)] for key, value in options.items() if value is not None]
     print("\n".join(["", "options that are not null", *(f"  {line}" for line in lines_of(said))]))
-    if metric := curve_of([row], [curves], given.metric):
-        print("\n".join(["", metric, *draw({"*": curves[metric]}, width_here() or 80)]))
 
 
 def files_in(folder: Path) -> Iterator[tuple[Path, int]]:
