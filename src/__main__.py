@@ -9,7 +9,7 @@ import sys
 from types import FrameType
 
 from src.engine.lightning_fixes.start import without_scipy_signal
-from src.engine.quiet import warnings_in_one_line
+from src.engine.run.quiet import warnings_in_one_line
 
 
 def start() -> None:

@@ -13,25 +13,26 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src.engine.always_on import ALWAYS_ON, callbacks
-from src.engine.checkpoint import find_checkpoint
-from src.engine.configs.compose import carried_config, compose
-from src.engine.configs.files import read_env_file
-from src.engine.configs.nulls import refuse_nulls
-from src.engine.errors import READ_WELL, UserError, devices_here, explained, one_line
-from src.engine.instances import instantiate
-from src.engine.learned import restore_learned
+from src.engine.checkpoint.files import find_checkpoint
+from src.engine.checkpoint.transfer import Transfer
+from src.engine.config.compose import carried_config, compose
+from src.engine.config.files import read_env_file
+from src.engine.config.instantiate import instantiate
+from src.engine.config.nulls import refuse_nulls
+from src.engine.config.parser import Parser, look_ahead, verb_options
+from src.engine.config.programs import programs
+from src.engine.config.renamed import follow_renamed
+from src.engine.data.adopt import adopt, refuse_a_test_without_data
+from src.engine.data.learned import restore_learned
+from src.engine.data.seeds import seeded, settle_seed
+from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
-from src.engine.loaders import adopt, refuse_a_test_without_data
-from src.engine.parser import Parser, look_ahead, verb_options
 from src.engine.paths import expanded
-from src.engine.programs import programs
-from src.engine.quiet import Quiet, warnings_in_one_line
-from src.engine.ranks import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
-from src.engine.renamed import follow_renamed
-from src.engine.run import Run
-from src.engine.run_folder import begin, end, find_interrupted, give_back, runs_folder
-from src.engine.seeds import seeded, settle_seed
-from src.engine.transfer import Transfer
+from src.engine.processes import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
+from src.engine.run.failures import READ_WELL, devices_here, explained
+from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
+from src.engine.run.quiet import Quiet, warnings_in_one_line
+from src.engine.run.run import Run
 from src.module import LitModule
 
 # What has options in every run, by their name.

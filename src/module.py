@@ -6,11 +6,20 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from src.engine.base_module import BaseModule
-from src.engine.param_groups import Group, build_optimizer, build_scheduler
-from src.engine.schedulers import scheduler_config
-from src.engine.step import StepOutput, as_output, loss_of, take_apart
-from src.engine.torch_losses import Activation, NetLoss, NoActivation, activation_of, check_target, mean_over, take_loss
+from src.engine.data.batches import take_apart
+from src.engine.module.base_module import BaseModule
+from src.engine.module.param_groups import Group, build_optimizer, build_scheduler
+from src.engine.module.schedulers import scheduler_config
+from src.engine.module.step import StepOutput, as_output, loss_of
+from src.engine.module.losses import (
+    Activation,
+    NetLoss,
+    NoActivation,
+    activation_of,
+    check_target,
+    mean_over,
+    take_loss,
+)
 
 __all__ = ["LitModule", "StepOutput"]
 
@@ -32,7 +41,7 @@ class LitModule(BaseModule):
         scheduler_interval: When the scheduler moves on.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
         groups: Options of the optimizer for some parameters, by patterns of their names. Where several match, their
-            options are merged and the later one wins; see `src.engine.param_groups`.
+            options are merged and the later one wins; see `src.engine.module.param_groups`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 

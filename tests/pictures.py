@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from src.cli import main
 from src.data.loader import TensorLoader
-from src.engine.pictures import Picture
+from src.engine.loggers.pictures import Picture
 
 NUM_ROWS = 50  # neither two processes nor a batch divide it
 

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from src.cli import main
 from src.data.loader import TensorLoader
-from src.engine.order import RunSeed
+from src.engine.data.order import RunSeed
 
 
 class Stopped(Exception):

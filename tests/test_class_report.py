@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 )
 
 from src.callbacks.class_report import Counts, plot_report, report
-from src.engine.evaluated import Evaluated, Guesses
+from src.engine.loggers.evaluated import Evaluated, Guesses
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, Own, bars, formulas, pixels, run, write_yaml

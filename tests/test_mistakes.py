@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.callbacks.mistakes import Surest, plot_mistakes, scales, viewable
-from src.engine.evaluated import Guesses
+from src.engine.loggers.evaluated import Guesses
 from src.module import LitModule
 from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, formulas, pixels, run, write_yaml
 from tests.processes import launch, processes

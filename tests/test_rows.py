@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from src.data.rows import RowsDataModule, load_rows
-from src.engine.folds import split_by_row
+from src.engine.data.splits import split_by_row
 from src.models.rows import RowsNet
 from tests.conftest import CONFIGS
 

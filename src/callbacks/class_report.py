@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional
 
-from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, as_label, class_names, new_figure
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
 
 COLUMNS = ("precision", "recall", "f1")
 MOST = 25  # classes whose counts are written into their cells

@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from src.engine.pictures import Picture, as_label, new_figure
+from src.engine.loggers.pictures import Picture, as_label, new_figure
 
 STAGE = r"(?:(?P<stage>train|val|test)(?:ing|id|idation)?[/_])?"
 COLUMN = re.compile(STAGE + r"(?P<name>[^/]+?)(?:_epoch|_step)?(?P<rest>/.*)?", re.DOTALL)

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.engine.errors import UserError
-from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, new_figure, thumbnail
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, new_figure, thumbnail
 
 
 PIXELS = 616  # that the picture has for all images of a line

@@ -7,9 +7,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from src.engine.errors import UserError, describe
-from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, as_label, new_figure
+from src.engine.errors import UserError
+from src.engine.data.batches import describe
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, as_label, new_figure
 
 MOST = 9  # panels
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # spreads consecutive numbers over all of int64 (Knuth, multiplicative hashing)

@@ -7,9 +7,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
-from src.engine.base_module import BaseModule
+from src.engine.module.base_module import BaseModule
 from src.engine.errors import UserError
-from src.engine.pictures import Picture, new_figure
+from src.engine.loggers.pictures import Picture, new_figure
 
 MOST = 20
 LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.order import Position, permutation
+from src.engine.data.order import Position, permutation
 
 
 class TensorLoader(Position):
@@ -63,7 +63,7 @@ class TensorLoader(Position):
         self.refuse_fewer_rows_than_processes(len(self.rows))
 
     def place(self, move: Callable[[Tensor], Tensor], rank: int, world_size: int, keep_order: bool) -> None:
-        """Take up what a run settles, see `src.engine.loaders.Placeable`; a loader that was given its rank keeps it."""
+        """Take over a run's order, see `src.engine.data.adopt.Placeable`; a rank that was given stays."""
         self.tensors = tuple(move(tensor) for tensor in self.tensors)
         self.shuffle = self.shuffle and not keep_order
         self.share(rank, world_size)

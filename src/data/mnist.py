@@ -11,7 +11,7 @@ from torchvision import datasets
 from src.data.loader import TensorLoader
 from src.data.mnist_files import checksums, download, read
 from src.data.mnist_images import find_images, read_images, tell
-from src.engine.folds import fold_of, hold_out
+from src.engine.data.splits import fold_of, hold_out
 
 PROJECT = Path(__file__).parents[2]
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale

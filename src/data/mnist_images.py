@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from src.engine.errors import UserError
-from src.engine.ranks import is_rank_zero
+from src.engine.processes import is_rank_zero
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LARGEST = 400_000_000  # pixels: an A3 sheet at 1,200 dpi has 280 million, more is taken for an attack on the memory

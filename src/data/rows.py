@@ -8,8 +8,10 @@ from torch import Tensor
 
 from src.data.loader import TensorLoader
 from src.engine.errors import UserError
-from src.engine.folds import fold_of as fold_of  # in place of split_by_row: folds with equal classes or whole groups
-from src.engine.folds import split_by_row
+
+# Use fold_of in place of split_by_row for folds with equal classes or whole groups
+from src.engine.data.splits import fold_of as fold_of
+from src.engine.data.splits import split_by_row
 
 
 def load_rows() -> tuple[Tensor, Tensor]:

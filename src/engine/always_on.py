@@ -13,17 +13,18 @@ from lightning.pytorch.callbacks import (
     ThroughputMonitor,
 )
 
-from src.engine.console import Console, Progress
-from src.engine.errors import Errors, UserError
-from src.engine.finite import Finite
-from src.engine.metrics_csv import MetricsCsv
-from src.engine.predictions.callback import PredictionsCsv
-from src.engine.resume import Resume
-from src.engine.run import Run, RunCallback
-from src.engine.run_checkpoint import RunCheckpoint
-from src.engine.run_folder import RunFolder
-from src.engine.signals import Signals
-from src.engine.trackers.callback import Trackers
+from src.engine.checkpoint.callback import RunCheckpoint
+from src.engine.checkpoint.resume import Resume
+from src.engine.errors import UserError
+from src.engine.loggers.metrics_csv import MetricsCsv
+from src.engine.loggers.predictions.callback import PredictionsCsv
+from src.engine.loggers.trackers.callback import Trackers
+from src.engine.run.console import Console, Progress
+from src.engine.run.failures import Errors
+from src.engine.run.finite import Finite
+from src.engine.run.folder import RunFolder
+from src.engine.run.run import Run, RunCallback
+from src.engine.run.signals import Signals
 
 # Those of a YAML come behind the first two: the bar is gone before others print. Lightning moves the checkpoint to the
 # end.

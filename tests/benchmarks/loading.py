@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from src.engine.map_loader import MapLoader
+from src.engine.data.map_loader import MapLoader
 from tests.benchmarks.stopwatch import stopwatch
 
 NUM_IMAGES = 20_000

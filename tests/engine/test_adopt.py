@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.engine.loaders import adopt
+from src.engine.data.adopt import adopt
 from src.module import LitModule
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule
 
-from src.engine.checkpoint import read_checkpoint
+from src.engine.checkpoint.files import read_checkpoint
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL, run_process

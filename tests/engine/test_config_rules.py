@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from src.engine.configs.files import read_env_file
-from src.engine.configs.merge import Merge
-from src.engine.configs.text import as_yaml
+from src.engine.config.files import read_env_file
+from src.engine.config.merge import Merge
+from src.engine.config.text import as_yaml
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.xor import XorMLP

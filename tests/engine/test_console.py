@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.engine.console import describe
+from src.engine.run.console import describe
 from tests.conftest import CONFIGS, SMALL, run_process
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5")

@@ -5,7 +5,7 @@ import torch
 from lightning.fabric.accelerators import MPSAccelerator
 from lightning.pytorch import Trainer
 
-from src.engine.console import describe
+from src.engine.run.console import describe
 from tests.conftest import CONFIGS
 from tests.processes import XOR, assert_equal_runs, launch
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from src.engine.draws import Seeded
-from src.engine.map_loader import MapLoader
+from src.engine.data.draws import Seeded
+from src.engine.data.map_loader import MapLoader
 from tests.stopping import behind
 
 N = 20

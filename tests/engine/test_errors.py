@@ -5,8 +5,8 @@ import traceback
 
 import pytest
 
-from src.engine.complaint import Complaint
-from src.engine.suggestions import explain
+from src.engine.config.complaint import Complaint
+from src.engine.config.suggestions import explain
 from tests.conftest import CONFIGS, SMALL, run_process
 
 FIT = ("fit", "--config", SMALL)

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from src.cli import main
 from src.data.loader import TensorLoader
-from src.engine.errors import describe
+from src.engine.data.batches import describe
 from src.module import LitModule
 from tests.conftest import SMALL
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from src.data.rows import RowsDataModule
+from src.engine.data.splits import fold_of, hold_out, split_by_row
 from src.engine.errors import UserError
-from src.engine.folds import fold_of, hold_out, split_by_row
 
 
 def all_folds(rows, number, seed=0, **of):

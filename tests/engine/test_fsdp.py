@@ -4,9 +4,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.errors import UserError
-from src.engine.run import Run
-from src.engine.run_checkpoint import RunCheckpoint
+from src.engine.run.run import Run
 from tests.conftest import CONFIGS, SMALL
 
 XOR = ("--config", SMALL, "--trainer.callbacks=null", "--data.passes=50")

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from src.engine.data.adopt import adopt
 from src.engine.lightning_fixes.loops import settle, take_back_an_early_stop
 from src.engine.lightning_fixes.parts import (
     EmaAlsoInTheTest,
@@ -35,8 +36,7 @@ from src.engine.lightning_fixes.parts import (
     double_before_weights,
     spare_the_question_for_a_gpu,
 )
-from src.engine.loaders import adopt
-from src.engine.quiet import IDLE_WARNINGS, Quiet
+from src.engine.run.quiet import IDLE_WARNINGS, Quiet
 from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
 
 pytestmark = [

@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from src.engine.map_loader import MapLoader
+from src.engine.data.map_loader import MapLoader
 from tests.stopping import behind
 
 N = 23
@@ -424,7 +424,7 @@ class Endless(Sampler[int]):
 
 
 def test_a_sampler_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr("src.engine.draw_sampler.ENDLESS", 1_000)
+    monkeypatch.setattr("src.engine.data.draw_sampler.ENDLESS", 1_000)
     with pytest.raises(ValueError, match=r"Endless goes on after 1,000 indices.*a sampler has to end"):
         len(MapLoader(DataLoader(Numbers(), 4, sampler=Endless()), 0, 1))
 

@@ -21,7 +21,7 @@ from torchmetrics import (
 )
 from torchmetrics.wrappers import Running
 
-from src.engine.metric_states import Snapshot, common_changes, set_changes
+from src.engine.checkpoint.metric_states import Snapshot, common_changes, set_changes
 from tests.stopping import fit, resume, rows
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from src.engine.rows_file import RowsFile
+from src.engine.loggers.rows_file import RowsFile
 from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
 

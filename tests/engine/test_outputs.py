@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.engine.errors import UserError
-from src.engine.predictions.outputs import Outputs, by_sample
+from src.engine.loggers.predictions.outputs import Outputs, by_sample
 from tests.engine.prediction_tasks import Bare, Found, Pair, boxes
 
 X = torch.arange(4.0)

@@ -11,9 +11,9 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from src.engine.checkpoint import read_checkpoint
+from src.engine.checkpoint.files import read_checkpoint
+from src.engine.checkpoint.packed import pack, unpack
 from src.engine.errors import UserError
-from src.engine.packed import pack, unpack
 from src.module import LitModule
 from tests import stopping
 

@@ -6,7 +6,7 @@ import yaml
 from torch import nn
 
 from src.engine.errors import UserError
-from src.engine.param_groups import build_optimizer, build_scheduler, param_groups
+from src.engine.module.param_groups import build_optimizer, build_scheduler, param_groups
 from tests import stopping
 
 

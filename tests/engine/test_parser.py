@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from src.engine.configs.files import read_env_file
+from src.engine.config.files import read_env_file
 from tests.conftest import SMALL
 
 FIT = ("fit", "--config", SMALL)

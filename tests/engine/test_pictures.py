@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from src.engine.errors import UserError
-from src.engine.evaluated import Evaluated
-from src.engine.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
-from src.engine.trackers import media
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
+from src.engine.loggers.trackers import media
 from src.module import LitModule
 from tests.pictures import CLASSIFICATION, Data, Own, figures, pixels, run, write_yaml
 from tests.processes import launch, processes

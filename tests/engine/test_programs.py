@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.engine.programs import programs
+from src.engine.config.programs import programs
 
 
 @pytest.mark.parametrize(

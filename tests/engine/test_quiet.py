@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Dataset
 
-from src.engine.quiet import warnings_in_one_line
+from src.engine.run.quiet import warnings_in_one_line
 from tests.conftest import SMALL
 from tests.xor import INPUTS, TARGETS, XorDataModule
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from src.engine import record
-from src.engine.record import PROJECT
+from src.engine.run import record
+from src.engine.run.record import PROJECT
 from tests.conftest import CONFIGS, SMALL, digest
 from tests.stopping import config, fit, resume
 

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from src.cli import main
 from src.engine.paths import expanded
-from src.engine.run import RunCallback
+from src.engine.run.run import RunCallback
 from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5", "--trainer.callbacks=null")

@@ -14,9 +14,9 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 from torch.utils.data import DataLoader, IterableDataset
 
+from src.engine.config.instantiate import construct
 from src.engine.errors import UserError
-from src.engine.instances import construct
-from src.engine.schedulers import fill_length, needs_length
+from src.engine.module.schedulers import fill_length, needs_length
 from tests import stopping
 from tests.conftest import CONFIGS, SMALL
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
-from src.engine.loaders import adopt
-from src.engine.seeds import seeded, settle_seed
+from src.engine.data.adopt import adopt
+from src.engine.data.seeds import seeded, settle_seed
 from src.module import LitModule
 from tests.conftest import PROJECT
 from tests.processes import launch, processes

@@ -167,7 +167,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_second_signal_stops_at_once(number, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("src.engine.signals.ONCE_S", -1)  # any time after the first
+    monkeypatch.setattr("src.engine.run.signals.ONCE_S", -1)  # any time after the first
     (tmp_path / "experiment").mkdir()
     run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: twice(number))
     assert "again to stop at once" in capfd.readouterr().err

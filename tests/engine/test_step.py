@@ -14,8 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
+from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
-from src.engine.step import count_samples, loss_of, take_apart
+from src.engine.module.step import loss_of
 from src.module import LitModule, StepOutput
 from tests.processes import launch, processes, rows, weights
 from tests.stopping import fit, run_main

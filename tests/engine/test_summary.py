@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch.multiprocessing import ProcessRaisedException
 
 from src.engine.errors import UserError
-from src.engine.run_folder import RunFolder
-from src.engine.summary import how_it_ended
+from src.engine.run.folder import RunFolder
+from src.engine.run.summary import how_it_ended
 from tests.conftest import SMALL
 from tests.processes import finish, processes, start
 from tests.stopping import config, fit, resume, rows

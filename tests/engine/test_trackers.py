@@ -10,11 +10,11 @@ import yaml
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from src.cli import main
-from src.engine.run import Run
-from src.engine.trackers import guard, kinds
-from src.engine.trackers.callback import Trackers
-from src.engine.trackers.media import send_picture
-from src.engine.trackers.options import flat_options
+from src.engine.loggers.trackers import guard, kinds
+from src.engine.loggers.trackers.callback import Trackers
+from src.engine.loggers.trackers.media import send_picture
+from src.engine.loggers.trackers.options import flat_options
+from src.engine.run.run import Run
 from tests import stopping
 
 

@@ -5,7 +5,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from src.engine.yaml_types import to_numbers, to_tensor
+from src.engine.config.yaml_types import to_numbers, to_tensor
 from src.module import LitModule
 from tests import stopping
 from tests.conftest import PROJECT

@@ -13,9 +13,9 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from src.engine.run import RunCallback
-from src.engine.trackers.kinds import PACKAGES
-from src.engine.trackers.media import send_picture
+from src.engine.loggers.trackers.kinds import PACKAGES
+from src.engine.loggers.trackers.media import send_picture
+from src.engine.run.run import RunCallback
 from tests.conftest import PROJECT
 from tests.stopping import config
 

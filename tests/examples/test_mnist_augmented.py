@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from src.data.mnist_augmented import AugmentedMNISTDataModule
-from src.engine.map_loader import MapLoader
+from src.engine.data.map_loader import MapLoader
 from tests.conftest import CONFIGS
 from tests.stopping import run_differences, run_main
 

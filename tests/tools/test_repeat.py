@@ -20,7 +20,7 @@ from scipy.stats import ttest_1samp
 
 from src.cli import main
 from src.data.loader import TensorLoader
-from src.engine.folds import fold_of
+from src.engine.data.splits import fold_of
 from src.module import LitModule
 from src.tools import repeat
 from src.tools.repeat.lock import hold

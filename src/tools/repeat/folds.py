@@ -95,7 +95,7 @@ def table(done: cli.CLI, unseen: Unseen) -> tuple[list[dict[str, Any]], str]:
         return [], unseen.why or "there was no batch to validate"
     rows, values = row_numbers(done.datamodule.val_rows), list(zip(*told.values(), strict=True))
     if rows is None:
-        return [], f"{name} are no row numbers, as fold_of of src/engine/folds.py gives them"
+        return [], f"{name} are no row numbers, as fold_of of src/engine/data/splits.py gives them"
     if len(values) != len(rows):
         return [], f"{name} are {len(rows)}, val_dataloader gives {len(values)}: they must be the same"
     return [{"row": row} | dict(zip(told, of, strict=True)) for row, of in zip(rows, values, strict=True)], ""

@@ -154,7 +154,7 @@ def refuse_without_folds(config: dict[str, Any]) -> None:
     if "fold" not in data.get("init_args", {}):
         refuse(
             f"{data.get('class_path', 'the experiment')} has no folds. Give the data module an option "
-            "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/folds.py, the line: "
+            "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/data/splits.py, the line: "
             "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
         )
 

@@ -1,0 +1,219 @@
+"""Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from src.engine.checkpoint.files import read_checkpoint
+from src.engine.checkpoint.monitors import (
+    larger_is_better,
+    refuse_what_is_never_validated,
+    refuse_wrong_directions,
+    tell_that_it_is_not_logged,
+)
+from src.engine.checkpoint.packed import pack, refuse_unstorable
+from src.engine.checkpoint.write_checkpoint import ONE_FILE, write_checkpoint
+from src.engine.errors import UserError
+from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
+from src.engine.run.run import RunCallback
+
+# Several processes have to agree on whether it is time.
+ASK_EVERY_N_BATCHES = 50
+
+
+class RunCheckpoint(Checkpoint, RunCallback):
+    """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
+
+    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
+    best one so far. Only at points from which a resume is exact, where one loses no batch and no validation.
+
+    Args:
+        monitor: The validation metric that decides which one is best.
+        mode: Whether a smaller or a larger value is better; by default as torchmetrics has it, of a loss a smaller one.
+        every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
+        every_minutes: Time between two of them, where steps are slow.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] | None = None,
+        every_n_steps: int = 1_000,
+        every_minutes: float = 10.0,
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"every_n_steps={every_n_steps} must be at least 1. Set --checkpoint.every_n_steps.")
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._saved_s = 0.0
+        self._step = 0
+        self._saved_at: tuple[int, int] | None = None
+        self._due = self._best_due = self._told = False
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def best_model_path(self) -> str:
+        """By this name Lightning hands it from processes that it spawned or forked to the one that it did so from."""
+        return str(self.run.best or "")
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        if Path(path).name == "best.ckpt":
+            self.run.best_score = read_checkpoint(path, weights=False)["callbacks"][self.state_key]["best_score"]
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.run.monitor, self.run.save_then = self.monitor, self._save_then
+            self._refuse_shards()
+            if datamodule := getattr(trainer, "datamodule", None):
+                pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
+
+    def _refuse_shards(self) -> None:
+        """Say it now, not at the first checkpoint."""
+        strategy = self.run.config.get("trainer", {}).get("strategy")
+        options = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
+        if options.get("state_dict_type") == "sharded":
+            raise UserError(f"trainer.strategy: state_dict_type: sharded is not supported. {ONE_FILE}")
+
+    def _save_then(self, then: Callable[[], None]) -> None:
+        self._due, self._then = True, then
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        refuse_wrong_directions(trainer, module)
+        refuse_what_is_never_validated(trainer, self.monitor)
+        refuse_unstorable(trainer, module)
+        self._refuse_source_before_validation(trainer)
+        self._saved_s, self._step = time.monotonic(), trainer.global_step
+        source = self.run.source
+        if source == self.run.last:
+            self._saved_at = (trainer.global_step, trainer.current_epoch)
+        elif source and self.run.best_score is not None:
+            self._bring_best(trainer, source.with_name("best.ckpt"))
+
+    def _refuse_source_before_validation(self, trainer: Trainer) -> None:
+        """Refuse a checkpoint of `every_n_train_steps` after which Lightning skips the validation that is due."""
+        loop = trainer.fit_loop.epoch_loop
+        last = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
+        if loop.restarted_on_train_batch_end and (last or self._validation_follows(trainer)):
+            raise UserError(
+                f"{self.run.source} was saved right before a validation or the end of an epoch, which a resumed run "
+                "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
+            )
+
+    def _bring_best(self, trainer: Trainer, source: Path) -> None:
+        """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
+        target = self.run.last.with_name("best.ckpt")
+        known = trainer.is_global_zero and source.exists() and not target.exists()
+        if (
+            known
+            and read_checkpoint(source, weights=False)["callbacks"][self.state_key]["best_score"] == self.run.best_score
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(".best.ckpt.part")
+            shutil.copyfile(source, part)
+            part.replace(target)
+        trainer.strategy.barrier("bring_best")
+
+    def after_train_batch(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        self._due |= self._late(trainer)
+        # Several optimizers go on by several steps a batch.
+        passed = step // self.every_n_steps > self._step // self.every_n_steps
+        self._step = step
+        self._due |= passed and self._saved_at != (step, trainer.current_epoch)
+        # A run resumed from here would leave out a validation that follows: let that one save.
+        if self._due and not self._validation_follows(trainer):
+            self._save_due(trainer)
+
+    def _late(self, trainer: Trainer) -> bool:
+        several = trainer.world_size > 1
+        if several and trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES:
+            return False
+        late = trainer.global_step > 0 and time.monotonic() - self._saved_s > 60 * self.every_minutes
+        return bool(trainer.strategy.broadcast(late)) if several else late
+
+    @staticmethod
+    def _validation_follows(trainer: Trainer) -> bool:
+        if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
+            return False
+        loop = trainer.fit_loop
+        seen = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+        return (seen + 1) % trainer.val_check_batch == 0
+
+    def after_validation(self, trainer: Trainer) -> None:
+        if trainer.state.fn != "fit":
+            return
+        take_back_an_early_stop(trainer)
+        if self.monitor not in trainer.callback_metrics:
+            self._told = self._told or tell_that_it_is_not_logged(trainer, self.monitor)
+            return self._save_due(trainer)
+        if trainer.sanity_checking:
+            return
+        # Rank zero's, for all: they save together or not at all.
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
+        larger = self.mode == "max" if self.mode else larger_is_better(trainer.lightning_module, self.monitor)
+        better = self.run.best_score is None or (score > self.run.best_score if larger else score < self.run.best_score)
+        if better and score == score:
+            self.run.best_score = score
+            if self._stopping(trainer):
+                self._best_due = True
+            else:
+                self._save(trainer, "best.ckpt")
+        self._save_due(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # Only now is everything done that ends the epoch before.
+        if trainer.global_step > 0:
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        step_plateau(trainer)
+        take_back_an_early_stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._best_due:
+            self._save(trainer, "best.ckpt")
+        self._save_last(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.run.config
+        settle(checkpoint["loops"]["fit_loop"], trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.run.best_score}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run.best_score = state["best_score"]
+
+    @staticmethod
+    def _stopping(trainer: Trainer) -> bool:
+        """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
+        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        return (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step
+
+    def _save_due(self, trainer: Trainer) -> None:
+        # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating):
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        at = (trainer.global_step, trainer.current_epoch)
+        if self._saved_at != at:
+            self._save(trainer, "last.ckpt")
+        self._saved_at, self._saved_s = at, time.monotonic()
+        self._due = False
+        then, self._then = self._then, None
+        if then:
+            then()
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        if not getattr(trainer, "fast_dev_run", False):
+            write_checkpoint(trainer, self.run.last.with_name(name))

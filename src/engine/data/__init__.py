@@ -1,0 +1,1 @@
+"""Data loaders: their order, their random numbers, and how they continue after a resume."""

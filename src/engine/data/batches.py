@@ -1,0 +1,116 @@
+"""Batches of any kind: what is in one, how many samples it has, and what is input and target."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from src.engine.errors import UserError
+
+# By what names people call the target in a dict; `labels` is Hugging Face's.
+TARGETS = ("labels", "label", "target", "targets", "y")
+
+
+def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
+    """What goes into the net, and the target.
+
+    Args:
+        batch: (x, target), x alone, (x,), or a dict with the net's keywords and the target.
+        needs_target: Whether there has to be one.
+
+    Returns:
+        x, or the tensors of a dict without the target; the target, or None.
+
+    Raises:
+        UserError: If the batch does not say which part is which.
+    """
+    target, method = None, "step" if needs_target else "predict_step"
+    if isinstance(batch, Mapping):
+        names = [name for name in TARGETS if name in batch]
+        if len(names) > 1:
+            raise UserError(f"The batch has {' and '.join(names)}: which is the target? {advice(batch, method)}")
+        inputs: Any = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k not in names}
+        target = batch[names[0]] if names else None
+    elif isinstance(batch, tuple | list) and len(batch) <= 2:
+        inputs, target = (*batch, None)[:2]
+    elif isinstance(batch, tuple | list):
+        raise UserError(f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch, method)}")
+    else:
+        inputs = batch
+    if target is None and needs_target:
+        raise UserError(f"The batch has no target for the loss. {advice(batch)}")
+    return inputs, target
+
+
+def advice(batch: Any, method: str = "step") -> str:
+    """What came, and where to say what it means."""
+    return f"It was {describe(batch)}. Say in LitModule.{method}() what a batch is (README, Your own step)."
+
+
+def count_samples(batch: Any) -> int:
+    """How many samples a batch holds: the length of its first tensor, or of its first list where there is none."""
+    tensor = next((part for part in parts(batch) if isinstance(part, Tensor) and part.dim() > 0), None)
+    if tensor is not None:
+        return len(tensor)
+    if isinstance(batch, Mapping):
+        batch = next(iter(batch.values()), None)
+    return len(batch) if isinstance(batch, tuple | list) else 1
+
+
+def parts(batch: Any) -> Iterator[Any]:
+    """Each leaf of nested tuples, lists, dicts and of objects that hold tensors."""
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    elif not isinstance(batch, Tensor | tuple | list) and hasattr(batch, "__dict__"):
+        batch = list(vars(batch).values())
+    if isinstance(batch, tuple | list):
+        for part in batch:
+            yield from parts(part)
+    else:
+        yield batch
+
+
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """Return the parts of a mapping, a dataclass, a named tuple or an object with public attributes, else None."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and (names := getattr(value, "__match_args__", ())):  # of a named tuple
+        return dict(zip(names, value, strict=True))
+    if callable(value) or isinstance(value, Tensor):
+        return None
+    return {key: part for key, part in getattr(value, "__dict__", {}).items() if not key.startswith("_")} or None
+
+
+def describe(batch: Any, is_pair: bool = True) -> str:
+    """Say what is in a batch: "x (512, 1, 28, 28) float32, target (512,) int64".
+
+    Mappings, dataclasses, named tuples and objects show their names; what lies within another part stands in brackets.
+    Entries that are described alike are counted.
+
+    Args:
+        batch: A batch, or what a step returned.
+        is_pair: Whether two entries are x and target.
+    """
+    if isinstance(batch, Tensor | np.ndarray):
+        return f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"
+    if isinstance(batch, Mapping) and not batch:
+        return f"an empty {type(batch).__name__}"
+    if (fields := fields_of(batch)) is not None:
+        return ", ".join(f"{name} {_within(value)}" for name, value in fields.items())
+    if not isinstance(batch, tuple | list):
+        return type(batch).__name__
+    said = [_within(value) for value in batch]
+    if is_pair and len(said) == 2 and any(isinstance(value, Tensor) for value in batch):
+        return f"x {said[0]}, target {said[1]}"
+    alike = [(each, len(list(group))) for each, group in itertools.groupby(said)]
+    return ", ".join(f"{number} x {each}" if number > 2 else ", ".join([each] * number) for each, number in alike)
+
+
+def _within(value: Any) -> str:
+    has_parts = isinstance(value, tuple | list) or bool(fields_of(value))
+    return f"[{describe(value, is_pair=False)}]" if has_parts else describe(value)

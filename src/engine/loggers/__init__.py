@@ -1,0 +1,1 @@
+"""Loggers: metrics.csv, trackers, predictions and plots."""

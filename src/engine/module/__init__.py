@@ -1,0 +1,1 @@
+"""Modules: steps, losses, metrics, optimizers and schedules."""

@@ -1,0 +1,77 @@
+"""The run at hand: what its callbacks know of it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+
+@dataclass
+class Run:
+    """One object for all callbacks of a run; the command line makes it.
+
+    Attributes:
+        verb: `fit`, `validate`, `test` or `predict`.
+        config: Every option as plain values, as a checkpoint carries it.
+        folder: The run's own. On processes other than rank zero it is known from `setup` on.
+        source: The checkpoint that the run begins with, if any.
+        monitor: The metric that decides which checkpoint is best.
+        best_score: Its value there, once something was validated.
+        save_then: Writes `last.ckpt` at the next point from which a resume is exact, and calls its argument at that
+            point. None where the run writes no checkpoints.
+    """
+
+    verb: str = "fit"
+    config: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+    source: Path | None = None
+    monitor: str = "val/loss"
+    best_score: float | None = None
+    save_then: Callable[[Callable[[], None]], None] | None = None
+
+    @property
+    def last(self) -> Path:
+        """Where the last checkpoint lies, or will lie."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path | None:
+        """The best checkpoint, or the last where nothing was validated; None before the first."""
+        best = [self.last.with_name("best.ckpt")] if self.best_score is not None else []
+        return next((path for path in [*best, self.last] if path.exists()), None)
+
+
+class RunCallback(Callback):
+    """A callback that knows the run: one that is on in every run, or a picture that a YAML names."""
+
+    run = Run()  # the command line gives each its own
+
+    def needed(self) -> bool:
+        """Whether this run has something for it to do: Lightning asks each callback some six times a step."""
+        return True
+
+    def after_train_batch(self, trainer: Trainer) -> None:
+        """Act when a batch is done, also the module's own `on_train_batch_end`, which Lightning calls last."""
+
+    def after_validation(self, trainer: Trainer) -> None:
+        """Act when a validation is done, also the module's own `on_validation_end`."""
+
+
+def stage_of(name: str) -> str:
+    """`train`, `val` or `test`, by the name of a logged number: `val/acc`, `val_acc`; what does not say is training."""
+    found = re.match(r"(val|test)(?:id|idation)?[/_]", name)
+    return found[1] if found else "train"
+
+
+def as_tested(name: str) -> str:
+    """The name under which a number that the test gave is told: `test_step = validation_step` logs `val/loss`."""
+    return name if stage_of(name) == "test" else re.sub(r"^(?:(?:val|train)(?:id|idation|ing)?[/_])?", "test/", name)
+
+
+def metrics_of(trainer: Trainer) -> dict[str, float]:
+    """All that was logged so far in this stage; those of a test never under the name of a validation's."""
+    tested = trainer.state.fn == "test"
+    return {as_tested(name) if tested else name: float(value) for name, value in trainer.callback_metrics.items()}
