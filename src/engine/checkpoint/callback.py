@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from src.engine.checkpoint.files import read_checkpoint
 from src.engine.checkpoint.monitors import (
@@ -72,6 +73,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then
             self._refuse_shards()
+            refuse_late_writer(trainer.strategy.checkpoint_io)
             if datamodule := getattr(trainer, "datamodule", None):
                 pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
 
@@ -217,3 +219,18 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def _save(self, trainer: Trainer, name: str) -> None:
         if not getattr(trainer, "fast_dev_run", False):
             write_checkpoint(trainer, self.run.last.with_name(name))
+
+
+def refuse_late_writer(plugin: Any) -> None:
+    """Refuse a plugin that writes checkpoints in another thread.
+
+    Raises:
+        UserError: If the plugin, or one that it wraps, is an AsyncCheckpointIO.
+    """
+    while plugin is not None:
+        if isinstance(plugin, AsyncCheckpointIO):
+            raise UserError(
+                f"{type(plugin).__name__} writes a checkpoint while the training continues. Here a checkpoint has to "
+                "be whole before the next step. Leave the plugin out of --trainer.plugins."
+            )
+        plugin = getattr(plugin, "checkpoint_io", None)

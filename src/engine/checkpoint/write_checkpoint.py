@@ -18,7 +18,7 @@ def write_checkpoint(trainer: Trainer, target: Path) -> None:
         target: The file.
 
     Raises:
-        UserError: If the disk refuses it, the strategy writes a folder in place of a file, or a plugin writes later.
+        UserError: If the disk refuses it, or the strategy writes a folder in place of a file.
     """
     part = target.with_name(f".{target.name}.part")
     try:
@@ -34,11 +34,6 @@ def write_checkpoint(trainer: Trainer, target: Path) -> None:
         raise UserError(
             f"{type(trainer.strategy).__name__} writes a checkpoint as a folder with a part for each process; here it "
             f"has to be one file. {ONE_FILE}"
-        )
-    if trainer.is_global_zero and not part.exists():
-        raise UserError(
-            f"{type(trainer.strategy.checkpoint_io).__name__} returned before the checkpoint was written. Here it has "
-            "to be whole before the run goes on: leave the plugin out of --trainer.plugins."
         )
     if trainer.is_global_zero:
         part.replace(target)
