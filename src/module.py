@@ -7,19 +7,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from src.engine.data.batches import take_apart
+from src.engine.module import losses
 from src.engine.module.base_module import BaseModule
 from src.engine.module.param_groups import Group, build_optimizer, build_scheduler
 from src.engine.module.schedulers import scheduler_config
 from src.engine.module.step import StepOutput, as_output, loss_of
-from src.engine.module.losses import (
-    Activation,
-    NetLoss,
-    NoActivation,
-    activation_of,
-    check_target,
-    mean_over,
-    take_loss,
-)
 
 __all__ = ["LitModule", "StepOutput"]
 
@@ -33,11 +25,11 @@ class LitModule(BaseModule):
     Args:
         net: Takes x, or a dict's tensors as keywords; returns logits (or values, for a regression). A plain module.
         loss: Takes (logits, target), returns the mean over the batch, (sum, weight), or a dict of `loss` and its parts.
-            With null the net takes the whole dict and returns an object with `loss` and `logits`; see `NetLoss`.
+            With null the net takes the whole dict and returns an object with `loss` and `logits`; see `losses.NetLoss`.
         optimizer: Takes the parameters, returns their optimizer.
         metrics: By name. Each takes (scores, target), see `scores`; they leave out the `ignore_index` of the loss.
-        scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps`, `T_max`, `total_iters` of null become
-            the length of the run in steps or epochs (`scheduler_interval`), or of its part in a SequentialLR.
+        scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps`, `T_max`, `total_iters` of null
+            become the length of the run in steps or epochs (`scheduler_interval`), or of its part in a SequentialLR.
         scheduler_interval: When the scheduler moves on.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
         groups: Options of the optimizer for some parameters, by patterns of their names. Where several match, their
@@ -53,11 +45,11 @@ class LitModule(BaseModule):
         metrics: dict[str, Metric] | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
-        activation: Activation | nn.Module | None = None,
+        activation: losses.Activation | nn.Module | None = None,
         groups: list[Group] | None = None,
         compile: bool = False,
     ) -> None:
-        taken = take_loss(loss, metrics)
+        taken = losses.take_loss(loss, metrics)
         super().__init__(metrics, compile)
         self.net = net
         self.loss: Any = taken
@@ -65,7 +57,7 @@ class LitModule(BaseModule):
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.groups = groups
-        self.activation = activation or activation_of(loss)
+        self.activation = activation or losses.activation_of(loss)
 
     def forward(self, inputs: Any) -> Any:
         """Logits of x, or of a dict with the net's keywords."""
@@ -74,14 +66,14 @@ class LitModule(BaseModule):
 
     def step(self, batch: Any) -> Any:
         """What a batch is and what it gives: override it for batches, nets or losses of another kind."""
-        if isinstance(self.loss, NetLoss):
+        if isinstance(self.loss, losses.NetLoss):
             return self.loss(self.net, batch)
         inputs, target = take_apart(batch)
         logits = self(inputs)
         if self.is_first_batch():
-            check_target(self.loss, logits, target, batch, self.activation)
+            losses.check_target(self.loss, logits, target, batch, self.activation)
         value = self.loss(logits, target)
-        return StepOutput(outputs=logits, target=target, **loss_of(value, mean_over(self.loss, target)))
+        return StepOutput(outputs=logits, target=target, **loss_of(value, losses.mean_over(self.loss, target)))
 
     def scores(self, outputs: Any) -> Any:
         """Probabilities, or for a regression the values themselves; (B, ...), the same shape back.
@@ -98,7 +90,7 @@ class LitModule(BaseModule):
             case "identity":
                 return outputs
             case None:
-                raise NoActivation(self.loss)
+                raise losses.NoActivation(self.loss)
         return self.activation(outputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -115,7 +107,7 @@ class LitModule(BaseModule):
         outputs = self(take_apart(batch, needs_target=False)[0])
         try:
             return self.scores(outputs)
-        except NoActivation:
+        except losses.NoActivation:
             return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def configure_optimizers(self) -> Any:
