@@ -120,7 +120,7 @@ def test_a_position_amid_an_epoch_of_other_batches_is_refused(other):
 
 
 def test_a_trainer_that_does_not_know_the_loader_is_not_resumed_amid_an_epoch():
-    with pytest.raises(ValueError, match=r"call src\.engine\.loaders\.adopt"):
+    with pytest.raises(ValueError, match=r"call src\.engine\.data\.adopt\.adopt"):
         loader().load_state_dict(loader().state_dict())
 
 
