@@ -53,7 +53,7 @@ board: .venv/ready ## Open TensorBoard on runs/
 	$(BIN)/tensorboard --logdir runs
 
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
