@@ -13,9 +13,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from src.engine.always_on import ALWAYS_ON, callbacks
-from src.engine.checkpoint.files import find_checkpoint
-from src.engine.checkpoint.transfer import Transfer
-from src.engine.config.compose import carried_config, compose
+from src.engine.checkpoint.build import Transfer, restore_datamodule
+from src.engine.checkpoint.files import carried_config, find_checkpoint
+from src.engine.config.compose import compose
 from src.engine.config.files import read_env_file
 from src.engine.config.instantiate import instantiate
 from src.engine.config.nulls import refuse_nulls
@@ -23,7 +23,6 @@ from src.engine.config.parser import Parser, look_ahead, verb_options
 from src.engine.config.programs import programs
 from src.engine.config.renamed import follow_renamed
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
-from src.engine.data.learned import restore_learned
 from src.engine.data.seeds import seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
@@ -144,7 +143,7 @@ class CLI(LightningCLI):
         self.model, self.datamodule = config.model, config.data
         if self.run.config.get("test_after_fit"):
             refuse_a_test_without_data(self.model, self.datamodule)
-        restore_learned(self.datamodule, self.ckpt_path)
+        restore_datamodule(self.datamodule, self.ckpt_path)
         if not self.ckpt_path:
             config.transfer.into(getattr(self.model, "net", self.model))
         self.trainer = self.instantiate_trainer()

@@ -6,7 +6,6 @@ from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.errors import UserError
-from src.engine.run.run import Run
 from tests.conftest import CONFIGS, SMALL
 
 XOR = ("--config", SMALL, "--trainer.callbacks=null", "--data.passes=50")
@@ -21,11 +20,10 @@ def test_a_folder_without_checkpoints_is_refused(cli, tmp_path):
 
 
 def test_sharded_checkpoints_are_refused_before_training():
-    """The strategy itself needs a GPU: what its options say is enough."""
-    callback = RunCheckpoint()
-    callback.run = Run(config={"trainer": {"strategy": {"init_args": {"state_dict_type": "sharded"}}}})
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.strategy._state_dict_type = "sharded"  # the strategy itself needs a GPU
     with pytest.raises(UserError, match="state_dict_type: full"):
-        callback.setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")
+        RunCheckpoint().setup(trainer, LightningModule(), "fit")
 
 
 @pytest.mark.slow

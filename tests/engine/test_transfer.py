@@ -185,7 +185,10 @@ def test_a_net_with_a_part_called_module_keeps_that_word(cli, tmp_path):
 
 
 FILES = {
-    "names that do not fit": ({f"a.b.{n}": v for n, v in seeded_net().items()}, "take 'a.b.' off the names with --tr"),
+    "names that do not fit": (
+        {f"a.b.{n}": v for n, v in seeded_net().items()},
+        "a beginning off the file's names",
+    ),
     "no weights": ({"epoch": 3, "lr": 0.1}, "has no weights: it holds the names epoch, lr"),
     "a tensor": (torch.ones(3), "has no weights: it holds a Tensor"),
     "a whole net": (stopping.Net(), "refused: it holds more than tensors and plain values"),

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
-from src.engine.checkpoint.files import read_checkpoint
+from src.engine.checkpoint.files import read_checkpoint, write_checkpoint
 from src.engine.checkpoint.monitors import (
     larger_is_better,
     refuse_what_is_never_validated,
@@ -18,7 +19,6 @@ from src.engine.checkpoint.monitors import (
     tell_that_it_is_not_logged,
 )
 from src.engine.checkpoint.packed import pack, refuse_unstorable
-from src.engine.checkpoint.write_checkpoint import ONE_FILE, write_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
 from src.engine.run.run import RunCallback
@@ -67,22 +67,14 @@ class RunCheckpoint(Checkpoint, RunCallback):
     @best_model_path.setter
     def best_model_path(self, path: str) -> None:
         if Path(path).name == "best.ckpt":
-            self.run.best_score = read_checkpoint(path, weights=False)["callbacks"][self.state_key]["best_score"]
+            self.run.best_score = read_checkpoint(path)["callbacks"][self.state_key]["best_score"]
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then
-            self._refuse_shards()
-            refuse_late_writer(trainer.strategy.checkpoint_io)
+            refuse_writers(trainer.strategy)
             if datamodule := getattr(trainer, "datamodule", None):
                 pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
-
-    def _refuse_shards(self) -> None:
-        """Say it now, not at the first checkpoint."""
-        strategy = self.run.config.get("trainer", {}).get("strategy")
-        options = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
-        if options.get("state_dict_type") == "sharded":
-            raise UserError(f"trainer.strategy: state_dict_type: sharded is not supported. {ONE_FILE}")
 
     def _save_then(self, then: Callable[[], None]) -> None:
         self._due, self._then = True, then
@@ -113,10 +105,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
         target = self.run.last.with_name("best.ckpt")
         known = trainer.is_global_zero and source.exists() and not target.exists()
-        if (
-            known
-            and read_checkpoint(source, weights=False)["callbacks"][self.state_key]["best_score"] == self.run.best_score
-        ):
+        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(".best.ckpt.part")
             shutil.copyfile(source, part)
@@ -221,16 +210,20 @@ class RunCheckpoint(Checkpoint, RunCallback):
             write_checkpoint(trainer, self.run.last.with_name(name))
 
 
-def refuse_late_writer(plugin: Any) -> None:
-    """Refuse a plugin that writes checkpoints in another thread.
+def refuse_writers(strategy: Strategy) -> None:
+    """Refuse what would not write a checkpoint as one file, whole before the next step.
 
     Raises:
-        UserError: If the plugin, or one that it wraps, is an AsyncCheckpointIO.
+        UserError: If the strategy writes a folder, or a plugin writes in another thread.
     """
-    while plugin is not None:
-        if isinstance(plugin, AsyncCheckpointIO):
-            raise UserError(
-                f"{type(plugin).__name__} writes a checkpoint while the training continues. Here a checkpoint has to "
-                "be whole before the next step. Leave the plugin out of --trainer.plugins."
-            )
-        plugin = getattr(plugin, "checkpoint_io", None)
+    sharded = getattr(strategy, "_state_dict_type", "full") == "sharded"
+    if sharded or getattr(strategy, "_save_distributed_checkpoint", False):
+        raise UserError(
+            f"{type(strategy).__name__} would write each checkpoint as a folder; here it has to be one file. Set "
+            "state_dict_type: full (FSDPStrategy) or save_distributed_checkpoint: false (ModelParallelStrategy)."
+        )
+    if isinstance(strategy.checkpoint_io, AsyncCheckpointIO):
+        raise UserError(
+            "AsyncCheckpointIO writes a checkpoint while the training continues. Here a checkpoint has to be whole "
+            "before the next step. Leave the plugin out of --trainer.plugins."
+        )

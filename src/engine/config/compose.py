@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from src.engine.checkpoint.files import read_checkpoint
 from src.engine.config.files import read_config, read_local
 from src.engine.config.merge import Merge
 from src.engine.config.options import options, take_options, with_references
@@ -63,19 +61,3 @@ def compose(
         config = merge(config, read_config(name, merge))
     left = take_options(config, arguments, merge)
     return Given(verb, config, left, merge.notes)
-
-
-def carried_config(path: Path, verb: str, extras: Iterable[str]) -> dict[str, Any]:
-    """The config inside a checkpoint, as far as it concerns a verb.
-
-    Args:
-        path: The checkpoint.
-        verb: Where a run was trained does not decide where it is evaluated.
-        extras: Names of the callbacks there are; one that was deleted since has no say.
-    """
-    known = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit", *extras}
-    config = {key: value for key, value in read_checkpoint(path, weights=False)["config"].items() if key in known}
-    if verb != "fit":
-        place = {"accelerator", "devices", "num_nodes", "strategy"}
-        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in place}
-    return config

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
-from src.engine.checkpoint.files import check_fit
+from src.engine.checkpoint.build import check_fit
 from src.engine.checkpoint.packed import pack_checkpoint, unpack_checkpoint
 from src.engine.data.order import Position, is_padding, leaves
 from src.engine.lightning_fixes.logs import repair_logs

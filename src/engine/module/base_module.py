@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from src.engine.checkpoint.files import load_module
+from src.engine.checkpoint.build import load_module
 from src.engine.data.batches import describe
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
