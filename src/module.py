@@ -9,8 +9,7 @@ from torchmetrics import Metric
 from src.engine.data.batches import take_apart
 from src.engine.module import losses
 from src.engine.module.base_module import BaseModule
-from src.engine.module.param_groups import Group, build_optimizer, build_scheduler
-from src.engine.module.schedulers import scheduler_config
+from src.engine.module.optimizers import Group, configure
 from src.engine.module.step import StepOutput, as_output, loss_of
 
 __all__ = ["LitModule", "StepOutput"]
@@ -28,12 +27,12 @@ class LitModule(BaseModule):
             With null the net takes the whole dict and returns an object with `loss` and `logits`; see `losses.NetLoss`.
         optimizer: Takes the parameters, returns their optimizer.
         metrics: By name. Each takes (scores, target), see `scores`; they leave out the `ignore_index` of the loss.
-        scheduler: Takes the optimizer, returns its learning-rate scheduler. `total_steps`, `T_max`, `total_iters` of null
-            become the length of the run in steps or epochs (`scheduler_interval`), or of its part in a SequentialLR.
-        scheduler_interval: When the scheduler moves on.
+        scheduler: Takes the optimizer, returns its learning-rate scheduler. A length of null (`total_steps`, `T_max`,
+            `total_iters`) becomes that of the run, in steps or epochs.
+        scheduler_interval: When the scheduler moves.
         activation: Turns logits into scores, see `scores`. By default what belongs to the loss.
         groups: Options of the optimizer for some parameters, by patterns of their names. Where several match, their
-            options are merged and the later one wins; see `src.engine.module.param_groups`.
+            options are merged and the later one wins; see `optimizers.param_groups`.
         compile: Compile the net with torch.compile; on CUDA with CUDA graphs.
     """
 
@@ -111,9 +110,4 @@ class LitModule(BaseModule):
             return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.optimizer, self, self.groups)
-        if self.scheduler is None:
-            return optimizer
-        scheduler = build_scheduler(self.fill_length(self.scheduler, self.scheduler_interval), optimizer)
-        config = scheduler_config(scheduler, self.scheduler_interval, self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return configure(self, self.optimizer, self.groups, self.scheduler, self.scheduler_interval)

@@ -87,7 +87,7 @@ SCHEDULERS = {
     "warm-up": ["--config", str(CONFIGS / "scheduler/warmup_cosine.yaml")],
     "cosine": ["--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null"],
     "linear": ["--model.scheduler=LinearLR", "--model.scheduler.total_iters=null"],
-    "plateau": ["--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.scheduler.monitor=val/loss"],
+    "plateau": ["--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.scheduler.monitor=val/loss"],
 }
 
 

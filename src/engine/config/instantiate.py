@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from src.engine.data.order import mix
 from src.engine.data.seeds import STREAMS, seeded
 from src.engine.errors import UserError
-from src.engine.module.schedulers import MAKERS
 
 # A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
@@ -24,7 +23,7 @@ def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
         UserError: If a library's class refuses its arguments. What a user's own class raises is left as it is.
     """
     try:
-        return MAKERS.get(cls, cls)(*args, **kwargs)
+        return cls(*args, **kwargs)
     except UserError:
         raise
     except Exception as error:

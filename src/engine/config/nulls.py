@@ -6,10 +6,10 @@ from types import NoneType
 from typing import Any
 
 from jsonargparse import Namespace
+from torch.optim.lr_scheduler import LRScheduler
 
 from src.engine.config.merge import find_class
 from src.engine.errors import UserError
-from src.engine.module.schedulers import MAKERS
 
 
 def refuse_nulls(config: Any, kinds: dict[str, Any], at: str = "") -> None:
@@ -28,8 +28,8 @@ def refuse_nulls(config: Any, kinds: dict[str, Any], at: str = "") -> None:
             refuse_nulls(part, kinds, at)
     values = vars(config) if isinstance(config, Namespace) else config if isinstance(config, dict) else {}
     kind = find_class(values["class_path"]) if "init_args" in values and "class_path" in values else kinds.get(at)
-    if kind:
-        kind = MAKERS.get(kind, kind)  # of a scheduler, ours that knows the length of the run
+    # The length of a scheduler may be null, whatever its type: it becomes that of the run.
+    if kind and not (inspect.isclass(kind) and issubclass(kind, LRScheduler)):
         refuse_in(kind, vars(values["init_args"]) if "class_path" in values else values, at)
     for name, value in values.items():
         refuse_nulls(value, kinds, at if name == "init_args" else f"{at}.{name}".strip("."))

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from src.engine.config import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.config.complaint import Complaint
 from src.engine.config.suggestions import explain
 from src.engine.config.text import as_yaml, in_texts, texts_in
-from src.engine.module.schedulers import MAKERS, takes_the_first
 from src.engine.processes import leave_if_told
 
 # What the parser writes for a value without an import path.
@@ -54,16 +55,18 @@ class Parser(LightningArgumentParser):
         raise Complaint(message, self._kind, self.get_defaults().keys)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
-        """Lightning's own; a scheduler that YAML cannot make as it is takes what our maker of it takes."""
         if nested_key is None:
             self._kind = theclass if inspect.isclass(theclass) else None
-            if maker := MAKERS.get(theclass):
-                options = {key: value for key, value in kwargs.items() if key in ("fail_untyped", "sub_configs")}
-                return super().add_function_arguments(maker, skip={1}, **options)
+        if nested_key is None and inspect.isclass(theclass) and issubclass(theclass, CosineAnnealingLR):
+            # Required by torch, and then never null; null is the length of the run.
+            kwargs["skip"] = {*kwargs.get("skip", ()), "T_max"}
+            self.add_argument("--T_max", type=int | None, default=None)
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
     def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        if nested_key is None and takes_the_first(function):
+        made = getattr(function, "__annotations__", {}).get("return")
+        is_called_later = isinstance(made, type) and issubclass(made, Optimizer | LRScheduler)
+        if nested_key is None and is_called_later:
             path = f"{function.__module__}.{function.__name__}"
             self.error(f"{path} is a function, which takes no options here. Name it alone: {path}")
         self._kind = function if inspect.isroutine(function) else None

@@ -1,13 +1,12 @@
 """The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
@@ -18,7 +17,6 @@ from src.engine.lightning_fixes.parts import QuickAttributes
 from src.engine.module.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.module.losses import class_dim
 from src.engine.module.means import Means
-from src.engine.module.schedulers import fill_length, needs_length, run_length
 from src.engine.module.step import FORM, StepOutput, check_names
 
 
@@ -183,15 +181,6 @@ class BaseModule(QuickAttributes):
         else:
             self.tables[name] = value
 
-    def fill_length(self, scheduler: Callable[[Optimizer], Any], interval: str) -> Callable[[Optimizer], Any]:
-        """A scheduler whose length YAML leaves null, with that of the run; a resumed run keeps it."""
-        if not needs_length(scheduler):
-            return scheduler
-        # Asked for it, Lightning sets up the data: on a resume too early.
-        self.schedule_length = self.schedule_length or run_length(self.trainer, interval)
-        filled: Callable[[Optimizer], Any] = fill_length(scheduler, self.schedule_length)
-        return filled
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the running means, and the length of the schedule."""
         checkpoint["schedule_length"] = self.schedule_length
@@ -199,8 +188,8 @@ class BaseModule(QuickAttributes):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the running means, and the length of the schedule."""
-        for scheduler in checkpoint["lr_schedulers"]:
-            self.schedule_length = checkpoint.get("schedule_length") or scheduler.get("total_steps")
+        if checkpoint["lr_schedulers"]:
+            self.schedule_length = checkpoint.get("schedule_length")
         if "train_means" in checkpoint:
             self._means.load_state_dict("train/0", checkpoint["train_means"], self)
 
