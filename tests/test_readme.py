@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import MNIST
 
-from src.engine.always_on import ALWAYS_ON
+from src.engine import always_on
 from tests.conftest import PROJECT, Mnist
 from tests.copies import lint, python
 
@@ -76,8 +76,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
 @pytest.mark.slow
 def test_the_pictures_of_the_readme_can_be_made_again(tmp_path: Path) -> None:
     fit = python("-m", "src", "fit", "--config", PROJECT / "configs/xor.yaml", cwd=tmp_path)
-    plateau = python("-m", "src", "xor_plateau", "--to", tmp_path / "plateau.png", cwd=tmp_path)
-    assert (fit.returncode, plateau.returncode) == (0, 0), fit.stderr + plateau.stderr
+    assert fit.returncode == 0, fit.stderr
     for kept in (PROJECT / ".github").glob("*.png"):
         (made,) = tmp_path.rglob(kept.name)
         pixels, shown = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (made, kept))
@@ -86,9 +85,8 @@ def test_the_pictures_of_the_readme_can_be_made_again(tmp_path: Path) -> None:
         assert np.abs(pixels - shown).mean() < 3, kept.name
 
 
-def test_the_readme_is_under_370_lines_and_2800_words():
-    assert len(README.splitlines()) < 370
-    assert len(README.split()) < 2_800  # as `wc -w` counts: a rule of a table is a word, too
+def test_the_readme_has_at_most_1500_words():
+    assert len(README.split()) <= 1_500  # as `wc -w` counts
 
 
 def test_the_map_names_every_entry_of_src_with_its_owner():
@@ -107,12 +105,12 @@ def test_the_paths_of_the_map_are_there():
     ] == []
 
 
-def test_the_readme_names_everything_that_is_always_on_and_the_options_that_turn_it_off(cli):
-    section = " ".join(README[README.index("`src/engine/always_on.py` lists") :].split("\n\n")[0].split())
-    assert [name for name in ("quiet", *dict(ALWAYS_ON)) if f"`{name}`" not in section] == []
+def test_the_always_on_callbacks_are_explained_with_the_options_that_turn_them_off(cli):
+    text = " ".join(always_on.__doc__.split())
+    assert [name for name in ("quiet", *dict(always_on.ALWAYS_ON)) if f"`{name}`" not in text] == []
     help_ = cli("fit", "--help").out
-    options = re.findall(r"`(--\S+) false`", section)
-    assert len(options) == 4
+    options = re.findall(r"`(--\S+) false`", text)
+    assert len(options) >= 3
     assert [option for option in options if option not in help_] == []
 
 

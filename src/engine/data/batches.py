@@ -47,7 +47,7 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
 
 def advice(batch: Any, method: str = "step") -> str:
     """What came, and where to say what it means."""
-    return f"It was {describe(batch)}. Say in LitModule.{method}() what a batch is (README, Your own step)."
+    return f"It was {describe(batch)}. Say in LitModule.{method}() what a batch is (README, Use your own step)."
 
 
 def count_samples(batch: Any) -> int:
