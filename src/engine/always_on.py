@@ -23,7 +23,7 @@ from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
 from src.engine.errors import UserError
 from src.engine.loggers.metrics_csv import MetricsCsv
-from src.engine.loggers.predictions.callback import PredictionsCsv
+from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers.callback import Trackers
 from src.engine.run.console import Console, Progress
 from src.engine.run.failures import Errors

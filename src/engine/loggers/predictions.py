@@ -1,0 +1,335 @@
+"""What `predict` found: a table on the screen, predictions.csv and predictions.pt in the run's folder."""
+
+import csv
+import itertools
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from src.engine.data.batches import count_samples, describe, fields_of, parts
+from src.engine.data.order import leaves
+from src.engine.errors import UserError
+from src.engine.paths import shorten
+from src.engine.run.run import RunCallback
+
+MAX_COLUMNS = 64  # numbers of one name that become columns of the table
+MAX_LETTERS = 40  # of a value on the screen
+ROWS = "write prediction_rows(outputs, batch) in the data module, which returns a list with a dict for each sample."
+
+Column = Tensor | list[Any]  # (B, ...), or B plain values, or B tensors of different shapes
+Batch = tuple[int, list[int], bool, dict[str, Column]]  # loader, B places, whether they are indices, columns by name
+
+
+class PredictionsCsv(RunCallback):
+    """Prints and writes a row per sample, sorted by the data set's index, for any loader and number of processes.
+
+    The column `sample` is the index in the loader's data set, also where a loader sorts, buckets or shuffles. An index
+    that a sampler draws twice gives two rows. Samples of a stream are counted, and so are those of a loader whose items
+    hold several. Several loaders are numbered by the column `loader`.
+
+    Takes tensors and lists with an entry per sample, and tuples, dicts and objects of them. Up to 64 numbers of a name
+    are columns. What is larger, or has another shape in each sample, goes into predictions.pt, in the order of the
+    rows: `torch.load("predictions.pt", weights_only=True)[name]` is a tensor (N, ...), or a list of N tensors. A data
+    module with a method `prediction_rows(outputs, batch)` decides itself what the rows of a batch hold: it returns a
+    list with a dict for each sample.
+
+    The outputs stay in memory until the end. A `BasePredictionWriter` in trainer.callbacks replaces this callback.
+
+    Args:
+        max_printed: Rows on the screen; the file has them all.
+        max_gb: The most memory for the outputs of all processes, in 10^9 bytes.
+    """
+
+    def __init__(self, max_printed: int = 20, max_gb: float = 8.0) -> None:
+        self.max_printed = max_printed
+        self.max_gb = max_gb
+
+    def needed(self) -> bool:
+        """Return whether the verb is `predict`."""
+        return self.run.verb == "predict"
+
+    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loaders = list(leaves(trainer.predict_dataloaders))
+        datamodule = getattr(trainer, "datamodule", None)
+        self._rows: Callable[[Any, Any], Any] | None = getattr(datamodule, "prediction_rows", None)
+        callbacks = getattr(trainer, "callbacks", [])
+        self._is_replaced = any(isinstance(callback, BasePredictionWriter) for callback in callbacks)
+        self._outputs = Outputs()
+        self._batches: list[Batch] = []
+        self._num_bytes = 0
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
+    ) -> None:
+        if self._is_replaced or (outputs is None and self._rows is None):
+            return
+        sample_indices = getattr(self._loaders[number], "sample_indices", None)
+        if sample_indices is None and trainer.world_size > 1:
+            raise UserError(
+                f"predict on {trainer.world_size} processes needs a DataLoader or a TensorLoader, got "
+                f"{type(self._loaders[number]).__name__}: nobody knows the order of its samples."
+            )
+        places = sample_indices(batch_idx).tolist() if sample_indices else [batch_idx]
+        sizes = [*([len(places)] if sample_indices else []), count_samples(batch)]
+        columns = self._columns(outputs, batch, sizes)
+        num_rows = len(next(iter(columns.values()), ()))
+        are_indices = sample_indices is not None and num_rows == len(places)
+        self._batches.append((number, places if are_indices else places[:1] * num_rows, are_indices, columns))
+        refuse_other_names(self._batches[0][-1], columns)
+        entries = itertools.chain.from_iterable(columns.values())
+        self._num_bytes += sum(entry.nbytes for entry in entries if isinstance(entry, Tensor))
+        if self._num_bytes * trainer.world_size > self.max_gb * 1e9:
+            raise UserError(
+                f"predict: the outputs take more memory than --predictions.max_gb {self.max_gb:g}. Raise it if one "
+                "process can hold them all. Or write them batch by batch: put a BasePredictionWriter "
+                '(lightning.pytorch.callbacks) with write_interval="batch" into trainer.callbacks.'
+            )
+
+    def _columns(self, outputs: Any, batch: Any, sizes: list[int]) -> dict[str, Column]:
+        if self._rows is None:
+            return self._outputs.columns(outputs, sizes)
+        here = torch.device("cpu")
+        rows = self._rows(move_data_to_device(outputs, here), move_data_to_device(batch, here))
+        if not isinstance(rows, list) or len(rows) not in sizes:
+            got = f"{len(rows)} rows" if isinstance(rows, list) else type(rows).__name__
+            raise UserError(f"prediction_rows returned {got} for a batch of {sizes[0]}. Do {ROWS}")
+        return by_name(rows)
+
+    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Gather the rows of all processes, sort, print and write them."""
+        shares, self._batches = [self._batches] * trainer.world_size, []
+        if trainer.world_size > 1:
+            torch.distributed.gather_object(shares[0], shares if trainer.is_global_zero else None)
+        if trainer.is_global_zero and any(shares):
+            self._write(list(itertools.chain(*shares)))
+
+    def _write(self, batches: list[Batch]) -> None:
+        rows = [(loader, place) for loader, places, *_ in batches for place in places]
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        rows = [rows[k] for k in order]
+        columns: dict[str, Column] = {}
+        for name, column in join([batch[-1] for batch in batches]).items():
+            columns[name] = column[order] if isinstance(column, Tensor) else [column[k] for k in order]
+        large = {name: column for name, column in columns.items() if is_large(column)}
+        table: dict[str, list[Any]] = {}  # a column of the user's has precedence
+        if len(self._loaders) > 1 and "loader" not in columns:
+            table["loader"] = [loader for loader, _ in rows]
+        if (self._rows is None or large) and "sample" not in columns:
+            counters = {loader: itertools.count() for loader, _, are_indices, _ in batches if not are_indices}
+            table["sample"] = [next(counters[loader]) if loader in counters else place for loader, place in rows]
+        table = union([table, *(cells(name, column) for name, column in columns.items())])
+        path = self.run.folder / "predictions.csv"
+        write(path, table, large)
+        print_table({name: values[: self.max_printed] for name, values in table.items()})
+        if len(rows) > self.max_printed:
+            print(f"... and {len(rows) - self.max_printed} more")
+        if large:
+            print(f"written to {shorten(path.with_suffix('.pt'))}: {', '.join(large)}")
+        print(f"written to {shorten(path)}")
+
+
+class Outputs:
+    """Reads what `predict_step` returned: a column for each name.
+
+    A list and a tuple follow one rule. If each entry is, or holds, a tensor with B rows, the entries are parts, as in
+    `return logits, features`. Otherwise B entries are samples, as in a list of dicts. B tensors of one shape with B
+    rows could be either: the batches before decide, and without any the batch is refused.
+    """
+
+    def __init__(self) -> None:
+        self._holds_samples: dict[str, bool] = {}
+
+    def columns(self, outputs: Any, sizes: list[int]) -> dict[str, Column]:
+        """Return the columns of a batch, on the CPU.
+
+        Args:
+            outputs: Of any form.
+            sizes: Numbers of samples that the batch may have, the likeliest first.
+
+        Raises:
+            UserError: If no number of samples fits, or two columns have one name.
+        """
+        if (size := next((size for size in sizes if fits(outputs, size)), None)) is None:
+            raise UserError(
+                f"predict_step returned {describe(outputs, is_pair=False)} for a batch of {sizes[0]}. Return tensors "
+                f"(B, ...) or lists of B entries, several of them in a dict; or {ROWS}"
+            )
+        found = self._read(outputs, size, "")
+        return {name or ("score" if isinstance(each[0], Tensor) else "output"): each for name, each in found.items()}
+
+    def _read(self, value: Any, size: int, name: str) -> dict[str, Column]:
+        fields = fields_of(value)
+        if fields is None and isinstance(value, list | tuple):
+            if self._are_samples(value, size, name):
+                return by_name([inside(name, fields_of(sample) or {"": sample}) for sample in value])
+            name, fields = name or "output", dict(enumerate(value))
+        if fields is not None:
+            named = inside(name, fields).items()
+            return union(self._read(part, size, key) for key, part in named if part is not None)
+        value = on_cpu(value, name)
+        # A number of the whole batch, as a mean loss is, stands in each row.
+        if isinstance(value, Tensor):
+            return {name: value if value.dim() else value.expand(size)}
+        return {name: [value] * size}
+
+    def _are_samples(self, value: Any, size: int, name: str) -> bool:
+        are_samples = len(value) == size
+        are_parts = has_rows(value) and all(fits(part, size) for part in value)
+        if not (are_samples and are_parts) or all(fields_of(part) for part in value):
+            self._holds_samples[name] = are_samples
+        elif name not in self._holds_samples and size > 1:
+            if len({part.shape if isinstance(part, Tensor) else type(part) for part in value}) > 1:
+                return False
+            raise UserError(
+                f"predict_step returned {describe(value, is_pair=False)} for a batch of {size}: these could be "
+                f"{size} samples or {size} parts. Return a dict of parts, or a list with a dict for each sample."
+            )
+        return self._holds_samples.get(name, True)  # of one sample the numbers are the same
+
+
+def fits(value: Any, size: int) -> bool:
+    """Return whether a value can be split into `size` samples."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim == 0 or len(value) == size
+    if (fields := fields_of(value)) is not None:
+        return all(fits(part, size) for part in fields.values())
+    if isinstance(value, list | tuple) and len(value) != size:
+        return has_rows(value) and all(fits(part, size) for part in value)
+    return True
+
+
+def has_rows(value: Any) -> bool:
+    """Return whether a tensor with rows lies in a value."""
+    return any(isinstance(part, Tensor | np.ndarray) and part.ndim for part in parts(value))
+
+
+def inside(name: str, fields: dict[Any, Any]) -> dict[str, Any]:
+    """Return the fields under the name of what they lie in."""
+    return {"_".join(filter(None, [name, str(key)])): part for key, part in fields.items()}
+
+
+def on_cpu(value: Any, name: str) -> Any:
+    """Return a tensor on the CPU, or a plain value as it is; a list of numbers is a vector.
+
+    Raises:
+        UserError: If it is anything else.
+    """
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+        value = torch.as_tensor(value)
+    elif isinstance(value, list | tuple) and all(isinstance(each, int | float) for each in value):
+        value = torch.tensor(value)
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
+        return value.detach().to("cpu", copy=True)  # predict_step may reuse its buffers
+    if value is None or isinstance(value, str | int | float | PurePath):
+        return value
+    raise UserError(f"predict: {name or 'output'} is {describe(value)}. Return tensors, numbers and texts; or {ROWS}")
+
+
+def by_name(samples: list[dict[str, Any]]) -> dict[str, Column]:
+    """Return the columns of samples."""
+    return join([{name: [on_cpu(value, name)] for name, value in sample.items()} for sample in samples])
+
+
+def join(batches: list[dict[str, Column]]) -> dict[str, Column]:
+    """Put the columns of several batches one below the other.
+
+    Raises:
+        UserError: If they have different names, or a name is a tensor here and a plain value there.
+    """
+    for batch in batches:
+        refuse_other_names(batches[0], batch)
+    return {name: stack([batch[name] for batch in batches], name) for name in batches[0]}
+
+
+def stack(chunks: list[Column], name: str) -> Column:
+    """Return a tensor where all entries have one shape, else a list of them."""
+    tensors = [chunk for chunk in chunks if isinstance(chunk, Tensor)]
+    if len(tensors) == len(chunks) and len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(tensors)
+    entries = list(itertools.chain(*chunks))
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    if 0 < len(tensors) < len(entries):
+        raise UserError(
+            f"predict: {name} is a tensor for one sample and a plain value for another. Give each one kind."
+        )
+    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else entries
+
+
+def refuse_other_names(first: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raise a UserError if two batches, or two samples, have different names."""
+    if first.keys() != other.keys():
+        raise UserError(
+            f"predict: one sample has {', '.join(first) or 'no keys'}, another {', '.join(other) or 'no keys'}. Give "
+            "each the same keys, with None where one has no value."
+        )
+
+
+def union(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the columns of all groups; raise a UserError if two have one name."""
+    found: dict[str, Any] = {}
+    for name, column in itertools.chain.from_iterable(group.items() for group in groups):
+        if name in found:
+            raise UserError(f"predict: two columns have the name {name}. Give one of the outputs another.")
+        found[name] = column
+    return found
+
+
+def is_large(column: Column) -> bool:
+    """Return whether a column belongs into predictions.pt."""
+    if isinstance(column, Tensor):
+        return column.is_complex() or not 1 <= column[0].numel() <= MAX_COLUMNS
+    return isinstance(column[0], Tensor)
+
+
+def cells(name: str, column: Column) -> dict[str, list[Any]]:
+    """Return the columns of the table: the shapes of what is large, of other numbers six digits."""
+    if is_large(column):
+        return {name: ["x".join(map(str, entry.shape)) or "1" for entry in column]}
+    if not isinstance(column, Tensor):
+        return {name: column}
+    numbers = [
+        [float(f"{value:.6g}") if isinstance(value, float) else value for value in values]
+        for values in column.reshape(len(column), -1).T.tolist()
+    ]
+    return {name: numbers[0]} if len(numbers) == 1 else inside(name, dict(enumerate(numbers)))
+
+
+def write(path: Path, table: dict[str, list[Any]], large: dict[str, Column]) -> None:
+    """Write both files, first beside and then into place: a kill leaves no half of a file.
+
+    Raises:
+        UserError: If the disk refuses it.
+    """
+    parts = [path.with_name(f".predictions{suffix}.part") for suffix in (".pt", ".csv")]
+    try:
+        with parts[0].open("wb") as file:
+            torch.save(large, file)
+        with parts[1].open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+            csv.writer(text).writerows([table, *zip(*table.values(), strict=True)])
+        if large:
+            parts[0].replace(path.with_suffix(".pt"))
+        parts[1].replace(path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. No predictions were written.") from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def print_table(table: dict[str, list[Any]]) -> None:
+    """Print the header and the rows, each line cut where the terminal ends."""
+    room = shutil.get_terminal_size((240, 24)).columns
+    columns = []
+    for name, values in table.items():
+        column = [" ".join(str(value).split())[:MAX_LETTERS] for value in [name, *values]]
+        columns.append([cell.ljust(max(map(len, column))) for cell in column])
+    for row in zip(*columns, strict=True):
+        print("  ".join(row)[:room].rstrip())

@@ -1,1 +1,0 @@
-"""What `predict` found, for any outputs and any size of a set: written batch by batch, in the order of the data."""
