@@ -16,7 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.tools.repeat.plan import Parser, begin, read_folds, read_plan, read_seeds
+from src.tools.common import Parser
+from src.tools.repeat.plan import begin, read_folds, read_plan, read_seeds
 
 
 def main(args: list[str]) -> None:

@@ -16,9 +16,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src import cli
+from src.tools.common import refuse
 from src.tools.repeat.folds import TOLD, join, validate
 from src.tools.repeat.lock import hold
-from src.tools.repeat.plan import Plan, refuse
+from src.tools.repeat.plan import Plan
 from src.tools.repeat.report import Row, metrics_of, tell, tell_row
 
 MOST_FAILURES = 3  # in a row

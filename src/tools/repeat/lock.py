@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.tools.repeat.plan import refuse
+from src.tools.common import refuse
 
 try:
     import fcntl

@@ -1,16 +1,13 @@
 """What is repeated: read from the command line once, checked before anything runs, and kept in the repeat's folder."""
 
-import argparse
 import json
 import pydoc
 import sys
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
+from src.tools.common import Parser, claim, composed, refuse, write
 
 FILE = "repeat.json"
 MOST_SEED = 2**32 - 1  # NumPy's
@@ -44,18 +41,6 @@ class Plan:
         if self.kind == "seed":
             return [f"--seed_everything={self.values[number]}", tested]
         return [f"--data.fold=[{self.values[number]}, {len(self.values)}]", tested]
-
-
-def refuse(message: str) -> NoReturn:
-    """End with one line."""
-    sys.exit(f"error: {message}")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        refuse(message)
 
 
 def read_seeds(words: list[str]) -> list[int]:
@@ -101,10 +86,10 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     if not given.config:
         refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     plan = Plan(kind, values, options)
-    config = config_of(options)
+    config = composed(options)
     if kind == "fold":
         refuse_without_folds(config)
-    config_of([*options, *plan.own(0)])
+    composed([*options, *plan.own(0)])
     trainer = config["trainer"]
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("a repeat needs checkpoints: leave out fast_dev_run, barebones and enable_checkpointing.")
@@ -115,23 +100,9 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     if "://" in root:
         refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
     experiment = experiment or Path(given.config[0]).stem
-    folder = claim(Path(root).expanduser() / experiment)
-    (folder / FILE).write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
+    folder = claim(Path(root).expanduser() / experiment, "repeat")
+    write(folder / FILE, json.dumps(asdict(plan), indent=1) + "\n")
     return folder, plan
-
-
-def config_of(options: list[str]) -> dict[str, Any]:
-    """Every option of a fit, by the parser, which ends the process with one line where one is wrong."""
-    from src import cli
-
-    with redirect_stdout(StringIO()) as shown:
-        try:
-            cli.main(["fit", *options, "--print_config"])
-        except SystemExit as stop:
-            if stop.code:
-                raise
-    config: dict[str, Any] = yaml.safe_load(shown.getvalue())
-    return config
 
 
 def test_or_val(config: dict[str, Any]) -> str:
@@ -167,21 +138,6 @@ def is_alone(trainer: dict[str, Any]) -> bool:
     one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
     whole = devices == "auto" and (cpu or torch.accelerator.device_count() <= 1)
     return (one or whole) and trainer["num_nodes"] == 1 and trainer["strategy"] == "auto"
-
-
-def claim(root: Path) -> Path:
-    """Make the next `repeat_<n>`: whoever makes it owns it."""
-    if "::" in str(root.absolute()):
-        refuse(f"{root}: a folder of runs cannot have `::` in its path. Set --experiment to another name.")
-    number = 0
-    while True:
-        try:
-            (root / f"repeat_{number}").mkdir(parents=True)
-            return root / f"repeat_{number}"
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            refuse(f"Cannot make a folder under {root}: {error.strerror}. Set --trainer.default_root_dir.")
 
 
 def read_plan(folder: Path) -> Plan:

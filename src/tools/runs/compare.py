@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from src.tools.common import lines_of
 from src.tools.runs import columns
 from src.tools.runs.find import find_one
 from src.tools.runs.options import as_text, read_options
 from src.tools.runs.read import Row, read_run, why
-from src.tools.runs.table import cut, lines_of, width_here
+from src.tools.runs.table import cut, width_here
 
 FACTS = (
     *("run", "verb", "state", "reason", "started", "seconds", "epochs", "steps", "monitor", "best", "parameters"),

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from src.tools.common import lines_of
 from src.tools.runs import columns
 from src.tools.runs.find import find, is_many
 from src.tools.runs.read import Row, read_run
-from src.tools.runs.table import cut, lines_of, width_here
+from src.tools.runs.table import cut, width_here
 from src.tools.runs.where import Condition, ordered
 
 HELP = """

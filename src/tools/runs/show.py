@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from src.tools.common import lines_of
 from src.tools.runs import columns
 from src.tools.runs.compare import options_of
 from src.tools.runs.find import find_one
 from src.tools.runs.options import as_text, load_yaml
 from src.tools.runs.read import read_run, why
-from src.tools.runs.table import lines_of
 
 
 def main(args: list[str]) -> None:
