@@ -1,20 +1,18 @@
-"""Lists all runs in a table, compares some, shows one: `python -m src runs`, `runs compare xor mnist`, `runs show xor`.
+"""Lists all runs in a table, or compares some: `python -m src runs`, `python -m src runs compare xor mnist`.
 
-It reads the files that a run leaves in its folder, and imports neither torch nor Lightning.
+It reads the files in each run's folder, and imports neither torch nor Lightning.
 """
 
-import importlib
 import os
 import sys
 
+from src.tools.runs import compare, listing
+
 
 def main(args: list[str]) -> None:
-    """Do what the first word says; without `compare` or `show` it is a list."""
-    word, rest = (args[0], args[1:]) if args[:1] in (["compare"], ["show"]) else ("listing", args)
-    # A name may hold what the terminal cannot show.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    """Compare runs if the first word is `compare`; list them otherwise."""
     try:
-        importlib.import_module(f"{__name__}.{word}").main(rest)
+        compare.main(args[1:]) if args[:1] == ["compare"] else listing.main(args)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,75 +1,125 @@
-"""What a run's folder says of the run, as one flat row; whatever is wrong with the folder."""
+"""Read a run's folder: its summary as a flat row, and its options by the names of the command line."""
 
 import json
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.tools.runs.alive import judge
+import yaml
+
 from src.tools.runs.find import VERSION
 
 Row = dict[str, Any]
+# A fit writes its checkpoint every ten minutes, unless its options say otherwise.
+SILENT_S = 30 * 60
+# What a run writes as it goes.
+SIGNS = ("summary.json", "metrics.csv", "checkpoints/last.ckpt")
 
 
-def iso_time(value: Any) -> str:
-    """A time, ISO 8601; one that can be shown as the time here."""
-    when = datetime.fromisoformat(str(value))
-    when.astimezone()
-    return when.isoformat()
+def utc(text: str) -> str:
+    """Return a time of ISO 8601 in UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC).isoformat()
 
 
-# What a run tells beside its metrics, and what of; a value of another kind is a mistake in the file.
-TOLD: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(
-        ("verb", "state", "reason", "monitor", "device", "commit", "changes", "note", "source", "host"), str
-    ),
-    **dict.fromkeys(("epochs", "steps", "parameters", "processes"), int),
-    **dict.fromkeys(("seconds", "best"), float),
-    **dict.fromkeys(("started", "updated"), iso_time),
+# The columns of every run beside its metrics and options: their type and meaning.
+COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "run": (str, "experiment/version_<n>, the path of its folder"),
+    "experiment": (str, "the path above"),
+    "version": (int, "its number"),
+    "verb": (str, "fit, validate, test or predict"),
+    "state": (str, "running, finished, stopped (by a signal), failed, broken (its folder)"),
+    "started": (utc, "when, ISO 8601 (UTC; local time in the table)"),
+    "seconds": (float, "how long, over all resumes"),
+    "epochs": (int, "done"),
+    "steps": (int, "done"),
+    "monitor": (str, "the metric that decides which checkpoint is best"),
+    "best": (float, "its best value"),
+    "note": (str, "given by --note"),
+    "reason": (str, "why it ended"),
+    "parameters": (int, "how many"),
+    "device": (str, "its name"),
+    "processes": (int, "how many"),
+    "commit": (str, "of git; + if files were changed since"),
+    "changes": (str, "the file with these changes"),
+    "source": (str, "the checkpoint that it began with"),
+    "host": (str, "the machine"),
 }
 
 
-def read_run(name: str, folder: Path) -> Row:
-    """A row of one run: `run`, `experiment` and `version` from its place, all else from its files.
+def read_run(name: str, folder: Path, options: bool = False) -> Row:
+    """Return a row of one run: the columns above and its metrics, with None for unknown values; also its options.
 
-    Args:
-        name: The run's, `xor/version_3`.
-        folder: Where it lies.
-
-    Returns:
-        Values by column, None where nothing is known; metrics under their own names. A folder that cannot be read is a
-        run whose state is `broken`, with the reason.
+    A folder that cannot be read gives a row with the state `broken` and the reason.
     """
     experiment, _, version = name.rpartition("/")
     number = VERSION.fullmatch(version)
-    row: Row = {"run": name, "experiment": experiment, "version": int(number[1]) if number else None}
-    row |= dict.fromkeys(TOLD)
+    place = {"run": name, "experiment": experiment, "version": int(number[1]) if number else None}
+    row = dict.fromkeys(COLUMNS) | place
     try:
-        told = tell(folder)
-        metrics = {metric: float(value) for metric, value in told["metrics"].items() if value is not None}
-        return metrics | row | {key: kind(told[key]) for key, kind in TOLD.items() if told.get(key) is not None}
-    except Exception as error:  # whatever is in a folder, it never takes the table away
-        return row | {"state": "broken", "reason": why(error)}
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if summary["state"] == "running":
+            summary["state"], summary["reason"] = judge(summary["host"], folder, time.time())
+        metrics = {metric: float(value) for metric, value in summary["metrics"].items() if value is not None}
+        fields = {key: kind(summary[key]) for key, (kind, _) in COLUMNS.items() if summary.get(key) is not None}
+        return (read_options(folder) if options else {}) | metrics | row | fields | place
+    except FileNotFoundError:
+        reason = "no summary.json: it is about to begin, or ended before its start"
+    except Exception as error:  # one damaged file must not cost the whole table
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return row | {"state": "broken", "reason": reason}
 
 
-def tell(folder: Path) -> Row:
-    """What the files say: the columns of `TOLD`, and the metrics. Where they are broken, any error."""
-    if (folder / "summary.json").exists():
-        told: Row = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        if told["state"] == "running":
-            updated_s = datetime.fromisoformat(told["updated"]).timestamp()
-            told["state"], told["reason"] = judge(str(told["host"]), updated_s, folder, time.time())
-        return told
-    there = "only a config" if (folder / "config.yaml").exists() else "no files of a run"
-    raise ValueError(f"{there}: it ended before its start, or is about to begin")
+def judge(host: str, folder: Path, now_s: float) -> tuple[str, str]:
+    """Return state and reason of a run that has not noted its end; the time of its latest file decides."""
+    written_s = max((folder / name).stat().st_mtime for name in SIGNS if (folder / name).exists())
+    silent_s = max(now_s - written_s, 0.0)
+    reason = f"on {host}, silent for {in_words(silent_s)}"
+    return ("running", reason) if silent_s < SILENT_S else ("failed", f"{reason}: taken for killed")
 
 
-def why(error: Exception) -> str:
-    """An error in a line."""
-    if isinstance(error, OSError):
-        return f"{Path(str(error.filename)).name}: {error.strerror}"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def in_words(seconds: float) -> str:
+    """Return a duration in words: "2.2 s", "4 min", "2.5 h", "3.2 days"."""
+    for most, size, unit in ((60, 1, "s"), (3_600, 60, "min"), (86_400, 3_600, "h")):
+        if not seconds >= most:  # NaN, too
+            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a file says, read by the quick loader where PyYAML has it; None if there is no file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), loader) if path.exists() else None
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """Return every option of a run by its flat name, as the last resume left it; none without a config.yaml."""
+    config, record = (read_yaml(folder / name) for name in ("config.yaml", "record.yaml"))
+    for entry in record or []:
+        for name, value in entry.get("changed", {}).items():
+            *above, last = name.split(".")
+            node = config
+            for part in above:
+                node[part] = node.get(part) or {}
+                node = node[part]
+            node[last] = value
+    return flat(config or {})
+
+
+def flat(node: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of a config by the names of the command line; a class in a list is named by its class."""
+    leaves: dict[str, Any] = {}
+    if isinstance(node, dict) and "class_path" in node:
+        leaves = {name: node["class_path"]}
+        node = {**(node.get("init_args") or {}), **(node.get("dict_kwargs") or {})}
+    elif isinstance(node, list) and any(isinstance(each, dict) for each in node):
+        kinds = [str(each.get("class_path", "")).rpartition(".")[2] if isinstance(each, dict) else "" for each in node]
+        # The second one of a class, and what is no class, gets its number.
+        names = [f"{kind}{'' if kind and kind not in kinds[:k] else k}" for k, kind in enumerate(kinds)]
+        node = dict(zip(names, node, strict=True))
+    elif not isinstance(node, dict) or not node:
+        return {name: node}
+    for key, value in node.items():
+        leaves |= flat(value, f"{name}.{key}" if name else str(key))
+    return leaves

@@ -1,13 +1,11 @@
-"""Which runs, and in which order: `--where "test/acc > 0.98"`, `--sort=-test/acc`."""
+"""Choose and sort runs: `--where "test/acc > 0.98"`, `--sort=-test/acc`."""
 
-import math
 import operator
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from src.tools.common import refuse
 from src.tools.runs.read import Row
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -18,65 +16,46 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
     "=": operator.eq,
-    "~": lambda value, text: str(text).lower() in str(value).lower(),
+    "~": lambda value, text: text in value,
 }
-CONDITION = re.compile(rf"\s*(.+?)\s*({'|'.join(map(re.escape, COMPARE))})\s*(.*?)\s*")
+CONDITION = re.compile(rf"\s*(.+?)\s*({'|'.join(map(re.escape, COMPARE))})\s*(['\"]?)(.*?)\3\s*")
 
 
-@dataclass
 class Condition:
-    """A column, a comparison and a value.
+    """A column, a comparison and a value, as `test/acc > 0.98`."""
 
-    Args:
-        text: As it was given.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        found = CONDITION.fullmatch(self.text)
+    def __init__(self, text: str) -> None:
+        found = CONDITION.fullmatch(text)
         if not found:
-            sys.exit(
-                f"error: --where {self.text!r} is no condition. Write a column, one of {' '.join(COMPARE)} (~ is "
-                "'contains') and a value: --where \"test/acc > 0.98\""
-            )
-        self.column, self.sign, value = found.groups()
-        self.value: Any = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+            signs = f"{' '.join(COMPARE)} (~ is 'contains')"
+            refuse(f'--where {text!r} is no condition. Write a column, one of {signs} and a value: "test/acc > 0.98".')
+        self.text = text
+        self.column, self.sign, _, self.value = found.groups()
 
     def holds(self, row: Row) -> bool:
-        """Whether a run is meant; one that has no such value is not, but for `!=`."""
-        value = row.get(self.column)
+        """Return whether a run meets it; a run without the value meets only `!=`."""
+        value, compare = row.get(self.column), COMPARE[self.sign]
         if value is None:
             return self.sign == "!="
-        if isinstance(value, bool):  # YAML's true and false
-            return COMPARE[self.sign](str(value).lower(), self.value.lower())
-        if self.sign == "~" or not isinstance(value, int | float):
-            return COMPARE[self.sign](str(value), self.value)
+        if self.sign == "~" or isinstance(value, bool) or not isinstance(value, int | float):
+            return compare(str(value).lower(), self.value.lower())  # YAML's true, and any spelling
         try:
-            return COMPARE[self.sign](value, float(self.value))
+            return compare(value, float(self.value))
         except ValueError:
             if self.sign in ("=", "==", "!="):  # another run has a text there: precision 32 and bf16-mixed
                 return self.sign == "!="
-            sys.exit(f"error: --where {self.text!r}: {self.column} holds numbers, {self.value!r} is none.")
+            refuse(f"--where {self.text!r}: {self.column} holds numbers, {self.value!r} is none.")
 
 
 def ordered(rows: list[Row], keys: list[str]) -> list[Row]:
-    """Sorted by columns, the first one first; `-` before a name turns it round. Runs without the value come last."""
+    """Sort by columns, the first one first; `-` before a name reverses it. Runs without a value come last."""
     for key in reversed(keys):
         name = key.removeprefix("-")
-        with_it = [row for row in rows if is_there(row.get(name))]
-        # Numbers before texts: an option may be either.
-        with_it.sort(key=lambda row: sortable(row[name]), reverse=key.startswith("-"))
-        rows = with_it + [row for row in rows if not is_there(row.get(name))]
+        rows = sorted(rows, key=lambda row: rank(row.get(name)), reverse=key.startswith("-"))
+        rows.sort(key=lambda row: row.get(name) is None or row[name] != row[name])  # NaN, too
     return rows
 
 
-def is_there(value: Any) -> bool:
-    """Whether it can be compared: None and NaN cannot."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def sortable(value: Any) -> tuple[bool, Any]:
-    """What sorts numbers before texts."""
-    number = isinstance(value, int | float)
-    return not number, value if number else str(value)
+def rank(value: Any) -> tuple[bool, Any]:
+    """Return a key that sorts numbers before texts: an option may be either."""
+    return (False, value) if isinstance(value, int | float) and value == value else (True, str(value))
