@@ -21,7 +21,7 @@ from torchmetrics import (
 )
 from torchmetrics.wrappers import Running
 
-from src.engine.checkpoint.metric_states import Snapshot, common_changes, set_changes
+from src.engine.checkpoint.plain import Snapshot, common_changes, set_metric_states
 from tests.stopping import fit, resume, rows
 
 
@@ -51,19 +51,6 @@ class Kept(Metric):
         )
 
 
-class Best(nn.Module):
-    """A wrapper of one's own that is no Metric."""
-
-    def __init__(self):
-        super().__init__()
-        self.metric, self.best = MeanAbsoluteError(), float("inf")
-
-    def compute(self):
-        self.best = min(self.best, float(self.metric.compute()))
-        self.metric.reset()
-        return self.best
-
-
 class Plain(LightningModule):
     """Keeps metrics in attributes, lists and dicts."""
 
@@ -74,7 +61,6 @@ class Plain(LightningModule):
             MetricCollection({"mae": MeanAbsoluteError(), "mse": MeanSquaredError()}), [False] * 2
         )
         self.held = nn.ModuleList([MinMaxMetric(MeanSquaredError()), Kept()])
-        self.own = Best()
         self.running = nn.ModuleDict({"loss": Running(MeanMetric(), window=5)})
         self.several = MetricCollection({"mae": MeanAbsoluteError(), "mse": MeanSquaredError(), "r2": R2Score()})
 
@@ -92,7 +78,7 @@ class Plain(LightningModule):
 
     def validation_step(self, batch, batch_idx):
         guess = self.net(batch[0])
-        for metric in (self.tracker, *self.held, self.own.metric):
+        for metric in (self.tracker, *self.held):
             metric.update(guess, batch[1])
         self.log("val/loss", (guess - batch[1]).square().mean())
 
@@ -101,7 +87,6 @@ class Plain(LightningModule):
         self.log_dict({"val/best": best["mae"], "val/step": float(step["mae"]), "val/n": float(self.tracker.n_steps)})
         self.log_dict({f"val/{name}": value for name, value in self.held[0].compute().items()})
         self.log("val/kept", self.held[1].compute())
-        self.log("val/own", self.own.compute())
         for metric in self.held:
             metric.reset()
 
@@ -212,8 +197,8 @@ def test_what_a_checkpoint_cannot_hold_is_named(capsys):
     snapshot = Snapshot(module)
     module["odd"].update()
     for _ in range(2):
-        assert "thing" not in snapshot.changes(module)["odd"]
-    assert capsys.readouterr().err.count("Odd.thing is a object, which a checkpoint cannot hold") == 1
+        assert "thing" not in snapshot.changes()["odd"]
+    assert capsys.readouterr().err.count("a checkpoint cannot hold thing of the metric odd") == 1
 
 
 def test_another_number_of_processes_takes_up_what_all_had_but_no_counts():
@@ -223,9 +208,9 @@ def test_another_number_of_processes_takes_up_what_all_had_but_no_counts():
         metric.update(torch.ones(2), torch.zeros(2))
     module["a"].compute()
     module["a"].reset()
-    changes = snapshot.changes(module)
+    changes = snapshot.changes()
     common = common_changes(module, [changes, changes])
     assert common.keys() == {"a"}
     snapshot.put_back()
-    set_changes(module, common)
+    set_metric_states(module, common)
     assert (float(module["a"].max_val), float(module["b"].total)) == (1.0, 0.0)

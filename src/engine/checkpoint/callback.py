@@ -18,7 +18,7 @@ from src.engine.checkpoint.monitors import (
     refuse_wrong_directions,
     tell_that_it_is_not_logged,
 )
-from src.engine.checkpoint.packed import pack, refuse_unstorable
+from src.engine.checkpoint.plain import refuse_unstorable
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
 from src.engine.run.run import RunCallback
@@ -73,8 +73,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if stage == "fit":
             self.run.monitor, self.run.save_then = self.monitor, self._save_then
             refuse_writers(trainer.strategy)
-            if datamodule := getattr(trainer, "datamodule", None):
-                pack(datamodule.state_dict(), f"checkpoint[{type(datamodule).__qualname__!r}]")
 
     def _save_then(self, then: Callable[[], None]) -> None:
         self._due, self._then = True, then

@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch import Trainer
 
-from src.engine.checkpoint.packed import unpack_checkpoint
+from src.engine.checkpoint.plain import unpack
 from src.engine.errors import UserError
 from src.engine.paths import at_home, pasted
 from src.engine.processes import is_rank_zero
@@ -78,8 +78,8 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
             f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To start from "
             f"weights of another training: --config YAML --transfer.weights {pasted(path)} in place of --ckpt_path."
         )
-    unpack_checkpoint(checkpoint)
-    return checkpoint
+    unpacked: dict[str, Any] = unpack(checkpoint)
+    return unpacked
 
 
 def read_plain(path: Path, map_location: Any = "cpu") -> Any:

@@ -1,18 +1,22 @@
 """What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped."""
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from src.engine.checkpoint.metric_states import Snapshot, common_changes, set_changes
+from src.engine.checkpoint.build import check_fit
+from src.engine.checkpoint.plain import Snapshot, common_changes, pack_checkpoint, set_metric_states, unpack
 from src.engine.checkpoint.resume_options import apply_changes, optimization
 from src.engine.data.random_state import random_state, set_random_state
 from src.engine.data.seeds import seed_batch
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
+from src.engine.lightning_fixes.parts import double_before_weights
 from src.engine.run.run import RunCallback
 
 
@@ -38,6 +42,9 @@ class Resume(RunCallback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._world_size = trainer.world_size
+        if getattr(module.on_save_checkpoint, "func", None) is not _save:  # the test after a fit sets up again
+            module.on_save_checkpoint = functools.partial(_save, module.on_save_checkpoint)  # type: ignore[method-assign]
+            module.on_load_checkpoint = functools.partial(_load, module, module.on_load_checkpoint)  # type: ignore[method-assign]
         # An option, which Lightning takes for a state.
         self._patience = {each.state_key: each.patience for each in trainer.early_stopping_callbacks}
 
@@ -66,7 +73,7 @@ class Resume(RunCallback):
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        metrics = self._metrics.changes(module) if self._metrics else {}
+        metrics = self._metrics.changes() if self._metrics else {}
         checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metrics}, trainer)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         if accumulating(trainer) and trainer.world_size == 1:
@@ -128,7 +135,7 @@ class Resume(RunCallback):
         set_running_logs(trainer, [dict(share["logs"]) for share in shares[rank::world_size]])
         metrics = [share["metrics"] for share in shares]
         taken = metrics[rank] if len(shares) == world_size else common_changes(module, metrics) if shares else {}
-        set_changes(module, taken)
+        set_metric_states(module, taken)
         if rank == 0 and any(each.keys() - taken.keys() for each in metrics if len(shares) != world_size):
             print(
                 f"warning: the checkpoint is of {len(shares)} processes, this run has {world_size}: the metrics that "
@@ -158,6 +165,21 @@ class Resume(RunCallback):
                     f"run would go to {now:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or "
                     "begin a new run from its weights (--transfer.weights)."
                 )
+
+
+def _save(hook: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
+    """Pack a checkpoint behind the module's hook, the last that adds to it."""
+    hook(checkpoint)
+    pack_checkpoint(checkpoint)
+
+
+def _load(module: LightningModule, hook: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
+    """Unpack a checkpoint before the module's hook, the first that sees it; reject weights that do not fit."""
+    checkpoint.update(unpack(checkpoint))
+    if "state_dict" in checkpoint and module.strict_loading:  # FSDP takes it out when it has loaded it
+        check_fit(checkpoint["state_dict"], module)
+    double_before_weights(module)
+    hook(checkpoint)
 
 
 def gather(value: Any, trainer: Trainer) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What any LightningModule gets: gradients and logged means over all processes, and only weights that fit."""
+"""What any LightningModule gets: gradients and logged means over all processes."""
 
 import copy
 import functools
@@ -9,12 +9,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
-from src.engine.checkpoint.build import check_fit
-from src.engine.checkpoint.packed import pack_checkpoint, unpack_checkpoint
 from src.engine.data.order import Position, is_padding, leaves
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import weight_of_the_rest
-from src.engine.lightning_fixes.parts import call_own_train, double_before_weights
+from src.engine.lightning_fixes.parts import call_own_train
 from src.engine.run.run import RunCallback
 
 
@@ -26,11 +24,9 @@ def adopt_module(trainer: Trainer, module: LightningModule) -> None:
         module: Any.
     """
     repair_logs(trainer, functools.partial(is_padding, trainer))
-    module.on_save_checkpoint = _Packs(module, "on_save_checkpoint", trainer)  # type: ignore[method-assign]
     # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net that is made late.
     call_own_train(module)
     module.on_fit_start = _FitStart(module, "on_fit_start", trainer)  # type: ignore[method-assign]
-    module.on_load_checkpoint = _Fits(module, "on_load_checkpoint", trainer)  # type: ignore[method-assign]
     module.backward = _Weighed(module, "backward", trainer)  # type: ignore[method-assign]
     for hook in LAST:
         setattr(module, hook, _Last(module, hook, trainer))
@@ -87,25 +83,6 @@ def unwrap(owner: LightningModule | LightningDataModule) -> None:
     for name, method in list(vars(owner).items()):
         if isinstance(method, Wrapper):
             vars(owner)[name] = innermost(method)
-
-
-class _Packs(Wrapper):
-    """`on_save_checkpoint`, the last hook that adds to a checkpoint: packs what all of them added."""
-
-    def __call__(self, checkpoint: dict[str, Any]) -> None:
-        self.hook(checkpoint)
-        pack_checkpoint(checkpoint)
-
-
-class _Fits(Wrapper):
-    """`on_load_checkpoint` that refuses weights of another net in words."""
-
-    def __call__(self, checkpoint: dict[str, Any]) -> None:
-        unpack_checkpoint(checkpoint)  # the first hook that sees it
-        if "state_dict" in checkpoint:  # FSDP takes it out when it has loaded it
-            check_fit(checkpoint["state_dict"], self.owner)
-        double_before_weights(self.owner)
-        self.hook(checkpoint)
 
 
 class _FitStart(Wrapper):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
 
-from src.engine.checkpoint.metric_states import Snapshot
+from src.engine.checkpoint.plain import Snapshot
 
 
 class Evaluation:
