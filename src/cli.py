@@ -27,7 +27,7 @@ from src.engine.data.seeds import seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
 from src.engine.paths import expanded
-from src.engine.processes import is_rank_zero, leave_if_told, leave_the_seed_to_rank_zero
+from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
 from src.engine.run.failures import READ_WELL, devices_here, explained
 from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
 from src.engine.run.quiet import Quiet, warnings_in_one_line
@@ -201,7 +201,7 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
             sys.exit(128 + signal.SIGINT)
         raise
     except Exception as error:
-        leave_if_told(error)
+        record_for_torchrun(error)
         if told := explained(error):
             sys.exit("\n".join([f"error: {told}", *getattr(error, "__notes__", [])]))
         raise

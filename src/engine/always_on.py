@@ -2,16 +2,16 @@
 
 Turn off `progress` by `--trainer.enable_progress_bar false` and `checkpoint` by `--trainer.enable_checkpointing false`.
 Turn off `finite`, which stops at a NaN loss, by `--finite.enabled false`. `track` is off until a tracker is named.
-`folder`, `console`, `resume`, `signals`, `metrics`, `predictions` and `errors` have no switch. `--quiet.enabled false`
-turns off `quiet` and shows all warnings of the libraries.
+`summary`, `resume`, `signals`, `metrics` and `predictions` have no switch. `--quiet.enabled false` turns off `quiet`
+and shows all warnings of the libraries.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
-    Checkpoint,
     DeviceStatsMonitor,
     LearningRateFinder,
     LearningRateMonitor,
@@ -25,26 +25,22 @@ from src.engine.errors import UserError
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers.callback import Trackers
-from src.engine.run.console import Console, Progress
-from src.engine.run.failures import Errors
+from src.engine.run.console import Bar, Console
 from src.engine.run.finite import Finite
-from src.engine.run.folder import RunFolder
 from src.engine.run.run import Run, RunCallback
 from src.engine.run.signals import Signals
+from src.engine.run.summary import Summary
 
-# Those of a YAML come behind the first two: the bar is gone before others print. Lightning moves the checkpoint to the
-# end.
+# Those of a YAML come behind the first one, and Lightning moves the checkpoint to the end.
 ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
-    ("folder", RunFolder),
-    ("progress", Progress),
-    ("console", Console),
+    ("summary", Summary),
+    ("progress", Console),
     ("resume", Resume),
     ("finite", Finite),
     ("signals", Signals),
     ("metrics", MetricsCsv),
     ("predictions", PredictionsCsv),
     ("track", Trackers),
-    ("errors", Errors),
     ("checkpoint", RunCheckpoint),
 )
 
@@ -52,13 +48,11 @@ ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
 MONITORS = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 
 
-def callbacks(
-    trainer: Any, always_on: dict[str, RunCallback], run: Run, callers: Iterable[Callback] = ()
-) -> list[Callback]:
-    """All callbacks of a run: one progress bar, and none of a kind that an option turns off.
+def callbacks(trainer: Any, always_on: dict[str, Any], run: Run, callers: Iterable[Callback] = ()) -> list[Callback]:
+    """Return all callbacks of a run: one progress bar at most, and none that an option turns off.
 
     Args:
-        trainer: The trainer's part of the config.
+        trainer: The trainer's part of the config; the bar is turned off there where there is no terminal.
         always_on: One of each of `ALWAYS_ON`, by its name.
         run: What they are to know.
         callers: Further ones, of a program that called the command line.
@@ -69,24 +63,24 @@ def callbacks(
         given = [callback for callback in given if not isinstance(callback, LearningRateFinder)]
     monitors = [callback for callback in given if isinstance(callback, MONITORS)]
     given = [callback for callback in given if callback not in monitors]
-    own_bar = any(isinstance(callback, ProgressBar) for callback in given)
-    off: list[type[Callback]] = []
     if trainer.barebones or trainer.enable_checkpointing is False:
-        off.append(Checkpoint)
-    if trainer.barebones or trainer.enable_progress_bar is False or own_bar:
-        off.append(ProgressBar)
-    ours = [callback for callback in always_on.values() if not isinstance(callback, tuple(off))]
-    for callback in [*given, *ours, *monitors, *callers]:
+        always_on.pop("checkpoint")
+    console = always_on["progress"]
+    own_bar = any(isinstance(callback, ProgressBar) for callback in given)
+    console.epochs = not (own_bar or trainer.barebones or trainer.enable_progress_bar is False)
+    bar = [Bar(console.refresh_rate)] if console.epochs and sys.stdout.isatty() else []
+    if not (bar or own_bar):
+        trainer.enable_progress_bar = False  # or Lightning makes one
+    for callback in [*given, *always_on.values(), *monitors, *callers]:
         if isinstance(callback, RunCallback):
             callback.run = run
     if monitors and run.verb == "fit" and not always_on["track"].needed():
         name = type(monitors[0]).__name__
-        known = (
-            " The learning rate is in metrics.csv already, in the column lr." if name == "LearningRateMonitor" else ""
-        )
+        known = " metrics.csv has the learning rate in its column lr." if name == "LearningRateMonitor" else ""
         raise UserError(
             f"{name} sends to a tracker, and this run has none. Set --track.tensorboard true (or --track.wandb, "
             f"--track.mlflow), or take it out of trainer.callbacks.{known}"
         )
-    ours = [callback for callback in ours if callback.needed()]
-    return [*ours[:2], *given, *ours[2:], *monitors, *callers]
+    first, *rest = [callback for callback in always_on.values() if callback.needed()]
+    # The bar is gone before others print.
+    return [first, *bar, *given, *rest, *monitors, *callers]

@@ -1,8 +1,10 @@
-"""Paths: `~` in any option, and how they are shown, so that a user can paste them."""
+"""Paths: `~` in any option, how they are shown for pasting, and files that are written whole or not at all."""
 
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,14 @@ def pasted(path: str | Path) -> str:
     """The path as a shell reads it, with what it takes for a space or a quote."""
     text = str(shorten(path))
     return subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text)
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a file to write to, which takes the place of `path` when the block ends without an error."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

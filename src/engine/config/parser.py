@@ -18,7 +18,6 @@ from src.engine.config import yaml_types  # noqa: F401, tensors can be written i
 from src.engine.config.complaint import Complaint
 from src.engine.config.suggestions import explain
 from src.engine.config.text import as_yaml, in_texts, texts_in
-from src.engine.processes import leave_if_told
 
 # What the parser writes for a value without an import path.
 UNWRITABLE = "Unable to serialize instance "
@@ -94,7 +93,6 @@ class Parser(LightningArgumentParser):
         try:
             return self.parse_args(arguments)
         except Complaint as complaint:
-            leave_if_told(complaint)
             options = [option for each in (self, *self.verbs) for option in each.get_defaults().keys()]  # noqa: SIM118
             sys.stderr.write(f"error: {explain(complaint, options, arguments)}\n")
             sys.exit(2)

@@ -1,61 +1,92 @@
-"""What a run says on the screen: one line at its start, one per epoch, a bar on a terminal, a few lines at its end."""
+"""What a run prints: a line at its start, one per epoch, a bar on a terminal, a few lines at its end."""
 
 import sys
 import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from src.engine.data.batches import count_samples
-from src.engine.paths import shorten
-from src.engine.run.ending import next_command, why_ended
-from src.engine.run.run import RunCallback, metrics_of, stage_of
+from src.engine.paths import pasted, shorten
+from src.engine.run.run import Run, RunCallback, metrics_of, stage_of
 
 
 class Console(RunCallback):
-    """Says at the start what is trained and where; at the end how it went, where it lies, what to type next."""
+    """Prints what is trained and where; a line per epoch; at the end how it went, where it lies, what to type next.
 
-    def __init__(self) -> None:
-        self._told = False
+    On a terminal there is a bar as well.
+
+    Args:
+        refresh_rate: Batches between two updates of the bar; each costs about 0.3 ms.
+        every_s: Seconds between two lines of an epoch that takes long, where there is no terminal.
+    """
+
+    def __init__(self, refresh_rate: int = 20, every_s: float = 60.0) -> None:
+        self.refresh_rate = refresh_rate
+        self.every_s = every_s
+        self.epochs = True  # whether each gets a line
+        self._begun = self._trained = False
         self._num_samples = 0
-        self._start_s = self._train_start_s = self._train_s = 0.0
-        self._steps_before: int | None = None
+        self._start_s = self._train_start_s = self._train_s = self._printed_s = 0.0
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Start the clock; the first line stands once for a fit and its test."""
+        """Print the first line, once for a fit and its test."""
         self._start_s = time.perf_counter()
-        if trainer.is_global_zero and not self._told:
+        if trainer.is_global_zero and not self._begun:
             net = getattr(module, "net", module)
             number = sum(parameter.numel() for parameter in module.parameters())
             source = self.run.source
             weights = f"; weights of {source}" if source else "" if stage == "fit" else "; untrained: no --ckpt_path"
             print(f"{type(net).__name__}, {number:,} parameters, on {describe(trainer)}{weights}", flush=True)
-        self._told = True
+        self._begun = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._train_start_s = time.perf_counter()
-        self._steps_before = trainer.global_step
+        self._train_start_s = self._printed_s = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count samples; read the loss only to print it: on a GPU reading waits for the device."""
         self._num_samples += count_samples(batch)
+        if time.perf_counter() - self._printed_s > self.every_s and not trainer.progress_bar_callback:
+            loss = loss_of(trainer, outputs)
+            self._print(trainer, f"step {trainer.global_step:,}" + ("" if loss is None else f"  loss {loss:.4f}"))
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Report the epoch before: only now are its numbers complete."""
+        self._report(trainer)
+        self._trained = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._train_s = time.perf_counter() - self._train_start_s
+        self._report(trainer)
+
+    def _report(self, trainer: Trainer) -> None:
+        if self._trained or trainer.callback_metrics:
+            values = in_words({name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
+            epoch = f"{trainer.current_epoch}{_of(trainer)}"
+            self._print(trainer, f"epoch {epoch}  step {trainer.global_step}  {values}")
+
+    def _print(self, trainer: Trainer, text: str) -> None:
+        self._printed_s = time.perf_counter()
+        if self.epochs and trainer.is_global_zero:
+            Tqdm.write(text)  # above a bar
+            sys.stdout.flush()
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Print what the verb did; where a test follows a fit, the test ends the report."""
         if not trainer.is_global_zero:
             return
         if stage == "fit":
-            print(f"end   {why_ended(trainer, self._steps_before)}")
+            print(f"end   {why_ended(trainer, self.run.first_step)}")
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
+            epochs, steps = trainer.current_epoch, trainer.global_step
             print(
-                f"fit   {time.perf_counter() - self._start_s:.1f} s, {count(trainer.current_epoch, 'epoch')}, "
-                f"{count(trainer.global_step, 'step')}, {speed:,.0f} samples/s"
+                f"fit   {time.perf_counter() - self._start_s:.1f} s, {epochs:,} epoch{'s' * (epochs != 1)}, "
+                f"{steps:,} step{'s' * (steps != 1)}, {speed:,.0f} samples/s"
             )
             if self.run.best_score is not None:
                 print(f"best  {self.run.monitor} {self.run.best_score:.4f}")
@@ -68,30 +99,14 @@ class Console(RunCallback):
             print(f"next  {following}")
 
 
-class Progress(TQDMProgressBar, RunCallback):
-    """A line per epoch; on a terminal Lightning's bar below it, with the loss, the validation metrics and the speed.
+class Bar(TQDMProgressBar):
+    """Lightning's bar, gone when its stage is done, with the loss and the metrics of the last validation."""
 
-    Args:
-        refresh_rate: Batches between two updates of the bar; each costs about 0.3 ms.
-        every_s: Seconds between two lines of an epoch that takes long, where there is no terminal.
-    """
-
-    def __init__(self, refresh_rate: int = 20, every_s: float = 60.0) -> None:
+    def __init__(self, refresh_rate: int) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        self.every_s = every_s
-        self._said_s = time.monotonic()
-        self._bar = sys.stdout.isatty()
         self._loss: float | None = None
-        self._trained = False
-
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Draw on a terminal only."""
-        super().setup(trainer, module, stage)
-        if not self._bar:
-            self.disable()
 
     def init_train_tqdm(self) -> Any:
-        """A bar that is gone when its stage is done, like the two below."""
         return self._passing(super().init_train_tqdm())
 
     def init_test_tqdm(self) -> Any:
@@ -105,58 +120,30 @@ class Progress(TQDMProgressBar, RunCallback):
         bar.leave = False
         return bar
 
+    def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{_of(trainer)}")
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read the loss when the bar shows it and not more often: on a GPU reading waits for the device."""
-        if not self.is_enabled:
-            if time.monotonic() - self._said_s > self.every_s and trainer.is_global_zero:
-                self._said_s = time.monotonic()
-                self._read(trainer, outputs)
-                loss = "" if self._loss is None else f"  loss {self._loss:.4f}"
-                print(f"step {trainer.global_step:,}{loss}", flush=True)
-            return
         if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
-            self._read(trainer, outputs)
+            self._loss = loss_of(trainer, outputs)
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
-    def _read(self, trainer: Trainer, outputs: Any) -> None:
-        # Lightning divides it for the accumulation of gradients. A module that optimizes by itself may give none.
-        if isinstance(outputs, dict) and "loss" in outputs:
-            self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
         loss = {} if self._loss is None else {"loss": self._loss}
         val = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
         return {name: f"{value:.4f}" for name, value in (loss | brief(val)).items()}
 
-    def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
-        """Report the epoch before: only now are its numbers complete."""
-        self._report(trainer)
-        self._trained = True
-        super().on_train_epoch_start(trainer, *rest)
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{self._of(trainer)}")
 
-    def on_train_end(self, trainer: Trainer, *rest: Any) -> None:
-        """Report the last epoch."""
-        super().on_train_end(trainer, *rest)
-        self._report(trainer)
+def _of(trainer: Trainer) -> str:
+    return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
 
-    def _report(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero or not (self._trained or trainer.callback_metrics):
-            return
-        values = in_words({name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
-        said = f"epoch {trainer.current_epoch}{self._of(trainer)}  step {trainer.global_step}  {values}"
-        self._said_s = time.monotonic()
-        if self._bar:
-            self.train_progress_bar.write(said)  # above the bar
-        else:
-            print(said, flush=True)
 
-    @staticmethod
-    def _of(trainer: Trainer) -> str:
-        return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+def loss_of(trainer: Trainer, outputs: Any) -> float | None:
+    """Return the loss of a step, which Lightning divides for accumulated gradients; None of a module without one."""
+    return float(outputs["loss"]) * trainer.accumulate_grad_batches if outputs and "loss" in outputs else None
 
 
 def describe(trainer: Trainer) -> str:
@@ -176,15 +163,54 @@ def describe(trainer: Trainer) -> str:
 
 
 def brief(values: dict[str, float], most: int = 8) -> dict[str, float]:
-    """Without the values of single classes or data sets, `val/f1/3`, where these would be many."""
+    """Leave out the values of single classes or data sets, `val/f1/3`, where there are many."""
     return values if len(values) <= most else {name: v for name, v in values.items() if name.count("/") < 2}
 
 
 def in_words(values: dict[str, float]) -> str:
-    """In words: "val/acc 0.9812  val/loss 0.0639"."""
+    """Return metrics in words: "val/acc 0.9812  val/loss 0.0639"."""
     return "  ".join(f"{name} {value:.4f}" for name, value in brief(values).items())
 
 
-def count(number: int, what: str) -> str:
-    """In words: "1 epoch", "1,080 steps"."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def why_ended(trainer: Trainer, first_step: int | None) -> str:
+    """Return why a fit that raised no error ended.
+
+    Args:
+        trainer: Just done.
+        first_step: Optimizer steps at its start: a resumed run may have been at its end already.
+    """
+    for stopper in trainer.early_stopping_callbacks:
+        if stopper.stopping_reason_message and (stopper.stopped_epoch or trainer.should_stop):
+            message = stopper.stopping_reason_message.removesuffix(" Signaling Trainer to stop.").rstrip(".")
+            return f"early stopping in epoch {stopper.stopped_epoch + 1}: {message}"
+    if trainer.limit_train_batches == 0 or trainer.num_training_batches == 0:
+        return "nothing to do: there is no training batch"
+    idle = "nothing left to do: " if first_step in (None, trainer.global_step) else ""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"{idle}max_steps={trainer.max_steps} reached"
+    if 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch:
+        return f"{idle}max_epochs={trainer.max_epochs} reached"
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(timer, Timer) and (timer.time_remaining() or 1) <= 0:
+            return f"{idle}max_time reached after {timer.time_elapsed():.0f} s"
+    return f"{idle}trainer.should_stop was set by a callback or the module"
+
+
+def next_command(run: Run, trainer: Trainer, module: LightningModule) -> str:
+    """Return what to type after a verb; nothing where there is no checkpoint, or no data for a further verb."""
+    best, datamodule = run.best, getattr(trainer, "datamodule", None)
+    for verb in ("test", "predict", "validate"):
+        if verb != trainer.state.fn and best and _has_data(verb, module, datamodule):
+            options = (run.config.get("data") or {}).get("init_args") or {} if verb == "predict" else {}
+            # Only the user knows the value of an option such as `predict_path` that is not set.
+            unset = [name for name, value in options.items() if name.startswith("predict_") and value is None]
+            wanted = "".join(f" --data.{name} {name.rpartition('_')[2].upper()}" for name in unset)
+            return f"python -m src {verb} --ckpt_path {pasted(best)}{wanted}"
+    return ""
+
+
+def _has_data(verb: str, module: LightningModule, datamodule: Any) -> bool:
+    hook = f"{'val' if verb == 'validate' else verb}_dataloader"
+    # Lightning's own say that there is none.
+    empty = [getattr(base, hook) for base in (LightningDataModule, LightningModule)]
+    return any(getattr(type(each), hook, empty[0]) not in empty for each in (module, datamodule))

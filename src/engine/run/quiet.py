@@ -1,17 +1,14 @@
-"""Leaves out what says nothing to a user, and shows each warning once, in a line."""
+"""Leave out what says nothing to a user, and show each warning once, in a line."""
 
-import hashlib
 import logging
-import mmap
 import os
 import re
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 # By the start of their text.
 IDLE_WARNINGS = (
@@ -20,13 +17,8 @@ IDLE_WARNINGS = (
     # It complains of the default of its own option.
     r"The number of training batches .* is smaller than the logging interval",
 )
-ENGINE = Path(__file__).parent
-STANDARD = Path(sysconfig.get_path("stdlib"))
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-
 _pythons_own = warnings.showwarning
-# A number of marks, and a mark for each warning that was shown: workers that are forked write here, too.
-_shown = mmap.mmap(-1, 8 * 4096)
+_shown: set[str] = set()
 
 
 class Quiet:
@@ -50,15 +42,12 @@ class Quiet:
 def warnings_in_one_line() -> Iterator[None]:
     """Show each warning once within the block: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours.
 
-    What a package warns of with other numbers, as for each fold, counts as the same, and only rank zero shows it. Yours
-    are the same if their text is. Each process of a run shows its own, forked workers show none again. Python's filters
-    act as before.
+    The same words with other numbers, as for each fold, count as the same warning of a package, and only rank zero
+    shows it. Python's filters act as before.
     """
     before = warnings.showwarning
-    if before is _show:  # a program that calls the command line
-        yield
-        return
-    _shown[:8] = bytes(8)
+    if before is not _show:  # else a program calls the command line
+        _shown.clear()
     warnings.showwarning = _show
     try:
         yield
@@ -73,36 +62,12 @@ def _show(
     lineno: int,
     file: TextIO | None = None,
     line: str | None = None,
-) -> Any:
+) -> None:
     text = " ".join(re.sub(r"\(Triggered internally at .*?\)", "", str(message)).split())
-    path = Path(filename)
-    package = _package_of(path)
-    if package and any(os.environ.get(rank, "0") != "0" for rank in RANKS):
-        return
-    if package:
-        said = f"{package}: {text}"
-    else:
-        said = text if ENGINE in path.parents or not path.exists() else f"{text} ({path.name}:{lineno})"
+    package = re.search(r"(?:site|dist)-packages[/\\](\w+)", filename)
+    said = f"{package[1]}: {text}" if package else f"{text} ({Path(filename).name}:{lineno})"
     key = re.sub(r"\d+", "0", said) if package else said
-    if _is_new(key):
+    elsewhere = any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if key not in _shown and not (package and elsewhere):
+        _shown.add(key)
         print(f"note: {said}", file=file or sys.stderr, flush=True)
-
-
-def _is_new(key: str) -> bool:
-    """Whether a warning is shown for the first time; from now on it is not."""
-    mark = hashlib.blake2b(key.encode(errors="replace"), digest_size=8).digest()
-    end = 8 + 8 * int.from_bytes(_shown[:8])
-    if any(_shown[place : place + 8] == mark for place in range(8, end, 8)):
-        return False
-    if end < len(_shown):
-        _shown[end : end + 8] = mark
-        _shown[:8] = (end // 8).to_bytes(8)
-    return True
-
-
-def _package_of(path: Path) -> str:
-    """Return the name of the package that a file belongs to; nothing of a user's own."""
-    for place in ("site-packages", "dist-packages"):
-        if place in path.parts:
-            return path.parts[path.parts.index(place) + 1].removesuffix(".py")
-    return path.relative_to(STANDARD).parts[0].removesuffix(".py") if STANDARD in path.parents else ""

@@ -20,6 +20,7 @@ class Run:
         source: The checkpoint that the run begins with, if any.
         monitor: The metric that decides which checkpoint is best.
         best_score: Its value there, once something was validated.
+        first_step: Optimizer steps done before this process trained; None until it does.
         save_then: Writes `last.ckpt` at the next point from which a resume is exact, and calls its argument at that
             point. None where the run writes no checkpoints.
     """
@@ -30,6 +31,7 @@ class Run:
     source: Path | None = None
     monitor: str = "val/loss"
     best_score: float | None = None
+    first_step: int | None = None
     save_then: Callable[[Callable[[], None]], None] | None = None
 
     @property
@@ -50,7 +52,7 @@ class RunCallback(Callback):
     run = Run()  # the command line gives each its own
 
     def needed(self) -> bool:
-        """Whether this run has something for it to do: Lightning asks each callback some six times a step."""
+        """Return whether this run has something for it to do: Lightning calls each callback some six times a step."""
         return True
 
     def after_train_batch(self, trainer: Trainer) -> None:
@@ -61,17 +63,17 @@ class RunCallback(Callback):
 
 
 def stage_of(name: str) -> str:
-    """`train`, `val` or `test`, by the name of a logged number: `val/acc`, `val_acc`; what does not say is training."""
+    """Return train, val or test by the name of a logged number: `val/acc`, `val_acc`; any other name is training's."""
     found = re.match(r"(val|test)(?:id|idation)?[/_]", name)
     return found[1] if found else "train"
 
 
 def as_tested(name: str) -> str:
-    """The name under which a number that the test gave is told: `test_step = validation_step` logs `val/loss`."""
+    """Return a name for a number of the test: `test_step = validation_step` logs `val/loss`."""
     return name if stage_of(name) == "test" else re.sub(r"^(?:(?:val|train)(?:id|idation|ing)?[/_])?", "test/", name)
 
 
 def metrics_of(trainer: Trainer) -> dict[str, float]:
-    """All that was logged so far in this stage; those of a test never under the name of a validation's."""
+    """Return all that was logged so far in this stage; those of a test never under the name of a validation's."""
     tested = trainer.state.fn == "test"
     return {as_tested(name) if tested else name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,5 +1,6 @@
 """summary.json: what a run is and how far it came, in one small file that is read without torch."""
 
+import contextlib
 import datetime
 import json
 import math
@@ -7,133 +8,140 @@ import platform
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import LightningModule, Trainer
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import ProcessRaisedException
 
 from src.engine.errors import UserError, one_line
-from src.engine.run.ending import why_ended
-from src.engine.run.run import Run, metrics_of, stage_of
+from src.engine.paths import write_whole
+from src.engine.run.console import why_ended
+from src.engine.run.failures import READ_WELL, add_notes
+from src.engine.run.folder import cannot_write, give_back
+from src.engine.run.record import add_entry
+from src.engine.run.run import RunCallback, metrics_of, stage_of
 
-# Of runs with thousands of short epochs not each is worth a file.
+# Runs with thousands of short epochs do not write each.
 EVERY_S = 1.0
 
 
-class Summary:
-    """Written at a run's start, between its epochs and at its end, whole or not at all; nothing is done in a step.
+class Summary(RunCallback):
+    """Writes the record and summary.json: at a run's start, between its epochs and at its end; never within a step.
 
-    A run that goes on continues its file: `started` is when it first began, `seconds` is the sum of its parts. Numbers
-    that JSON does not know are texts: "NaN", "Infinity". Rank zero writes; the others call the same methods.
-
-    Args:
-        run: Whose it is.
+    A resumed run continues its file: `started` is when it first began, `seconds` is the sum of its parts. Numbers that
+    JSON does not know are texts: "NaN", "Infinity".
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        self._begun_s: float | None = None
-        self._seconds_before = self._written_s = 0.0
-        self._steps_before: int | None = None
+        self._begun_s = self._seconds_before = self._written_s = 0.0
 
-    def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Tell what the run is; once for a fit and its test, and after the command was added to the record."""
-        if not trainer.is_global_zero or self._begun_s is not None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Tell all processes the folder that rank zero claimed; begin, once for a fit and its test."""
+        self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
+        if not trainer.is_global_zero or self._values:
             return
-        self._begun_s = time.monotonic()
-        self._continue()
-        if trainer.state.fn == "fit":  # an earlier test was of other weights
+        try:
+            git = add_entry(self.run, trainer)["git"] or {}
+        except OSError as error:
+            give_back(self.run.folder)
+            raise cannot_write(self.run.folder, error) from error
+        self._begin()
+        if stage == "fit":  # an earlier test was of other weights
             metrics = self._values["metrics"]
             self._values["metrics"] = {name: value for name, value in metrics.items() if stage_of(name) != "test"}
         device = trainer.strategy.root_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._values |= {
-            "note": self._run.config.get("note"),
-            "source": str(self._run.source) if self._run.source else None,
+            "note": self.run.config.get("note"),
+            "source": str(self.run.source) if self.run.source else None,
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "device": name,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "processes": trainer.world_size,
-            **_git(self._run.folder / "record.yaml"),
+            "commit": git.get("commit"),
+            "changes": git.get("changes"),
         }
         self._write("running")
-        self._written_s = 0.0  # the first epoch is told at once
+        self._written_s = 0.0  # the first epoch is written at once
 
-    def begin_training(self, trainer: Trainer) -> None:
-        """Note where the steps begin."""
-        self._steps_before = trainer.global_step
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.run.first_step = trainer.global_step
 
-    def update(self, trainer: Trainer) -> None:
-        """Take up the numbers of an epoch, or of a validation amid it, when they are complete."""
-        if not trainer.is_global_zero or not trainer.global_step:
-            return
-        self._take_up(trainer)
-        if time.monotonic() - self._written_s > EVERY_S:
-            self._write("running")
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the epoch before: only now are its numbers complete."""
+        self._update(trainer)
 
-    def end(self, trainer: Trainer, stage: str) -> None:
-        """Tell that a verb is done; a fit that is to be tested goes on."""
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """An epoch may last for days."""
+        if trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch):
+            self._update(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._update(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Write that the verb is done; a fit that is to be tested is still running."""
         if not trainer.is_global_zero:
             return
-        self._take_up(trainer)
+        self._take_metrics(trainer)
         if stage == "fit":
-            self._values["reason"] = why_ended(trainer, self._steps_before)
-        tested = stage == "fit" and self._run.config.get("test_after_fit")
+            self._values["reason"] = why_ended(trainer, self.run.first_step)
+        tested = stage == "fit" and self.run.config.get("test_after_fit")
         self._write("running" if tested else "finished")
 
-    def fail(self, trainer: Trainer, exception: BaseException) -> None:
-        """Tell what ended the run, perhaps before it began; the device is not asked, it may be what failed."""
-        if not trainer.is_global_zero or not self._run.folder.is_dir():
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Write what ended the run, perhaps before it began; the device is not asked, it may be what failed."""
+        if isinstance(exception, Exception):
+            add_notes(exception, self.run, trainer, module)
+        if not trainer.is_global_zero or not self.run.folder.is_dir():
             return
-        if self._begun_s is None:
-            self._continue()
-        # Of processes that this one spawned, the one that failed has told.
-        told = self._values.get("state", "running") != "running"
-        if told and isinstance(exception, ProcessRaisedException | ProcessExitedException):
-            return
-        if trainer.state.fn == "fit" and self._begun_s is not None:
+        if self.run.verb == "fit" and isinstance(exception, Exception) and not isinstance(exception, READ_WELL):
+            text = "".join(traceback.format_exception(exception))
+            (self.run.folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        if not self._values:
+            self._begin()
+        elif trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
         state, self._values["reason"] = how_it_ended(exception)
         self._write(state)
 
-    def _continue(self) -> None:
-        """Begin with what an earlier part of the run left, or an earlier process."""
-        first: dict[str, Any] = {"verb": self._run.verb, "started": _now(), "seconds": 0.0, "metrics": {}}
-        path = self._run.folder / "summary.json"
-        try:
-            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            self._seconds_before = float(before.get("seconds", 0.0))
-            before["metrics"] = dict(before.get("metrics", {}))
-        except (OSError, ValueError, AttributeError, TypeError):  # not ours, or broken by hand: written anew
-            before = {}
-        self._values = first | before | {"reason": None}
+    def _begin(self) -> None:
+        """Start with what an earlier part of the run left."""
+        self._begun_s = time.monotonic()
+        self._values = {"verb": self.run.verb, "started": _now(), "seconds": 0.0, "metrics": {}}
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is broken
+            self._values |= json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
+        self._values["reason"] = None
+        self._seconds_before = self._values["seconds"]
 
-    def _take_up(self, trainer: Trainer) -> None:
-        metrics = {name: plain(value) for name, value in metrics_of(trainer).items()}
-        self._values["metrics"] = self._values.get("metrics", {}) | metrics
+    def _update(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and trainer.global_step:
+            self._take_metrics(trainer)
+            if time.monotonic() - self._written_s > EVERY_S:
+                self._write("running")
+
+    def _take_metrics(self, trainer: Trainer) -> None:
+        self._values["metrics"] |= {name: _plain(value) for name, value in metrics_of(trainer).items()}
         if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-            self._values |= {"monitor": self._run.monitor, "best": plain(self._run.best_score)}
+            self._values |= {"monitor": self.run.monitor, "best": _plain(self.run.best_score)}
 
     def _write(self, state: str) -> None:
-        now_s = time.monotonic()
-        self._written_s = now_s
-        self._values["seconds"] = round(self._seconds_before + now_s - (self._begun_s or now_s), 3)
-        path = self._run.folder / "summary.json"
+        self._written_s = time.monotonic()
+        seconds = round(self._seconds_before + self._written_s - self._begun_s, 3)
+        self._values |= {"state": state, "updated": _now(), "host": platform.node(), "seconds": seconds}
+        path = self.run.folder / "summary.json"
         try:
-            self._values |= {"state": state, "updated": _now(), "host": platform.node()}
-            path.with_suffix(".part").write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
-            _replace(path.with_suffix(".part"), path)
-        except OSError as error:  # the run matters more than what is told of it
-            path.with_suffix(".part").unlink(missing_ok=True)
+            with write_whole(path) as part:
+                part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:  # the run matters more than its summary
             print(f"warning: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def how_it_ended(exception: BaseException) -> tuple[str, str]:
-    """Whether a run was `stopped` from outside or `failed`, and by what, in a line."""
+    """Return whether a run was `stopped` from outside or `failed`, and by what, in a line."""
     if isinstance(exception, KeyboardInterrupt):
         return "stopped", "SIGINT"
     if isinstance(exception, SystemExit):
@@ -141,34 +149,15 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
         return ("stopped", signals[exception.code]) if exception.code in signals else ("failed", f"exit {exception}")
     if isinstance(exception, ProcessRaisedException):  # a traceback of another process
         return "failed", str(exception).strip().rpartition("\n")[2]
-    told = one_line(exception)[:300]
-    name = type(exception).__name__
-    return "failed", told if isinstance(exception, UserError) else f"{name}: {told}" if told else name
+    name = "" if isinstance(exception, UserError) else f"{type(exception).__name__}: "
+    return "failed", f"{name}{one_line(exception)[:300]}".removesuffix(": ")
 
 
-def plain(value: float | None) -> float | str | None:
-    """A number as JSON has it."""
+def _plain(value: float | None) -> float | str | None:
+    """Return a number as JSON has it."""
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _git(record: Path) -> dict[str, Any]:
-    """The commit that the record's last entry names, and whether files were changed since."""
-    entries = yaml.load(record.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    git = entries[-1]["git"] or {"commit": None, "changes": None}
-    return {"commit": git["commit"], "changes": git["changes"]}
-
-
-def _replace(part: Path, path: Path) -> None:
-    for attempt in range(5):
-        try:
-            part.replace(path)
-            return
-        except PermissionError:  # on Windows, while somebody reads it
-            if attempt == 4:
-                raise
-            time.sleep(0.02)
 
 
 def _now() -> str:
