@@ -24,7 +24,7 @@ from src.engine.checkpoint.resume import Resume
 from src.engine.errors import UserError
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
-from src.engine.loggers.trackers.callback import Trackers
+from src.engine.loggers.trackers import Trackers
 from src.engine.run.console import Bar, Console
 from src.engine.run.finite import Finite
 from src.engine.run.run import Run, RunCallback

@@ -1,39 +1,50 @@
-"""Trackers beside metrics.csv: what needs none of them to be installed; the rest is in test_trackers_real.py."""
+"""Trackers beside metrics.csv: without any that is installed, and each for real without its server."""
 
+import contextlib
+import importlib.util
+import io
 import json
+import os
+import signal
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from PIL import Image
 
-from src.cli import main
-from src.engine.loggers.trackers import guard, kinds
-from src.engine.loggers.trackers.callback import Trackers
-from src.engine.loggers.trackers.media import send_picture
-from src.engine.loggers.trackers.options import flat_options
-from src.engine.run.run import Run
+from src.engine.loggers import trackers
+from src.engine.loggers.trackers import Trackers, flat_options, group_and_name, send_picture
+from src.engine.run.run import Run, RunCallback
 from tests import stopping
+from tests.conftest import PROJECT
+from tests.processes import free_port, processes
+
+OPTIONS = {
+    "tensorboard": "--track.tensorboard=true",
+    "wandb": "--track.wandb=offline",
+    "mlflow": "--track.mlflow=sqlite:///mlflow.db",
+}
+HERE = [name for name, modules in trackers.MODULES.items() if any(map(importlib.util.find_spec, modules))]
+ALL = [OPTIONS[name] for name in HERE]
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+LR = "model.optimizer.lr"
 
 
 def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_made(cli, monkeypatch):
     for module in ("wandb", "mlflow", "tensorboard", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)  # Python's own way to say that there is none
     Path("sums.yaml").write_text(yaml.safe_dump(stopping.config()))
-    done = cli(
-        "fit",
-        "--config",
-        "sums.yaml",
-        "--track.wandb=offline",
-        "--track.mlflow=sqlite:///m.db",
-        "--track.tensorboard=true",
-    )
+    done = cli("fit", "--config", "sums.yaml", *OPTIONS.values())
     assert done.code != 0
     assert done.err == (
-        "error: --track.tensorboard, --track.wandb, --track.mlflow: not installed. Do: python -m pip install "
-        "tensorboard wandb mlflow; or go without: --track.tensorboard false --track.wandb null --track.mlflow null\n"
+        "error: --track.tensorboard, --track.wandb, --track.mlflow: not installed. Leave it out, or do: "
+        "python -m pip install tensorboard wandb mlflow\n"
     )
     assert not Path("runs").exists()
 
@@ -64,24 +75,16 @@ def test_options_have_the_names_of_the_command_line_and_numbers_stay_numbers():
     }
 
 
-def test_tensorboards_hp_metric_is_the_monitored_value_and_an_own_logger_gets_the_config(tmp_path):
-    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": "tests.engine.test_trackers.Noted"}))
-    assert Noted.params["model.optimizer.lr"] == 0.01
-    noted = [values["hp_metric"] for values in Noted.metrics if "hp_metric" in values]
-    assert noted == [float(row["val/loss"]) for row in stopping.rows(run)]
-
-
 class Noted(TensorBoardLogger):
-    """Notes what it is told, in place of writing it."""
+    """Keeps what it is sent."""
 
     params: ClassVar[dict[str, Any]] = {}
     metrics: ClassVar[list[dict[str, float]]] = []
+    name = version = save_dir = log_dir = ""
+    experiment = None
 
     def __init__(self) -> None:
         Logger.__init__(self)
-
-    name = version = save_dir = log_dir = ""
-    experiment = None
 
     def log_hyperparams(self, params, *rest):
         Noted.params.update(params)
@@ -99,6 +102,13 @@ class Noted(TensorBoardLogger):
         pass
 
 
+def test_tensorboards_hp_metric_is_the_monitored_value_and_an_own_logger_gets_the_config(tmp_path):
+    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": f"{__name__}.Noted"}))
+    assert Noted.params[LR] == 0.01
+    noted = [values["hp_metric"] for values in Noted.metrics if "hp_metric" in values]
+    assert noted == [float(row["val/loss"]) for row in stopping.rows(run)]
+
+
 @pytest.mark.parametrize(
     ("experiment", "folder", "group", "name"),
     [
@@ -111,48 +121,26 @@ class Noted(TensorBoardLogger):
     ],
 )
 def test_a_run_is_grouped_by_the_folder_between_its_experiment_and_its_own(experiment, folder, group, name):
-    assert kinds.place(experiment, Path(folder)) == (group, name)
-
-
-class Made(Logger):
-    """In place of a tracker's own logger: keeps what it is made of."""
-
-    kept: ClassVar[list[tuple[tuple[Any, ...], dict[str, Any]]]] = []
-    name = version = "made"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        Made.kept.append((args, kwargs))
-
-    def log_hyperparams(self, params):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        pass
+    assert group_and_name(experiment, Path(folder)) == (group, name)
 
 
 def test_trackers_name_the_experiment_and_group_the_runs_of_a_sweep(tmp_path, monkeypatch):
+    made = {}
     for name in ("MLFlowLogger", "WandbLogger"):
-        monkeypatch.setattr(kinds, name, Made)
-    for name in ("mlflow", "wandb"):
-        monkeypatch.setitem(kinds.PACKAGES, name, (name, (json.__name__,)))
-    Made.kept.clear()
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config(max_epochs=1)))
-    words = ["fit", "--config", tmp_path / "sums.yaml", "--track.mlflow=sqlite:///m.db", "--track.wandb=offline"]
-    for experiment in ("cats", "pets/c:ats?"):
-        folder = tmp_path / "runs" / experiment / "sweep_0/version_3"
-        main([*words, f"--experiment={experiment}"], folder=folder)
-    found = [(args[0], args[1], kwargs["tags"].get("group")) for args, kwargs in Made.kept if "tags" in kwargs]
-    assert found == [(name, "sweep_0/version_3", "sweep_0") for name in ("cats", "pets/c:ats?")]
-    found = [(kwargs["project"], args[0], kwargs["group"]) for args, kwargs in Made.kept if "project" in kwargs]
-    # In the address of a project W&B allows no mark of an address.
-    assert found == [
-        ("cats", "cats-sweep_0-version_3", "sweep_0"),
-        ("pets-c-ats-", "pets/c:ats?-sweep_0-version_3", "sweep_0"),
-    ]
+        monkeypatch.setattr(trackers, name, lambda *args, _name=name, **kwargs: made.update({_name: (args, kwargs)}))
+    monkeypatch.setattr(trackers, "construct", lambda cls, *args, **kwargs: cls(*args, **kwargs))
+    folder = tmp_path / "runs/pets/c:ats?/sweep_0/version_3"
+    folder.mkdir(parents=True)
+    for name, option in (("mlflow", "sqlite:///m.db"), ("wandb", "offline")):
+        trackers.make(name, option, folder, "pets/c:ats?")
+    (experiment, title, *_), more = made["MLFlowLogger"]
+    assert (experiment, title, more["tags"]["group"]) == ("pets/c:ats?", "sweep_0/version_3", "sweep_0")
+    (title, _), more = made["WandbLogger"]
+    assert (title, more["group"]) == ("pets/c:ats?-sweep_0-version_3", "sweep_0")
+    assert more["project"] == "pets-c-ats-"  # W&B allows no mark of an address
 
 
-def test_mlflow_gets_names_that_it_takes(tmp_path):
+def test_mlflow_gets_names_that_it_takes():
     class Named(MLFlowLogger):
         def __init__(self) -> None:
             self.params = {}
@@ -160,9 +148,9 @@ def test_mlflow_gets_names_that_it_takes(tmp_path):
         def log_hyperparams(self, params):
             self.params = params
 
-    logger, trackers = Named(), Trackers()
-    trackers.run = Run(config={"data": {"names": {"acc@1 (top)": 3, "a/b": 4, "c-d": 5}}})
-    trackers._tell_the_config(logger)
+    logger, callback = Named(), Trackers()
+    callback.run = Run(config={"data": {"names": {"acc@1 (top)": 3, "a/b": 4, "c-d": 5}}})
+    callback._send_config(logger)
     assert logger.params == {"data.names.acc_1 _top_": 3, "data.names.a_b": 4, "data.names.c-d": 5}
 
 
@@ -185,28 +173,249 @@ class _UsageError(Exception):
 
 
 def test_a_tracker_without_a_login_is_one_line_before_training(tmp_path, capfd):
-    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": "tests.engine.test_trackers.Down"}))
+    run = stopping.fit(tmp_path, stopping.config(logger={"class_path": f"{__name__}.Down"}))
     err = capfd.readouterr().err
     assert "error: Down: api_key not configured. Run wandb login." in err
     assert "Traceback" not in err
     assert not (run / "metrics.csv").exists()
 
 
-def test_a_tracker_that_fails_is_told_once_left_alone_and_tried_again(capfd, monkeypatch):
+@pytest.mark.parametrize(("pause_s", "calls"), [(60.0, 1), (0.0, 3)])
+def test_a_tracker_that_fails_is_reported_once_left_alone_and_tried_again(capfd, monkeypatch, pause_s, calls):
+    monkeypatch.setattr(trackers, "PAUSE_S", pause_s)
     logger = Down()
-    guard.forgive(logger)
     for _ in range(3):
-        logger.log_metrics({"val/loss": 1.0}, step=1)
-    told = "warning: Down: The server does not answer. The run goes on; metrics.csv has its numbers.\n"
-    assert (logger.calls, capfd.readouterr().err) == (1, told)
-    monkeypatch.setattr(guard, "PAUSE_S", 0.0)
-    again = Down()
-    guard.forgive(again)
-    for _ in range(3):
-        again.log_metrics({"val/loss": 1.0}, step=1)
-    assert (again.calls, capfd.readouterr().err) == (3, told)
+        trackers.attempt(logger, logger.log_metrics, {"val/loss": 1.0}, step=1)
+    said = "warning: Down: The server does not answer. The run continues; metrics.csv has its numbers.\n"
+    assert (logger.calls, capfd.readouterr().err) == (calls, said)
 
 
-def test_a_picture_is_no_matter_for_a_logger_of_another_kind(tmp_path, capfd):
-    send_picture([Down()], "square", tmp_path / "square.png", 1)
-    assert capfd.readouterr().err == ""
+class Draws(RunCallback):
+    """Sends a red square of 6 by 4 after the training, and a green one after the test."""
+
+    def on_train_end(self, trainer, module):
+        self._send(trainer, "square", RED)
+
+    def on_test_end(self, trainer, module):
+        self._send(trainer, "test_square", GREEN)
+
+    def _send(self, trainer, name, colour):
+        path = self.run.folder / f"{name}.png"
+        if trainer.is_global_zero:
+            Image.new("RGB", (6, 4), colour).save(path)
+        send_picture(trainer.loggers, name, path, trainer.global_step)
+
+
+def environment(folder):
+    """Where nobody is logged in, and trackers write nothing outside the folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    places = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    return inherited | {"HOME": str(folder), "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+
+
+def python(*words, cwd, **env):
+    """Run Python there, over an experiment of two epochs and their test, drawn."""
+    callbacks = tuple({"class_path": f"{__name__}.{name}"} for name in ("Draws", "Interrupts"))
+    made = stopping.config(callbacks=callbacks, max_epochs=2) | {"test_after_fit": True}
+    (cwd / "sums.yaml").write_text(yaml.safe_dump(made))
+    command, env = [sys.executable, *map(str, words)], environment(cwd) | env
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+FIT = ("-m", "src", "fit", "--config", "sums.yaml")
+
+
+def wandb_records(file):
+    """What W&B wrote offline: records in LevelDB's log format. It has no reader in Python."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, record = file.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if (left := 32_768 - place % 32_768) < 7:  # a block's rest has no room for a header
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # the whole of a record, or its end
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+def wandb_rows(file):
+    """The rows of a run's history."""
+    found = [each.history.item for each in wandb_records(file) if each.WhichOneof("record_type") == "history"]
+    return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row} for row in found]
+
+
+def needs(name):
+    return pytest.mark.skipif(name not in HERE, reason=f"{name} is not installed: make trackers")
+
+
+def colour(content):
+    """Of a picture of 6 by 4 in one colour."""
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (6, 4)
+        (found,) = image.convert("RGB").getcolors()
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A fit of two epochs and its test, resumed for a third."""
+    folder = tmp_path_factory.mktemp("tracked")
+    resume = ("-m", "src", "fit", "--ckpt_path", "runs/sums/version_0", "--trainer.max_epochs=3")
+    for words in ((*FIT, *ALL), resume):
+        done = python(*words, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "warning: " not in done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted(folder):
+    """What metrics.csv has, by the step as trackers count it; the first test's row made room for the third epoch."""
+    found = stopping.rows(folder / "runs/sums/version_0")
+    *epochs, test = [{name: float(value) for name, value in row.items() if value} for row in found]
+    assert len(epochs) == 3
+    first_test = min(row["val/loss"] for row in epochs[:2])  # it has the rows of the validation
+    return {
+        "val/loss": {row["step"] - 1: row["val/loss"] for row in epochs},
+        "train/loss": {row["step"] - 1: row["train/loss"] for row in epochs},
+        "test/loss": {24: first_test, 36: test["test/loss"]},
+    }
+
+
+def assert_all_is_there(scalars, wanted):
+    """Each value once, at its step."""
+    for name, values in wanted.items():
+        assert scalars[name] == pytest.approx(values), name
+
+
+@pytest.mark.slow
+@needs("tensorboard")
+def test_tensorboard_has_it_all(folder, wanted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(folder / "runs/sums/version_0"))
+    events.Reload()
+    scalars = {tag: {each.step: each.value for each in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    assert_all_is_there(scalars, wanted)
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    options = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert options[LR].number_value == 0.01
+    assert options["model.optimizer"].string_value == "torch.optim.Adam"
+    assert {each.step: colour(each.encoded_image_string) for each in events.Images("square")} == {24: RED, 36: RED}
+    assert colour(events.Images("test_square")[-1].encoded_image_string) == GREEN
+
+
+@pytest.mark.slow
+@needs("mlflow")
+def test_mlflow_has_it_all_in_one_run(folder, wanted, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(folder)
+    client = MlflowClient("sqlite:///mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("sums").experiment_id])
+    history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    assert_all_is_there({name: {each.step: each.value for each in found} for name, found in history.items()}, wanted)
+    assert float(run.data.params[LR]) == 0.01
+    assert run.info.status == "FINISHED"
+    files = sorted(folder.glob(f"mlruns/*/{run.info.run_id}/artifacts/images/*.png"))
+    pictures = [(each.name.split("+")[0], colour(each.read_bytes())) for each in files]
+    assert pictures == [("square", RED)] * 2 + [("test_square", GREEN)] * 2
+
+
+@pytest.mark.slow
+@needs("wandb")
+def test_wandb_has_it_all_in_two_parts_of_one_run(folder, wanted):
+    run = folder / "runs/sums/version_0"
+    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
+    assert [file.stem for file in files] == [f"run-{(run / 'wandb_id').read_text()}"] * 2
+    found = [row for file in files for row in wandb_rows(file)]
+    numbers = [row["_step"] for row in found]
+    assert numbers == sorted(set(numbers))
+    scalars = {}
+    for row in found:
+        for name, value in row.items():
+            scalars.setdefault(name, {})[row.get("trainer/global_step")] = value
+    assert_all_is_there(scalars, wanted)
+    config = {
+        each.key or each.nested_key[0]: json.loads(each.value_json)
+        for record in wandb_records(files[0])
+        if record.WhichOneof("record_type") == "config"
+        for each in record.config.update
+    }
+    assert config[LR] == 0.01
+    for name, expected in (("square", RED), ("test_square", GREEN)):
+        for file in files:
+            (picture,) = file.parent.glob(f"files/media/images/{name}_*.png")
+            assert colour(picture.read_bytes()) == expected
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_in_each_tracker(tmp_path):
+    """MLflow makes its tables when it is first asked; two at once stumble over each other."""
+    done = python(*FIT, *ALL, *processes(2), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs/sums/version_0"
+    if "mlflow" in HERE:
+        assert done.stderr.count("Creating initial MLflow database tables") == 1
+        with sqlite3.connect(tmp_path / "mlflow.db") as tables:
+            assert tables.execute("select count(*) from runs").fetchone() == (1,)
+            ((last,),) = tables.execute("select value from metrics where key = 'val/loss' and step = 11").fetchall()
+        assert last == pytest.approx(float(stopping.rows(run)[1]["val/loss"]))
+    if "wandb" in HERE:
+        (file,) = run.glob("wandb/offline-run-*/*.wandb")
+        assert sum("val/loss" in row for row in wandb_rows(file)) == 2
+
+
+@pytest.mark.slow
+@needs("wandb")
+def test_two_fits_of_one_program_are_two_runs(tmp_path):
+    """As of a sweep: W&B alone would write the second into the first."""
+    done = python("-c", f"from src.cli import main\nfor _ in range(2): main({[*FIT[2:], *ALL]})", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for number in range(2):
+        (file,) = tmp_path.glob(f"runs/sums/version_{number}/wandb/offline-run-*/*.wandb")
+        assert sum("test/loss" in row for row in wandb_rows(file)) == 1
+
+
+@pytest.mark.slow
+@needs("wandb")
+def test_without_a_login_nothing_is_trained(tmp_path):
+    done = python(*FIT, "--track.wandb=online", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("error: WandbLogger: No API key")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/*/metrics.csv"))
+
+
+class Interrupts(Callback):
+    """Ends the server whose number the environment has, and its children, amid the second epoch."""
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        if trainer.global_step == 18 and "SERVER" in os.environ:
+            os.killpg(int(os.environ["SERVER"]), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@needs("mlflow")
+def test_a_server_that_goes_away_costs_no_fit(tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", "sqlite:///server.db", "--workers", "1"]
+    started = {"cwd": tmp_path, "env": environment(tmp_path), "start_new_session": True}
+    with subprocess.Popen([*command, f"--port={port}"], **started, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert any("startup complete" in line for line in server.stderr)
+            env = {"SERVER": str(server.pid), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+            done = python(*FIT, f"--track.mlflow=http://127.0.0.1:{port}", cwd=tmp_path, **env)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: MLFlowLogger: ") == 1
+    assert len(stopping.rows(tmp_path / "runs/sums/version_0")) == 3
+    with sqlite3.connect(tmp_path / "server.db") as tables:
+        assert tables.execute("select count(*) from metrics where key = 'val/loss'").fetchone() == (1,)

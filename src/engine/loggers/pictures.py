@@ -78,7 +78,7 @@ class Picture(RunCallback):
         if len(other) < len(caught):
             print(f"note: {path.name} has boxes for letters that no font here has. {FONTS}", file=sys.stderr)
         if trainer.loggers:
-            from src.engine.loggers.trackers.media import send_picture
+            from src.engine.loggers.trackers import send_picture
 
             send_picture(trainer.loggers, name, path, trainer.global_step)
 
