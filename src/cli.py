@@ -23,9 +23,9 @@ from src.engine.config.parser import Parser, look_ahead, verb_options
 from src.engine.config.programs import programs
 from src.engine.config.renamed import follow_renamed
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
-from src.engine.data.seeds import seeded, settle_seed
+from src.engine.data.seeding import seeded, settle_seed
 from src.engine.errors import UserError, one_line
-from src.engine.lightning_fixes.parts import Trainer, spare_the_question_for_a_gpu
+from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
 from src.engine.paths import expanded
 from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
 from src.engine.run.failures import READ_WELL, devices_here, explained

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,7 +16,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from src.cli import main
 from src.data.loader import TensorLoader
-from src.engine.data.order import RunSeed
 
 
 class Stopped(Exception):
@@ -96,9 +96,7 @@ class Sums(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         data = tuple(value.to(trainer.strategy.root_device) for value in self.data)
-        return TensorLoader(
-            data, self.batch_size, rows=rows, shuffle=shuffle, rank=trainer.global_rank, world_size=trainer.world_size
-        )
+        return TensorLoader(data, self.batch_size, rows=rows, shuffle=shuffle)
 
     def train_dataloader(self) -> TensorLoader:
         return self._loader(torch.arange(48), shuffle=True)
@@ -233,13 +231,13 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any:
     """Let a loader be one of a fit with this seed that has so many batches of its epoch behind it."""
-    run_seed = RunSeed(Trainer(logger=False, accelerator="cpu"), seed)
-    count = SimpleNamespace(
+    progress: Any = SimpleNamespace(
         fetched=lambda: batches,
         trained=lambda: batches,
         first_epoch=lambda: 0,
         cycles=cycles,
         note_exhausted=lambda loader: None,
     )
-    loader.follow(run_seed, "train", 0, count)
+    run_seed: Any = SimpleNamespace(value=seed)
+    loader.follow(replace(loader.role, seed=run_seed, stage="train", progress=progress))
     return loader

@@ -4,14 +4,17 @@ import pytest
 import torch
 
 from src.data.loader import TensorLoader
+from src.engine.data.order import Role
 from src.engine.errors import UserError
 from tests.stopping import behind
 
 ROWS = torch.arange(23)
 
 
-def loader(**options):
-    return TensorLoader((torch.arange(30),), **{"rows": ROWS, "batch_size": 4, "shuffle": True, "seed": 0} | options)
+def loader(role=Role(), **options):
+    made = TensorLoader((torch.arange(30),), **{"rows": ROWS, "batch_size": 4, "shuffle": True, "seed": 0} | options)
+    made.follow(role)
+    return made
 
 
 def epoch(made, number=0):
@@ -63,7 +66,7 @@ def test_the_ranks_together_have_the_batches_of_one(world_size, num_rows):
     rows = torch.arange(num_rows)
     one = epoch(loader(rows=rows, batch_size=12))
     ranks = [
-        epoch(loader(rows=rows, batch_size=12 // world_size, rank=rank, world_size=world_size))
+        epoch(loader(Role(rank=rank, world_size=world_size), rows=rows, batch_size=12 // world_size))
         for rank in range(world_size)
     ]
     together = [sorted(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
@@ -78,7 +81,9 @@ def test_the_ranks_together_have_the_batches_of_one(world_size, num_rows):
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(world_size):
     values = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ranks = [TensorLoader((values,), 12 // world_size, rank=r, world_size=world_size) for r in range(world_size)]
+    ranks = [TensorLoader((values,), 12 // world_size) for _ in range(world_size)]
+    for rank, made in enumerate(ranks):
+        made.follow(Role(rank=rank, world_size=world_size))
     one = TensorLoader((values,), 12 // world_size * world_size)
     for batch, ((whole,), *parts) in enumerate(zip(one, *ranks, strict=True)):
         weighted = [part.mean() * made.weight_of(batch) for (part,), made in zip(parts, ranks, strict=True)]
@@ -96,7 +101,7 @@ def test_passes_make_one_epoch_of_many():
 
 def test_more_processes_than_samples_is_refused():
     with pytest.raises(ValueError, match=r"3 samples cannot be shared by 4 processes.*--trainer.devices to 3"):
-        TensorLoader((torch.arange(3),), 1, world_size=4)
+        len(loader(Role(world_size=4), rows=torch.arange(3)))
 
 
 def test_a_batch_size_below_one_is_refused():
@@ -110,10 +115,10 @@ def test_the_run_brings_the_seed_of_the_order_unless_the_loader_has_one_of_its_o
     assert epoch(behind(loader(seed=2), 1, seed=1)) == epoch(loader(seed=2))[1:]
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 8}, {"world_size": 2}, {"rows": ROWS[:-4]}, {"seed": 1}])
+@pytest.mark.parametrize("other", [{"batch_size": 8}, {"role": Role(world_size=2)}, {"rows": ROWS[:-4]}, {"seed": 1}])
 def test_a_position_amid_an_epoch_of_other_batches_is_refused(other):
     state = loader().state_dict()
-    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4 in the order of seed 0; now there are"):
+    with pytest.raises(ValueError, match=r"within an epoch of 6 batches of 4 in the order of seed 0; now there are"):
         behind(loader(**other), 1).load_state_dict(state)
     for batches in (0, 6):
         behind(loader(**other), batches).load_state_dict(state)  # between epochs nothing can be lost

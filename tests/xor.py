@@ -28,8 +28,7 @@ class XorDataModule(LightningDataModule):
     def _loader(self, passes: int) -> TensorLoader:
         trainer = self.trainer
         tensors = tuple(tensor.to(trainer.strategy.root_device) for tensor in (INPUTS, TARGETS))
-        rank, world_size = trainer.global_rank, trainer.world_size
-        return TensorLoader(tensors, self.batch_size, passes=passes, rank=rank, world_size=world_size)
+        return TensorLoader(tensors, self.batch_size, passes=passes)
 
     def train_dataloader(self) -> TensorLoader:
         return self._loader(self.passes)

@@ -1,6 +1,6 @@
 """An exponential moving average of the weights: named in YAML, see configs/callbacks/ema.yaml."""
 
-from src.engine.lightning_fixes.parts import EmaAlsoInTheTest
+from src.engine.lightning_fixes.trainer import EmaAlsoInTheTest
 
 
 class Ema(EmaAlsoInTheTest):

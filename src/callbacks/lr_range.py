@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.engine.data.adopt_module import batch_weight
+from src.engine.data.order import batch_weight
 
 AROUND = 5  # steps to either side over which a slope is taken
 

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.parts import AverageAlsoInTheTest
+from src.engine.lightning_fixes.trainer import AverageAlsoInTheTest
 
 
 class Swa(AverageAlsoInTheTest):

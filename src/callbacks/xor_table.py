@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
-from src.engine.data.adopt_module import batch_weight
+from src.engine.data.order import batch_weight
 
 
 class XorTable(Callback):

@@ -8,6 +8,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from src.engine.data.map_loader import MapLoader
+from src.engine.data.order import Role
 from tests.benchmarks.stopwatch import stopwatch
 
 NUM_IMAGES = 20_000
@@ -40,4 +41,4 @@ def bare(root: str, seed: int, num_workers: int) -> dict[str, Any]:
 def adopted(root: str, seed: int, num_workers: int) -> dict[str, Any]:
     """As a run of the command line has it."""
     torch.manual_seed(seed)
-    return _drive(MapLoader(_loader(root, num_workers), rank=0, world_size=1))
+    return _drive(MapLoader(_loader(root, num_workers), Role()))

@@ -1,16 +1,12 @@
 """Several processes train like one, and evaluate exactly."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from torchvision.io import write_png
 
-from tests.conftest import PROJECT
 from tests.processes import (
     IN_DOUBLE,
     MNIST,
@@ -150,28 +146,3 @@ def test_a_run_resumed_by_several_processes_goes_on_where_it_was(tmp_path, toget
     assert weights(run).keys() == weights(whole).keys()
     for name, value in weights(whole).items():
         assert torch.equal(weights(run)[name], value), name
-
-
-ORDERS = """
-import torch
-from torch.distributed import destroy_process_group, init_process_group
-from src.data.loader import TensorLoader
-
-init_process_group("gloo")
-rank = torch.distributed.get_rank()
-torch.manual_seed(rank)  # as `--seed_everything false` leaves them
-loader = TensorLoader((torch.arange(40),), 5, shuffle=True, rank=rank, world_size=2)
-shares = [None, None]
-torch.distributed.all_gather_object(shares, torch.cat([batch for (batch,) in loader]))
-assert torch.cat(shares).sort().values.tolist() == list(range(40))
-torch.distributed.barrier()
-destroy_process_group()  # gloo's threads may abort a process that ends without it
-"""
-
-
-@pytest.mark.slow
-def test_processes_without_a_common_seed_agree_on_an_order(tmp_path):
-    (tmp_path / "orders.py").write_text(ORDERS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(tmp_path / "orders.py")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

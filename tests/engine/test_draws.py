@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from src.engine.data.draws import Seeded
 from src.engine.data.map_loader import MapLoader
+from src.engine.data.order import Role
+from src.engine.data.seeding import SeededDataset
 from tests.stopping import behind
 
 N = 20
@@ -52,7 +53,7 @@ class Ready(Noise):
 
 def take_over(dataset: Any, size: int | None = 4, workers: int = 0, seed: int = 0, **options: Any) -> MapLoader:
     torch.manual_seed(seed)
-    return MapLoader(DataLoader(dataset, size, True, num_workers=workers, **options), 0, 1)
+    return MapLoader(DataLoader(dataset, size, True, num_workers=workers, **options), Role())
 
 
 def epoch(made: MapLoader, number: int = 0) -> dict[int, list[float]]:
@@ -94,7 +95,7 @@ def test_the_three_generators_do_not_draw_the_same():
 def test_ranks_draw_what_one_process_does():
     whole = epoch(take_over(Noise()))
     torch.manual_seed(0)
-    ranks = [epoch(MapLoader(DataLoader(Noise(), 4, True), rank, 3)) for rank in range(3)]
+    ranks = [epoch(MapLoader(DataLoader(Noise(), 4, True), Role(rank=rank, world_size=3))) for rank in range(3)]
     assert ranks[0] | ranks[1] | ranks[2] == whole
 
 
@@ -184,13 +185,13 @@ def states() -> list[Any]:
 def test_the_generators_of_the_process_are_as_they_were_after_each_batch_and_after_an_error(collate):
     torch.manual_seed(4), random.seed(4), np.random.seed(4)
     random.gauss(0, 1), np.random.normal()  # each keeps a second number for later
-    seeded = Seeded(Noise(), collate)
+    seeded = SeededDataset(Noise(), collate)
     before = states()
     for _ in range(2):
-        seeded.collate(seeded.__getitems__([(1, 2), (1, 3)]))
+        seeded.collate((1, [2, 3]))
         assert states() == before
     with pytest.raises(RuntimeError, match="Unknown index"):
-        seeded.__getitems__([(1, 2), (1, Broken())])
+        seeded.collate((1, [2, Broken()]))
     assert states() == before
     np.random.seed(5)
     assert np.random.rand() == np.random.RandomState(5).rand()
@@ -224,8 +225,8 @@ class Broken:
 
 def test_an_index_counts_by_its_number_whatever_its_type():
     def drawn(index: Any) -> list[float]:
-        seeded = Seeded(Noise(), default_collate)
-        return seeded.__getitems__([(1, index)])[0].tolist()
+        seeded = SeededDataset(Noise(), default_collate)
+        return seeded.collate((1, [index]))[0].tolist()
 
     assert drawn(3) == drawn(np.int64(3)) == drawn(torch.tensor(3))
     assert drawn(3) != drawn(4)
@@ -237,7 +238,7 @@ def test_an_index_that_is_no_number_counts_by_what_it_says():
             return torch.tensor([DRAWS[name]() for name in self.names])
 
     def drawn(index: Any) -> list[float]:
-        return Seeded(Words(), default_collate).__getitems__([(1, index)])[0].tolist()
+        return SeededDataset(Words(), default_collate).collate((1, [index]))[0].tolist()
 
     assert drawn("a") == drawn("a") != drawn("b")
     assert drawn(("a", 1)) == drawn(("a", 1)) != drawn(("a", 2))

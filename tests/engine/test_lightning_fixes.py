@@ -27,8 +27,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.engine.data.adopt import adopt
-from src.engine.lightning_fixes.loops import settle, take_back_an_early_stop
-from src.engine.lightning_fixes.parts import (
+from src.engine.lightning_fixes.loops import reset_loop_counters, take_back_an_early_stop
+from src.engine.lightning_fixes.trainer import (
     EmaAlsoInTheTest,
     NoProfiler,
     QuickAttributes,
@@ -305,7 +305,7 @@ def test_what_a_class_does_when_attributes_are_set_is_done_for_strings_and_none(
             setattr(module, name, "a string")
 
 
-# --- step_plateau, settle: a run that goes on
+# --- step_plateau, reset_loop_counters: a run that goes on
 
 
 def whole_and_resumed(
@@ -331,7 +331,7 @@ def test_lightning_still_takes_the_batches_of_a_finished_epoch_for_those_of_the_
         path = tmp_path / f"{validate}.ckpt"
         whole, resumed = whole_and_resumed(path, "on_train_epoch_start", 2, validate=validate, max_epochs=3)
         right.append(whole.seen[3:] == resumed.seen)
-    assert not all(right), "the next epoch is trained as a whole: settle can go, but see the test of max_steps"
+    assert not all(right), "the next epoch is trained as a whole: reset_loop_counters can go, see the test of max_steps"
 
 
 def test_lightning_still_counts_one_batch_too_many_with_max_steps(tmp_path):
@@ -342,7 +342,7 @@ def test_lightning_still_counts_one_batch_too_many_with_max_steps(tmp_path):
     whole.fit(Plain(), DATA, DATA)
     states = [saved(trainer, tmp_path / "a.ckpt")["loops"]["fit_loop"] for trainer in (then, whole)]
     batches = [state["epoch_loop.state_dict"]["_batches_that_stepped"] for state in states]
-    assert batches == [7, 6], "a resumed run counts as the whole one: the last lines of settle can go"
+    assert batches == [7, 6], "a resumed run counts as the whole one: the last lines of reset_loop_counters can go"
 
 
 class Own(Plain):
@@ -392,7 +392,7 @@ def test_lightning_still_counts_a_skipped_batch_by_half(tmp_path):
     trainer = plain(max_epochs=2)
     trainer.fit(Skips(), DATA)
     totals = saved(trainer, tmp_path / "a.ckpt")["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
-    assert totals["ready"] > totals["started"], "the first lines of settle can go"
+    assert totals["ready"] > totals["started"], "the first lines of reset_loop_counters can go"
 
 
 # --- double_before_weights, EmaAlsoInTheTest: the weights that are loaded
@@ -596,7 +596,7 @@ def test_lightning_still_hands_back_no_position_between_two_epochs(tmp_path):
     plain(Save(path, "on_train_epoch_start", 2), max_epochs=2).fit(Plain(), keeps)
     checkpoint = torch.load(path, weights_only=True)
     loops = checkpoint["loops"]["fit_loop"]
-    settle(loops, plain(max_epochs=2))
+    reset_loop_counters(loops, plain(max_epochs=2))
     assert loops["state_dict"]["combined_loader"] == [{"place": 3}]
     torch.save(checkpoint, path)
     plain(max_epochs=2).fit(Plain(), keeps, ckpt_path=path, weights_only=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils.data import (
 )
 
 from src.engine.data.map_loader import MapLoader
+from src.engine.data.order import Role
 from tests.stopping import behind
 
 N = 23
@@ -135,7 +137,7 @@ IN_ORDER = {"in order", "list", "permutation", "subset of tensors", "the first o
 
 def take_over(form: str, rank: int = 0, world_size: int = 1, size: int = 4, seed: int = 0) -> MapLoader:
     torch.manual_seed(seed)
-    return MapLoader(FORMS[form](size), rank, world_size)
+    return MapLoader(FORMS[form](size), Role(rank=rank, world_size=world_size))
 
 
 def rows(batch: Any) -> list[int]:
@@ -211,7 +213,7 @@ def test_a_loader_that_starts_again_within_an_epoch_has_another_order_each_time(
 def test_two_loaders_of_one_length_do_not_pair_the_same_rows():
     first, second = behind(take_over("plain"), 0), behind(take_over("plain"), 0)
     assert epoch(first) == epoch(second)
-    second._number = 1
+    second.follow(replace(second.role, number=1))
     assert epoch(first) != epoch(second)
 
 
@@ -249,10 +251,8 @@ RESTS = {
 
 
 def of_ranks(make: Any, world_size: int, stage: str) -> list[MapLoader]:
-    ranks = [MapLoader(make(), rank, world_size) for rank in range(world_size)]
-    for made in ranks:
-        made.stage = stage
-    return ranks
+    roles = [Role(stage=stage, rank=rank, world_size=world_size) for rank in range(world_size)]
+    return [MapLoader(make(), role) for role in roles]
 
 
 @pytest.mark.parametrize("length", [21, 22, 24, 25, 26])
@@ -319,7 +319,7 @@ class Mine(DistributedSampler[Any]):
     ],
 )
 def test_a_sampler_that_knows_its_share_keeps_it(make):
-    ranks = [epoch(MapLoader(make(rank), rank, 2)) for rank in range(2)]
+    ranks = [epoch(MapLoader(make(rank), Role(rank=rank, world_size=2))) for rank in range(2)]
     assert set(flat(flat(ranks))) == set(range(N))
     assert len(flat(flat(ranks))) == N + 1  # torch's pads
 
@@ -331,7 +331,7 @@ def test_batches_of_tensors_are_the_bare_loaders_and_no_sample_is_asked_for(monk
         bare = list(DataLoader(source, 4))
         with monkeypatch.context() as patch:
             patch.setattr(TensorDataset, "__getitem__", lambda *args: pytest.fail("a sample was asked for"))
-            ours = list(MapLoader(DataLoader(source, 4, num_workers=2), 0, 1))
+            ours = list(MapLoader(DataLoader(source, 4, num_workers=2), Role()))
         assert len(ours) == len(bare)
         for batch, expected in zip(ours, bare, strict=True):
             assert type(batch) is type(expected)
@@ -343,7 +343,7 @@ def test_batches_of_tensors_are_the_bare_loaders_and_no_sample_is_asked_for(monk
 
 def test_tensors_with_a_collate_function_of_ones_own_go_through_it():
     made = MapLoader(
-        DataLoader(TensorDataset(torch.arange(N)), 4, collate_fn=lambda s: default_collate(s)[0] * 2), 0, 1
+        DataLoader(TensorDataset(torch.arange(N)), 4, collate_fn=lambda s: default_collate(s)[0] * 2), Role()
     )
     assert flat(epoch(made)) == list(range(0, 2 * N, 2))
 
@@ -367,7 +367,7 @@ def test_the_generators_of_the_process_are_left_alone(form):
     if form in FORMS:
         made = take_over(form)
     else:
-        made = MapLoader(DataLoader(Drawing(), 4, True, num_workers=2 * (form == "two workers")), 0, 1)
+        made = MapLoader(DataLoader(Drawing(), 4, True, num_workers=2 * (form == "two workers")), Role())
     random.seed(3), np.random.seed(3)
     before = states()
     for number in range(2):
@@ -380,7 +380,7 @@ def test_the_generators_of_the_process_are_left_alone(form):
 def test_the_loader_of_the_user_is_left_as_it_is():
     loader = DataLoader(Numbers(), 4, True)
     before = dict(vars(loader))
-    list(MapLoader(loader, 0, 1))
+    list(MapLoader(loader, Role()))
     assert vars(loader) == before
     assert sorted(flat(batch.tolist() for batch in loader)) == list(range(N))
 
@@ -389,7 +389,7 @@ def test_the_loader_of_the_user_is_left_as_it_is():
 def test_workers_change_nothing_and_stay_if_they_are_to(options):
     alone = take_over("plain")
     torch.manual_seed(0)
-    made = MapLoader(DataLoader(Numbers(), 4, True, num_workers=2, **options), 0, 1)
+    made = MapLoader(DataLoader(Numbers(), 4, True, num_workers=2, **options), Role())
     for number in (0, 1):
         assert epoch(made, number) == epoch(alone, number)
     # One left early, as a limit of batches does, is followed by a whole one.
@@ -402,9 +402,9 @@ def test_workers_change_nothing_and_stay_if_they_are_to(options):
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
 def test_workers_that_are_not_forked_change_nothing(context):
     torch.manual_seed(0)
-    alone = MapLoader(DataLoader(Drawing(), 4, True), 0, 1)
+    alone = MapLoader(DataLoader(Drawing(), 4, True), Role())
     made = MapLoader(
-        DataLoader(Drawing(), 4, True, num_workers=2, multiprocessing_context=context, persistent_workers=True), 0, 1
+        DataLoader(Drawing(), 4, True, num_workers=2, multiprocessing_context=context, persistent_workers=True), Role()
     )
     for number in (0, 1):
         made.set_epoch(number), alone.set_epoch(number)
@@ -412,33 +412,22 @@ def test_workers_that_are_not_forked_change_nothing(context):
 
 
 def test_an_order_that_is_kept_is_the_datas_and_each_epochs():
-    made = MapLoader(DataLoader(Numbers(), 4, True), 0, 1, keep_order=True)
+    made = MapLoader(DataLoader(Numbers(), 4, True), Role(keep_order=True))
     assert flat(epoch(made, 0)) == flat(epoch(made, 1)) == list(range(N))
-    made = MapLoader(DataLoader(Numbers(), 4, sampler=weighted()), 0, 1, keep_order=True)
+    made = MapLoader(DataLoader(Numbers(), 4, sampler=weighted()), Role(keep_order=True))
     assert epoch(made, 0) == epoch(made, 1)
-
-
-class Endless(Sampler[int]):
-    def __iter__(self):
-        yield from itertools.repeat(0)
-
-
-def test_a_sampler_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr("src.engine.data.draw_sampler.ENDLESS", 1_000)
-    with pytest.raises(ValueError, match=r"Endless goes on after 1,000 indices.*a sampler has to end"):
-        len(MapLoader(DataLoader(Numbers(), 4, sampler=Endless()), 0, 1))
 
 
 def test_more_processes_than_samples_and_batches_that_are_all_dropped_are_refused():
     with pytest.raises(ValueError, match=r"23 samples cannot be shared by 24 processes"):
-        len(MapLoader(DataLoader(Numbers(), 4), 0, 24))
+        len(MapLoader(DataLoader(Numbers(), 4), Role(world_size=24)))
     with pytest.raises(ValueError, match=r"drop_last leaves no batch: 23 samples are fewer than batch_size=12 times 2"):
-        len(MapLoader(DataLoader(Numbers(), 12, drop_last=True), 0, 2))
+        len(MapLoader(DataLoader(Numbers(), 12, drop_last=True), Role(world_size=2)))
 
 
 def test_a_position_amid_an_epoch_of_other_batches_is_refused():
     state = take_over("plain").state_dict()
-    with pytest.raises(ValueError, match=r"amid an epoch of 6 batches of 4; now there are 3 batches of 8"):
+    with pytest.raises(ValueError, match=r"within an epoch of 6 batches of 4 .*; now there are 3 batches of 8"):
         behind(take_over("plain", size=8), 1).load_state_dict(state)
     for batches in (0, 6):
         behind(take_over("plain", size=8), batches).load_state_dict(state)  # between epochs nothing can be lost

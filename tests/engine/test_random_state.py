@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.engine.data.random_state import random_state, set_random_state
+from src.engine.data.seeding import random_state, set_random_state
 from tests.stopping import config, fit, resume, run_differences
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
 from src.engine.data.adopt import adopt
-from src.engine.data.seeds import seeded, settle_seed
+from src.engine.data.seeding import seeded, settle_seed
 from src.module import LitModule
 from tests.conftest import PROJECT
 from tests.processes import launch, processes

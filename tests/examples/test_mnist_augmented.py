@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from src.data.mnist_augmented import AugmentedMNISTDataModule
 from src.engine.data.map_loader import MapLoader
+from src.engine.data.order import Role
 from tests.conftest import CONFIGS
 from tests.stopping import run_differences, run_main
 
@@ -33,7 +34,7 @@ def test_the_loader_is_an_ordinary_one():
 def test_an_image_is_changed_in_another_way_in_each_epoch_and_alike_with_any_number_of_workers():
     def epochs(num_workers: int) -> list[dict[int, torch.Tensor]]:
         torch.manual_seed(0)
-        made = MapLoader(data(num_workers).train_dataloader(), 0, 1)
+        made = MapLoader(data(num_workers).train_dataloader(), Role())
         found = []
         for epoch in range(2):
             made.set_epoch(epoch)
@@ -48,7 +49,7 @@ def test_an_image_is_changed_in_another_way_in_each_epoch_and_alike_with_any_num
 
 
 def test_overfitting_takes_the_same_images_changed_alike_in_each_epoch():
-    made = MapLoader(data(0).train_dataloader(), 0, 1, keep_order=True)
+    made = MapLoader(data(0).train_dataloader(), Role(keep_order=True))
     epochs = []
     for epoch in range(2):
         made.set_epoch(epoch)

@@ -20,7 +20,7 @@ from src.engine.checkpoint.monitors import (
 )
 from src.engine.checkpoint.plain import refuse_unstorable
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import settle, step_plateau, take_back_an_early_stop
+from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
 from src.engine.run.run import RunCallback
 
 # Several processes have to agree on whether it is time.
@@ -173,7 +173,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.run.config
-        settle(checkpoint["loops"]["fit_loop"], trainer)
+        reset_loop_counters(checkpoint["loops"]["fit_loop"], trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.run.best_score}

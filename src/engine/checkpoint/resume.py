@@ -11,12 +11,11 @@ from lightning.pytorch import LightningModule, Trainer
 from src.engine.checkpoint.build import check_fit
 from src.engine.checkpoint.plain import Snapshot, common_changes, pack_checkpoint, set_metric_states, unpack
 from src.engine.checkpoint.resume_options import apply_changes, optimization
-from src.engine.data.random_state import random_state, set_random_state
-from src.engine.data.seeds import seed_batch
+from src.engine.data.seeding import random_state, seed_batch, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
-from src.engine.lightning_fixes.parts import double_before_weights
+from src.engine.lightning_fixes.trainer import double_before_weights
 from src.engine.run.run import RunCallback
 
 

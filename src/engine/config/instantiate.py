@@ -8,8 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from src.engine.data.order import mix
-from src.engine.data.seeds import STREAMS, seeded
+from src.engine.data.order import hash_seed
+from src.engine.data.seeding import STREAMS, seeded
 from src.engine.errors import UserError
 
 # A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
@@ -56,7 +56,9 @@ class _Maker:
     def _generators(self, cls: type) -> AbstractContextManager[None]:
         """Whatever was made before it, a data module draws the same."""
         is_data = inspect.isclass(cls) and issubclass(cls, LightningDataModule)
-        return seeded(mix(self._seed, STREAMS["__init__"])) if is_data and self._seed is not None else nullcontext()
+        if not is_data or self._seed is None:
+            return nullcontext()
+        return seeded(hash_seed(self._seed, STREAMS["__init__"]))
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()

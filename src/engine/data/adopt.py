@@ -1,43 +1,35 @@
-"""Takes over whatever loaders the user's hooks return: each then orders, shares and resumes its batches by itself.
+"""Takes over what the user's hooks return and what a module does, so that a run in processes is the run in one.
 
-Lightning rebuilds, shards and wraps only a DataLoader: what it gets here is none.
+Each loader then orders, shares and resumes its batches by itself. Lightning rebuilds, shards and wraps only a
+DataLoader: what it gets here is none.
 """
 
 import copy
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from src.engine.data.adopt_module import Wrapper, adopt_module, unwrap
 from src.engine.data.map_loader import MapLoader
-from src.engine.data.order import RunLoader, RunSeed, leaves, mix
-from src.engine.data.seeds import STREAMS, has_drawn, seed_evaluation, seeded
-from src.engine.data.stream_loader import take_over
+from src.engine.data.order import Role, RunLoader, RunSeed, batch_weight, hash_seed, is_padding
+from src.engine.data.seeding import STREAMS, drawn_from, seed_evaluation, seeded
+from src.engine.data.stream_loader import StreamLoader
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs
+from src.engine.lightning_fixes.logs import repair_logs
+from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
+from src.engine.lightning_fixes.trainer import call_own_train
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
-
-
-@runtime_checkable
-class Placeable(Protocol):
-    """A loader that shares its batches among processes by itself, as TensorLoader does."""
-
-    def place(self, move: Callable[[Tensor], Tensor], rank: int, world_size: int, keep_order: bool) -> None:
-        """Settle where the batches lie and which of them are this process's.
-
-        Args:
-            move: Brings a tensor to the device of the run, each once.
-            rank: 0 to W-1.
-            world_size: W.
-            keep_order: Whether each epoch is to have the same batches.
-        """
+# Hooks that Lightning calls after those of all callbacks, and what callbacks may do after them.
+LAST = {"on_train_batch_end": "after_train_batch", "on_validation_end": "after_validation"}
 
 
 def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, seed: int | None = None) -> None:
@@ -53,19 +45,161 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
     run_seed = RunSeed(trainer, seed)
     seed_evaluation(trainer, run_seed)
-    moved: dict[int, tuple[Tensor, Tensor]] = {}
-    drew: list[str] = []
+    loaders = _Loaders(run_seed)
     for source in sources:
-        unwrap(source)
+        for name, method in list(vars(source).items()):
+            if isinstance(method, Wrapped):  # of an earlier trainer: two of them never lie around each other
+                vars(source)[name] = innermost(method)
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
-            setattr(source, hook, SeededHook(source, hook, trainer, run_seed))
+            wrap(source, hook, trainer, functools.partial(_call_seeded, run_seed))
         for hook in HOOKS:
-            setattr(source, hook, _Adopted(source, hook, trainer, run_seed, moved, drew))
+            wrap(source, hook, trainer, loaders)
         if isinstance(source, LightningModule):
-            adopt_module(trainer, source)
-            for hook, act in (("on_save_checkpoint", run_seed.save), ("on_load_checkpoint", run_seed.load)):
-                setattr(source, hook, _KeepsSeed(source, hook, trainer, act))
+            repair_logs(trainer, functools.partial(is_padding, trainer))
+            # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net made late.
+            call_own_train(source)
+            wrap(source, "on_fit_start", trainer, _call_own_train_first)
+            wrap(source, "backward", trainer, _weigh)
+            for hook in LAST:
+                wrap(source, hook, trainer, _call_callbacks_last)
+
+
+class Wrapped:
+    """A method of one object, with something around it.
+
+    A copy of the object (weight averaging makes one) has a wrapper of the copy's method, with the same trainer.
+
+    Args:
+        owner: A module or a data module.
+        name: Of the method.
+        trainer: That will call it, unless another one runs the owner by then.
+        act: Takes this object, whose `method` it calls, and the method's arguments.
+    """
+
+    def __init__(self, owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
+        self.method: Callable[..., Any] = getattr(owner, name)
+        self.owner = owner
+        self.name = name
+        self._trainer = trainer
+        self._act = act
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._act(self, *args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The method below all wrappers: Lightning looks at its code to see whether somebody wrote it."""
+        method = innermost(self)
+        return getattr(method, "func", method)
+
+    @property
+    def trainer(self) -> Trainer:
+        """Whoever runs the owner; before that, the trainer that it was adopted for."""
+        try:
+            running: Trainer | None = self.owner.trainer
+        except RuntimeError:  # of a module without one
+            running = None
+        return running if running and running.state.status == TrainerStatus.RUNNING else self._trainer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapped":
+        made = copy.copy(self)
+        memo[id(self)] = made
+        made.owner, made.method = copy.deepcopy((self.owner, self.method), memo)
+        return made
+
+
+def wrap(owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
+    """Put something around a method of one object, see `Wrapped`."""
+    setattr(owner, name, Wrapped(owner, name, trainer, act))
+
+
+def innermost(method: Any) -> Any:
+    """Return a method without the wrappers around it."""
+    while isinstance(method, Wrapped):
+        method = method.method
+    return method
+
+
+def _hook_seed(hook: Wrapped, seed: RunSeed) -> int:
+    # `prepare_data` runs on one process of several.
+    own = seed.own if hook.name == "prepare_data" else seed.value
+    if stream := STREAMS.get(hook.name):
+        return hash_seed(own, stream, isinstance(hook.owner, LightningModule))
+    # Training loaders that a fit makes again for each epoch may draw new rows for each.
+    epoch = FitProgress(hook.trainer).first_epoch() if hook.name == "train_dataloader" else 0
+    return hash_seed(own, epoch) if epoch else own
+
+
+def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
+    with seeded(_hook_seed(hook, seed)):
+        return hook.method(*args, **kwargs)
+
+
+class _Loaders:
+    """Takes over the loaders that a hook returns, before Lightning sees them.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: RunSeed) -> None:
+        self._seed = seed
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._drew: list[str] = []
+
+    def __call__(self, hook: Wrapped) -> Any:
+        trainer: Any = hook.trainer
+        number = _hook_seed(hook, self._seed)
+        with seeded(number):
+            loaders = hook.method()
+            if drawn_from(number):
+                self._warn_of_equal_numbers(hook)
+        fits = hook.name == "train_dataloader"
+        role = Role(
+            seed=self._seed,
+            stage=hook.name.partition("_")[0],
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            keep_order=trainer.overfit_batches > 0,
+            progress=FitProgress(trainer) if fits else None,
+            move=functools.partial(self._move, trainer),
+        )
+        combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+        epoch, numbered = trainer.current_epoch, enumerate(combined.flattened)
+        combined.flattened = [_take_over(each, replace(role, number=k), epoch) for k, each in numbered]
+        if fits:
+            hand_back_between_epochs(trainer, combined.flattened)
+        return combined if combined is loaders else combined.iterables
+
+    def _warn_of_equal_numbers(self, hook: Wrapped) -> None:
+        if hook.name in self._drew:
+            return
+        self._drew.append(hook.name)
+        if len(self._drew) == 2 and hook.trainer.is_global_zero:
+            print(
+                f"warning: {' and '.join(self._drew)} draw the same random numbers, so that a split drawn in both is "
+                "one split. Draw samples in setup(): here the first ones would be equal.",
+                file=sys.stderr,
+            )
+
+    def _move(self, trainer: Trainer, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._moved:
+            moved = tensor.to(trainer.strategy.root_device)
+            self._moved[id(tensor)] = (tensor, moved)  # with the first, or its id may come again
+        return self._moved[id(tensor)][1]
+
+
+def _take_over(loader: Any, role: Role, epoch: int) -> Any:
+    if isinstance(loader, RunLoader):
+        loader = copy.copy(loader)  # one that stands in two hooks serves each
+        loader.follow(role)
+    elif isinstance(loader, DataLoader):
+        loader = (StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader)(loader, role)
+    if isinstance(loader, RunLoader):
+        # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
+        loader.set_epoch(epoch)
+    return loader
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
@@ -82,115 +216,24 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
         )
 
 
-class _KeepsSeed(Wrapper):
-    """A module's hook for a checkpoint, which has the seed of the run, too."""
-
-    def __init__(self, owner: LightningModule, name: str, trainer: Trainer, act: Callable[..., None]) -> None:
-        super().__init__(owner, name, trainer)
-        self._act = act
-
-    def __call__(self, checkpoint: dict[str, Any]) -> None:
-        self._act(checkpoint)
-        self.hook(checkpoint)
+def _call_own_train_first(hook: Wrapped) -> None:
+    call_own_train(hook.owner)
+    hook.method()
 
 
-class SeededHook(Wrapper):
-    """A hook of the user's that draws from the run's seed.
-
-    Args:
-        source: Whose it is.
-        name: `prepare_data`, `setup`, or of one that returns loaders.
-        trainer: That calls it.
-        seed: Of the run.
-    """
-
-    def __init__(
-        self, source: LightningModule | LightningDataModule, name: str, trainer: Trainer, seed: RunSeed
-    ) -> None:
-        super().__init__(source, name, trainer)
-        self._seed = seed
-        self._of_module = isinstance(source, LightningModule)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with seeded(self._number()):
-            return self.hook(*args, **kwargs)
-
-    def _number(self) -> int:
-        # `prepare_data` runs on one process of several.
-        seed = self._seed.own if self.name == "prepare_data" else self._seed.value
-        if stream := STREAMS.get(self.name):
-            return mix(seed, stream, self._of_module)
-        # Training loaders that a fit makes again for each epoch may draw new rows for each.
-        every = getattr(self.trainer, "reload_dataloaders_every_n_epochs", 0)
-        epoch = self.trainer.current_epoch // every * every if every and self.name == "train_dataloader" else 0
-        return mix(seed, epoch) if epoch else seed
+def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Call `backward` so that gradients, averaged over processes and accumulated batches, are those of a mean."""
+    trainer = hook.trainer
+    weight = batch_weight(trainer, hook.owner) if trainer.world_size > 1 else 1.0
+    if trainer.accumulate_grad_batches > 1:
+        weight = weight * weight_of_the_rest(trainer)
+    hook.method(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
 
 
-class _Adopted(SeededHook):
-    """A hook of the user's whose loaders are taken over before Lightning sees them."""
-
-    def __init__(
-        self,
-        source: LightningModule | LightningDataModule,
-        name: str,
-        trainer: Trainer,
-        seed: RunSeed,
-        moved: dict[int, tuple[Tensor, Tensor]],
-        drew: list[str],
-    ) -> None:
-        super().__init__(source, name, trainer, seed)
-        self._moved = moved
-        self._drew = drew
-
-    def __call__(self) -> Any:
-        number = self._number()
-        with seeded(number):
-            loaders = self.hook()
-            if has_drawn(number):
-                self._warn_of_equal_numbers()
-            loaders = self._take_over(loaders)
-        stage, fits = self.name.partition("_")[0], self.name == "train_dataloader"
-        for place, loader in enumerate(leaves(loaders)):
-            if isinstance(loader, RunLoader):
-                loader.follow(self._seed, stage, place, FitProgress(self.trainer) if fits else None)
-                # Of a stream Lightning fetches a batch before it tells the epoch, where a run goes on between two.
-                loader.set_epoch(self.trainer.current_epoch)
-        if fits:
-            hand_back_between_epochs(self.trainer, leaves(loaders))
-        return loaders
-
-    def _warn_of_equal_numbers(self) -> None:
-        if self.name in self._drew:
-            return
-        self._drew.append(self.name)
-        if len(self._drew) == 2 and self.trainer.is_global_zero:
-            print(
-                f"warning: {' and '.join(self._drew)} draw the same random numbers, so that a split drawn in both is "
-                "one split. Draw samples in setup(): here the first ones would be equal.",
-                file=sys.stderr,
-            )
-
-    def _take_over(self, loader: Any) -> Any:
-        if isinstance(loader, CombinedLoader):
-            loader.flattened = [self._take_over(each) for each in loader.flattened]
-            return loader
-        if isinstance(loader, dict):
-            return {name: self._take_over(each) for name, each in loader.items()}
-        if isinstance(loader, list | tuple):
-            return type(loader)(self._take_over(each) for each in loader)
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        keep_order = bool(getattr(self.trainer, "overfit_batches", 0))
-        if isinstance(loader, Placeable):
-            loader = copy.copy(loader)  # one that stands in two hooks has a place in each
-            loader.place(self._move, rank, world_size, keep_order)
-        elif isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
-            return take_over(loader, rank, world_size)
-        elif isinstance(loader, DataLoader):
-            return MapLoader(loader, rank, world_size, keep_order)
-        return loader
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        device: torch.device = self.trainer.strategy.root_device
-        if id(tensor) not in self._moved:
-            self._moved[id(tensor)] = (tensor, tensor.to(device))  # with the first, or its id may come again
-        return self._moved[id(tensor)][1]
+def _call_callbacks_last(hook: Wrapped, *args: Any) -> None:
+    """Call a hook of `LAST`: what a callback saves before it would lack what the hook changes."""
+    hook.method(*args)
+    trainer: Any = hook.trainer
+    for callback in trainer.callbacks:
+        if act := getattr(callback, LAST[hook.name], None):
+            act(trainer)

@@ -4,22 +4,29 @@ import copy
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
-from src.engine.data.draw_sampler import draw_whole
-from src.engine.data.draws import Place, Seeded
-from src.engine.data.order import Position, mix, permutation
-from src.engine.data.tensor_rows import tensors_of
-from src.engine.data.workers import Outlive
+from src.engine.data.order import OrderedLoader, Role, hash_seed, permutation
+from src.engine.data.seeding import SeededDataset, draw_sampler
+from src.engine.data.workers import IgnoreSignals
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.parts import EndsWorkers
+from src.engine.lightning_fixes.trainer import EndsWorkers
 
 
-class MapLoader(EndsWorkers, Position):
+class MapLoader(EndsWorkers, OrderedLoader):
     """Hands out the batches of a DataLoader over a map-style data set.
 
     Its data set, collate function, workers and batch size are kept. A random or sequential sampler is replaced by an
@@ -31,49 +38,39 @@ class MapLoader(EndsWorkers, Position):
 
     Args:
         loader: In any legal form; it is left as it is.
-        rank: 0 to W-1.
-        world_size: W.
-        keep_order: Whether each epoch is to have the same batches in the data's order: overfitting on purpose.
+        role: Of this process.
     """
 
-    def __init__(self, loader: DataLoader[Any], rank: int, world_size: int, keep_order: bool = False) -> None:
-        super().__init__(None)
-        self.share(rank, world_size)
+    def __init__(self, loader: DataLoader[Any], role: Role) -> None:
+        super().__init__()
         self.loader = loader
-        self.keep_order = keep_order
         self._own_batches = loader.batch_size is None and loader.batch_sampler is not None
-        self._kind = self._kind_of(loader.sampler)
-        self._drawn: dict[tuple[int, int], Sequence[Any]] = {}
-        self._orders: dict[tuple[int, int], Sequence[Any] | Tensor] = {}
-        self._places = _Places()
+        self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
+        self._coming = _Coming()
         self._tensors = None if self._own_batches else tensors_of(loader)
-        self._source = loader if self._tensors else self._adopted()
+        self._source = loader if self._tensors else self._seeded()
+        self.follow(role)
 
-    def _kind_of(self, sampler: Any) -> str:
-        if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
-            return "random" if sampler.shuffle else "in order"
-        gives = self.loader.batch_sampler if self._own_batches else sampler
-        if any(hasattr(each, "num_replicas") for each in (gives, getattr(gives, "sampler", None))):
-            self.rank, self.world_size = 0, 1  # it knows its share
-            return "drawn"
-        if self._own_batches:
-            return "drawn"
-        if type(sampler) is RandomSampler and not sampler.replacement:
-            once = sampler.num_samples == len(sampler.data_source)
-            return "drawn" if not once else "in order" if self.keep_order else "random"
-        return "in order" if type(sampler) is SequentialSampler else "drawn"
+    def follow(self, role: Role) -> None:
+        """Serve a run; a sampler of the user's that knows its share of the data keeps it."""
+        knows_share = type(self._sampler) is not DistributedSampler and any(
+            hasattr(each, "num_replicas") for each in (self._sampler, getattr(self._sampler, "sampler", None))
+        )
+        self._orders: dict[int, tuple[Any, list[int]]] = {}
+        super().follow(replace(role, rank=0, world_size=1) if knows_share else role)
 
-    def _adopted(self) -> DataLoader[Any]:
-        """The same loader over the seeded data set, with places of our choice."""
+    def _seeded(self) -> DataLoader[Any]:
+        """Return the same loader over the seeded data set, with batches of our choice."""
         loader = copy.copy(self.loader)
-        seeded = Seeded(loader.dataset, loader.collate_fn)
+        batched = loader.batch_sampler is not None
+        seeded = SeededDataset(loader.dataset, loader.collate_fn, batched)
         # A loader refuses to have these set; a copy needs them, and keeps what a subclass does beside.
         loader.__dict__ |= {
             "dataset": seeded,
             "collate_fn": seeded.collate,
-            "sampler": self._places,
-            "batch_sampler": self._places if loader.batch_sampler is not None else None,
-            "worker_init_fn": Outlive(loader.worker_init_fn, seeded.dataset) if loader.num_workers else None,
+            "sampler": self._coming,
+            "batch_sampler": self._coming if batched else None,
+            "worker_init_fn": IgnoreSignals(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
             "generator": torch.Generator(),  # without it a loader draws from the one that dropout draws from
             "in_order": True,
         }
@@ -81,66 +78,70 @@ class MapLoader(EndsWorkers, Position):
 
     def number_of(self, cycle: int) -> int:
         """Return the number of the order: one for all epochs, where it is kept."""
-        return 0 if self.keep_order else super().number_of(cycle)
+        return 0 if self.role.keep_order else super().number_of(cycle)
 
-    def _draw(self, number: int) -> Sequence[Any]:
-        """All that a sampler of the user's gives for an order, the same on each process."""
-        key = (self.seed, number)
-        if key not in self._drawn:
-            sampler: Any = self.loader.batch_sampler if self._own_batches else self.loader.sampler
-            if not self._drawn and keeps_count(sampler):
-                self._replay(sampler)
-            # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
-            drawn = draw_whole(sampler, self.loader, mix(*key, 2), number % 2**32)
-            self._drawn = {key: [list(batch) for batch in drawn] if self._own_batches else drawn}
-        return self._drawn[key]
+    def _order(self, number: int) -> tuple[Any, list[int]]:
+        """Return the samples of an epoch as they come, and where the batches of a batch sampler end among them."""
+        if number not in self._orders:
+            order, ends = self._make_order(number), []
+            if self._own_batches:
+                order = [list(batch) for batch in order]
+                ends = list(itertools.accumulate(map(len, order)))
+                order = list(itertools.chain.from_iterable(order))
+            self._orders = {number: (order, ends)}
+        return self._orders[number]
 
-    def _replay(self, sampler: Any) -> None:
-        """Let a sampler with a counter or a generator of its own draw the epochs that were before a resume."""
-        epoch, first = self.epoch, self._progress.first_epoch() if self._progress else self.epoch
-        for self.epoch in range(first, epoch):
-            number = self.number_of(0)
-            draw_whole(sampler, self.loader, mix(self.seed, number, 2), number % 2**32)
-        self.epoch = epoch
+    def _make_order(self, number: int) -> Any:
+        sampler = self._sampler
+        if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
+            length, shuffle = len(sampler.dataset), sampler.shuffle  # type: ignore[arg-type]
+        elif type(sampler) is SequentialSampler:
+            length, shuffle = len(sampler), False
+        elif type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
+            length, shuffle = len(sampler), True
+        else:
+            return self._draw(number)
+        return permutation(length, self.seed, number) if shuffle and not self.role.keep_order else torch.arange(length)
 
-    def _order(self, number: int) -> Sequence[Any] | Tensor:
-        if self._kind == "drawn":
-            drawn = self._draw(number)
-            return list(itertools.chain.from_iterable(drawn)) if self._own_batches else drawn
-        length = self._length(number)
-        return permutation(length, self.seed, number) if self._kind == "random" else torch.arange(length)
+    def _draw(self, number: int) -> list[Any]:
+        """Draw a sampler of the user's; one that may keep count of its epochs also draws those before a resume."""
+        known = ("torch.", "builtins")  # of these the generators are seeded
+        inner = getattr(self._sampler, "sampler", self._sampler)
+        progress, epoch = self.role.progress, self.epoch
+        if (
+            progress
+            and not self._orders
+            and not all(type(each).__module__.startswith(known) for each in (self._sampler, inner))
+        ):
+            for self.epoch in range(progress.first_epoch(), epoch):
+                self._draw_whole(self.number_of(0))
+            self.epoch = epoch
+        return self._draw_whole(number)
 
-    def _length(self, number: int) -> int:
-        """Rows of an epoch; a sampler may be of fewer than the data set has."""
-        if self._own_batches:
-            return sum(map(len, self._draw(number)))
-        if self._kind == "drawn":
-            return len(self._draw(number))
-        sampler: Any = self.loader.sampler
-        of: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler
-        return len(of)
+    def _draw_whole(self, number: int) -> list[Any]:
+        # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
+        return draw_sampler(self._sampler, self.loader, hash_seed(self.seed, number, 2), number % 2**32)
 
     def bounds(self, number: int) -> Sequence[tuple[int, int]]:
         """Return where the global batches begin and end among the rows of an order."""
-        rows, size = self._length(number), self.loader.batch_size or 1
-        self.refuse_fewer_rows_than_processes(rows)
+        order, ends = self._order(number)
         if self._own_batches:
-            ends = list(itertools.accumulate(map(len, self._draw(number))))
             return [(start, stop) for start, stop in itertools.pairwise([0, *ends]) if start < stop]
+        rows, size, world_size = len(order), self.loader.batch_size or 1, self.role.world_size
         if not self.loader.drop_last:
             return self.cut(rows, size)
-        if not (whole := rows // (size * self.world_size)):
+        if not (whole := rows // (size * world_size)):
             raise UserError(
-                f"drop_last leaves no batch: {rows} samples are fewer than batch_size={size} times {self.world_size} "
+                f"drop_last leaves no batch: {rows} samples are fewer than batch_size={size} times {world_size} "
                 "processes. Set a smaller batch size, or drop_last=False."
             )
-        return self.cut(whole * size * self.world_size, size)
+        return self.cut(whole * size * world_size, size)
 
     def num_samples(self, number: int, places: range) -> int:
         """Return how many samples some rows of an order hold: where there are no batches, a row may be a list."""
-        if self._kind != "drawn" or self.loader.batch_sampler is not None:
+        if self.loader.batch_sampler is not None:
             return len(places)
-        rows = (self._draw(number)[place] for place in places)
+        rows = (self._order(number)[0][place] for place in places)
         return sum(len(row) if isinstance(row, list) else 1 for row in rows)
 
     def sample_indices(self, batch: int) -> Tensor:
@@ -149,13 +150,10 @@ class MapLoader(EndsWorkers, Position):
         Returns:
             (B,) int64; where a sampler gives no numbers, their places in its order.
         """
-        places = self.ordinals(batch)
-        if self._kind == "in order":
-            return places
-        key = (self.seed, self.number)
-        if key not in self._orders:
-            self._orders = {key: self._order(self.number)}
-        picked = [self._orders[key][place] for place in places.tolist()]
+        places, (order, _) = self.places(batch), self._order(self.number)
+        if isinstance(order, Tensor):
+            return order[places]
+        picked = [order[place] for place in places.tolist()]
         indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
         try:
             return torch.tensor([operator.index(index) for index in indices])
@@ -164,11 +162,8 @@ class MapLoader(EndsWorkers, Position):
 
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()
-        order = self._order(self.number)
-        shares = [order[mine.start : mine.stop : mine.step] for mine in self.shares(self.number)[first:]]
-        yield from self._batches(shares)
-
-    def _batches(self, shares: list[Any]) -> Iterator[Any]:
+        order, _ = self._order(self.number)
+        shares = (order[mine.start : mine.stop : mine.step] for mine in self.shares(self.number)[first:])
         if self._tensors:
             pin = self.loader.pin_memory and torch.cuda.is_available()
             for share in shares:
@@ -176,27 +171,35 @@ class MapLoader(EndsWorkers, Position):
                 batch = [tensor.index_select(0, rows) for tensor in self._tensors]
                 yield [tensor.pin_memory() for tensor in batch] if pin else batch
             return
-        key = mix(self.seed, self.number)
-        lists = (share.tolist() if isinstance(share, Tensor) else share for share in shares)
-        self._places.waiting = ([(key, index) for index in share] for share in lists)
-        self._places.single = self._source.batch_sampler is None
-        self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
+        key, batched = hash_seed(self.seed, self.number), self._source.batch_sampler is not None
+        lists = (share.tolist() if isinstance(share, Tensor) else list(share) for share in shares)
+        self._coming.batches = ((key, share if batched else share[0]) for share in lists)
+        self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, 3))
         yield from self._source
 
 
-def keeps_count(sampler: Any) -> bool:
-    """Whether a sampler may know how often it was drawn: torch's own do not, their generators are seeded."""
-    return any(
-        each is not None and not type(each).__module__.startswith(("torch.", "builtins"))
-        for each in (sampler, getattr(sampler, "sampler", None))
-    )
+class _Coming:
+    """Holds the batches that are still to come; workers that stay find the next epoch's here."""
+
+    batches: Iterator[tuple[int, Any]] = iter(())
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return self.batches
 
 
-class _Places:
-    """The batches that are still to come; workers that stay find the next epoch's here."""
+def tensors_of(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
+    """Return the tensors whose rows are the loader's samples: then a batch is one index operation, with the same bits.
 
-    waiting: Iterator[list[Place]] = iter(())
-    single = False
-
-    def __iter__(self) -> Iterator[Any]:
-        return (place for places in self.waiting for place in places) if self.single else self.waiting
+    Args:
+        loader: Over a TensorDataset, or a Subset of one, with torch's own collate function; of any other None.
+    """
+    if type(loader) is not DataLoader or loader.collate_fn is not default_collate or loader.batch_sampler is None:
+        return None
+    dataset, rows = loader.dataset, None
+    while type(dataset) is Subset:
+        chosen = torch.as_tensor(dataset.indices)
+        rows = chosen if rows is None else chosen[rows]
+        dataset = dataset.dataset
+    if type(dataset) is not TensorDataset:
+        return None
+    return dataset.tensors if rows is None else tuple(tensor[rows] for tensor in dataset.tensors)

@@ -1,14 +1,14 @@
-"""The order of the data is a function of (seed, epoch): who trains on what, and where a resumed run goes on."""
+"""The order of the data is a function of (seed, epoch): which rows come next, and on which rank."""
 
-import functools
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
@@ -18,8 +18,8 @@ from src.engine.lightning_fixes.loops import FitProgress
 MASK = 2**64 - 1
 
 
-def mix(*numbers: int) -> int:
-    """Numbers to one of 32 bits, in which each of them counts: neighbours give seeds that have nothing in common.
+def hash_seed(*numbers: int) -> int:
+    """Hash numbers to one of 32 bits: neighbours give seeds that have nothing in common.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a microsecond a number.
     """
@@ -39,22 +39,8 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
     return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
 
 
-@functools.lru_cache(maxsize=32)
-def cut(num_rows: int, size: int, at_least: int = 1) -> tuple[tuple[int, int], ...]:
-    """Return where the global batches of `size` rows begin and end.
-
-    The last one is smaller. If it has fewer rows than `at_least`, it takes some of the batch before it.
-    """
-    starts = list(range(0, num_rows, size))
-    if len(starts) > 1:
-        starts[-1] = min(starts[-1], num_rows - at_least)
-    return tuple(zip(starts, [*starts[1:], num_rows], strict=True)) if starts else ()
-
-
 class RunSeed:
-    """Holds the seed from which the order of a run's data and every draw for it follow.
-
-    A checkpoint carries it: a resumed run, or a later test, keeps it, whatever its own process was seeded with.
+    """The seed from which the order of a run's data, and every draw for it, follow.
 
     Args:
         trainer: Of the run.
@@ -64,78 +50,75 @@ class RunSeed:
     def __init__(self, trainer: Trainer, own: int) -> None:
         self._trainer = trainer
         self.own = own
-        self._value: int | None = None
+        self._shared: int | None = None
 
     @property
     def value(self) -> int:
-        """The seed, the same on all processes, which ask for it together the first time."""
-        if self._value is None:
+        """Rank zero's, once the processes can talk to each other; they ask for it together the first time."""
+        if self._shared is None:
             if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
                 return self.own
-            self._value = int(self._trainer.strategy.broadcast(self.own))
-        return self._value
+            self._shared = int(self._trainer.strategy.broadcast(self.own))
+        return self._shared
 
-    def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put the seed into a checkpoint."""
-        checkpoint["order_seed"] = self.value
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the seed from a checkpoint."""
-        self._value = checkpoint.get("order_seed", self._value)
+@dataclass(frozen=True)
+class Role:
+    """What a loader knows of the run that it serves.
+
+    Attributes:
+        seed: Of the run; by default the one that the process was seeded with.
+        stage: `train`, `val`, `test` or `predict`; none without a run.
+        number: Of the loader, of several.
+        rank: 0 to W-1.
+        world_size: W.
+        keep_order: Whether each epoch is to have the data's order: overfitting on purpose.
+        progress: Of the fit, for a training loader.
+        move: Brings a tensor to the device of the run.
+    """
+
+    seed: RunSeed | None = None
+    stage: str = ""
+    number: int = 0
+    rank: int = 0
+    world_size: int = 1
+    keep_order: bool = False
+    progress: FitProgress | None = None
+    move: Callable[[Tensor], Tensor] | None = None
 
 
 class RunLoader:
-    """Is a loader that knows the run: the seed, the stage, the epoch, and which process this is.
+    """Base class of loaders that know the run.
 
     In training the order, and all that is drawn, is a function of (seed, epoch). In evaluation it is one of (seed,
     stage): the same in each epoch and in each run.
+
+    Args:
+        seed: By default the run's.
     """
 
-    def __init__(self, seed: int | None, rank: int | None = None, world_size: int | None = None) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self._own_seed = seed
-        self._own_share = rank is not None
-        self.rank = rank or 0
-        self.world_size = world_size or 1
-        shared = [torch.initial_seed()]
-        if self.world_size > 1 and torch.distributed.is_initialized():  # without a run each process has its own
-            torch.distributed.broadcast_object_list(shared)
-        self._process_seed = shared[0]
+        self._process_seed = torch.initial_seed()
+        self.role = Role()
         self.epoch = 0
-        # Of several loaders a short one starts again before the epoch is over.
-        self.cycle = 0
-        self.stage = ""  # none, without a run
-        self._number = 0
-        self._run_seed: RunSeed | None = None
-        self._progress: FitProgress | None = None
+        self.cycle = 0  # of several loaders a short one starts again before the epoch is over
 
-    def follow(self, seed: RunSeed, stage: str, number: int, progress: FitProgress | None) -> None:
-        """Learn what the run says.
-
-        Args:
-            seed: Of the run; a seed that the constructor was given stays.
-            stage: `train`, `val`, `test` or `predict`.
-            number: Of the loader, of several.
-            progress: Of the fit, for a training loader.
-        """
-        self._run_seed, self.stage, self._number, self._progress = seed, stage, number, progress
-
-    def share(self, rank: int, world_size: int) -> None:
-        """Take a share of each batch, unless one was given to the constructor."""
-        if not self._own_share:
-            self.rank, self.world_size = rank, world_size
+    def follow(self, role: Role) -> None:
+        """Serve a run."""
+        self.role = role
 
     @property
     def seed(self) -> int:
         """The constructor's, the run's, or without a run the one that the process was seeded with."""
         if self._own_seed is not None:
             return self._own_seed
-        return self._run_seed.value if self._run_seed else self._process_seed
+        return self.role.seed.value if self.role.seed else self._process_seed
 
     @property
     def batch_sampler(self) -> Any:
         """Where Lightning looks for `set_epoch`."""
-        # Made when asked for: one that refers to itself would leave its workers to the garbage collector, which takes
-        # twenty seconds to end them.
+        # Made when asked for: a reference to itself would leave the workers to the garbage collector for 20 seconds.
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
@@ -145,21 +128,21 @@ class RunLoader:
 
     def number_of(self, cycle: int) -> int:
         """Return the number of the order: the epoch's, another for each further cycle in it, one for an evaluation."""
-        if self.stage not in ("", "train"):
-            number = 2**33 + zlib.crc32(self.stage.encode())
+        if self.role.stage not in ("", "train"):
+            number = 2**33 + zlib.crc32(self.role.stage.encode())
         else:
-            number = 2**32 + mix(self.epoch, cycle) if cycle else self.epoch
-        # Two loaders of one length would pair the same rows in each epoch.
-        return 2**34 + mix(number, self._number) if self._number else number
+            number = 2**32 + hash_seed(self.epoch, cycle) if cycle else self.epoch
+        # Two loaders of one length would otherwise pair the same rows in each epoch.
+        return 2**34 + hash_seed(number, self.role.number) if self.role.number else number
 
     @property
     def number(self) -> int:
-        """Of the order at hand."""
+        """The number of the present order."""
         return self.number_of(self.cycle)
 
 
-class Position(RunLoader):
-    """Knows which batches of an epoch are still to come, by Lightning's own count, and which of their rows are whose.
+class OrderedLoader(RunLoader):
+    """Base class of loaders whose batches are known in advance; resumes by Lightning's count of batches.
 
     Each row of a global batch belongs to one rank of W: the p-th row of the epoch to rank p modulo W. So W processes
     train like one, and each row comes once. Where a training batch has fewer rows than there are processes, a process
@@ -168,49 +151,57 @@ class Position(RunLoader):
     one batch less than others.
     """
 
-    def __init__(self, seed: int | None, rank: int | None = None, world_size: int | None = None) -> None:
-        super().__init__(seed, rank, world_size)
-        self._plans: dict[tuple[Any, ...], tuple[Sequence[tuple[int, int]], list[range]]] = {}
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(seed)
+        self._plans: dict[int, tuple[Sequence[tuple[int, int]], list[range]]] = {}
 
-    def refuse_fewer_rows_than_processes(self, num_rows: int) -> None:
-        """Each process needs a row.
-
-        Raises:
-            UserError: If there are too few.
-        """
-        if num_rows == 0:
-            raise UserError(
-                "There is no sample to load: the data set, or the part of it that a loader was given, is empty."
-            )
-        if num_rows < self.world_size:
-            raise UserError(
-                f"{num_rows} samples cannot be shared by {self.world_size} processes: each needs at least one. "
-                f"Set --trainer.devices to {num_rows} or fewer."
-            )
+    def follow(self, role: Role) -> None:
+        """Serve a run."""
+        super().follow(role)
+        self._plans = {}
 
     def bounds(self, number: int) -> Sequence[tuple[int, int]]:
         """Return where the global batches begin and end among the rows of an order."""
         raise NotImplementedError
 
     def cut(self, num_rows: int, batch_size: int) -> Sequence[tuple[int, int]]:
-        """Return the bounds of batches that hold at most `batch_size` rows on each rank."""
-        at_least = 1 if self.stage == "train" or batch_size == 1 else self.world_size
-        return cut(num_rows, batch_size * self.world_size, at_least)
+        """Return the bounds of batches of `batch_size` rows on each rank; the last one is smaller.
+
+        Where each rank needs a row and the last batch has too few, it takes some of the batch before it.
+        """
+        world_size = self.role.world_size
+        starts = list(range(0, num_rows, batch_size * world_size))
+        if len(starts) > 1 and self.role.stage != "train" and batch_size > 1:
+            starts[-1] = min(starts[-1], num_rows - world_size)
+        return list(zip(starts, [*starts[1:], num_rows], strict=True)) if starts else []
 
     def _mine(self, start: int, stop: int) -> range:
-        return range(start + (self.rank - start) % self.world_size, stop, self.world_size)
+        return range(start + (self.role.rank - start) % self.role.world_size, stop, self.role.world_size)
 
     def _plan(self, number: int) -> tuple[Sequence[tuple[int, int]], list[range]]:
-        """Return the bounds of an order and this rank's shares."""
-        key = (self.seed, number, self.stage, self.rank, self.world_size)
-        if key not in self._plans:
-            bounds, shares = self.bounds(number), []
-            for start, stop in bounds:
-                mine = self._mine(start, stop)
-                if mine or self.stage == "train":
-                    shares.append(mine or range(start, start + 1))
-            self._plans = {key: (bounds, shares)}
-        return self._plans[key]
+        """Return the bounds of an order's batches, and this rank's rows of each.
+
+        Raises:
+            UserError: If there are fewer rows than processes.
+        """
+        if number not in self._plans:
+            bounds = self.bounds(number)
+            num_rows, world_size = bounds[-1][1] if bounds else 0, self.role.world_size
+            if num_rows == 0:
+                raise UserError(
+                    "There is no sample to load: the data set, or the part of it that a loader was given, is empty."
+                )
+            if num_rows < world_size:
+                raise UserError(
+                    f"{num_rows} samples cannot be shared by {world_size} processes: each needs at least one. "
+                    f"Set --trainer.devices to {num_rows} or fewer."
+                )
+            trains = self.role.stage == "train"
+            shares = [mine or range(b[0], b[0] + 1) for b in bounds if (mine := self._mine(*b)) or trains]
+            # The length of an epoch is that of its first cycle.
+            self._plans = {k: plan for k, plan in self._plans.items() if k == self.number_of(0)}
+            self._plans[number] = (bounds, shares)
+        return self._plans[number]
 
     def shares(self, number: int) -> list[range]:
         """Return this rank's batches of an order, as places among its rows."""
@@ -220,8 +211,8 @@ class Position(RunLoader):
         """Batches of an epoch; in training the same on each rank."""
         return len(self.shares(self.number_of(0)))
 
-    def ordinals(self, batch: int) -> Tensor:
-        """(B,) int64, which rows of the order the `batch`-th batch of this rank holds."""
+    def places(self, batch: int) -> Tensor:
+        """(B,) int64, where the rows of the `batch`-th batch of this rank stand in the order."""
         shares = self.shares(self.number)
         mine = shares[batch % len(shares)]
         return torch.arange(mine.start, mine.stop, mine.step)
@@ -237,70 +228,78 @@ class Position(RunLoader):
         bounds, _ = self._plan(number)
         start, stop = bounds[batch % len(bounds)]
         mine, whole = (self.num_samples(number, places) for places in (self._mine(start, stop), range(start, stop)))
-        return mine * self.world_size / whole
+        return mine * self.role.world_size / whole
 
     def num_samples(self, number: int, places: range) -> int:
         """Return how many samples some rows of an order hold."""
         return len(places)
 
     def begin(self) -> int:
-        """Start to iterate; returns the first batch to hand out."""
+        """Start to iterate; return the first batch to hand out."""
         self.cycle = 0
-        if self._progress is None:
+        progress = self.role.progress
+        if progress is None:
             return 0
-        before = self._progress.fetched()
-        if not self._progress.cycles:
-            return min(before, len(self))
-        self.cycle, first = divmod(before, len(self))
+        if not progress.cycles:
+            return min(progress.fetched(), len(self))
+        self.cycle, first = divmod(progress.fetched(), len(self))
         if self.cycle:
-            self._progress.note_exhausted(self)
+            progress.note_exhausted(self)
         return first
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to be the same for a position amid an epoch to mean anything."""
-        bounds, _ = self._plan(self.number_of(0))
-        own = {} if self._own_seed is None else {"seed": self._own_seed}
-        return {"global_batch_size": bounds[0][1] - bounds[0][0], "num_batches": len(self)} | own
+        """Return what has to be the same for a position within an epoch to mean anything."""
+        start, stop = self._plan(self.number_of(0))[0][0]
+        return {"global_batch_size": stop - start, "num_batches": len(self), "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Compare the batches with those of a checkpoint.
 
         Raises:
-            UserError: If it is amid an epoch whose batches were others: rows would be lost or repeated. Or if no run
-                tells the position.
+            UserError: If it is within an epoch whose batches were others, so that rows would be lost or repeated; or if
+                the trainer does not know this loader.
         """
-        if self._progress is None:
+        if self.role.progress is None:
             raise UserError(
-                f"{type(self).__name__} resumes amid an epoch only in a trainer that knows it: call "
+                f"{type(self).__name__} resumes within an epoch only in a trainer that knows it: call "
                 "src.engine.data.adopt.adopt(trainer, module, datamodule) before trainer.fit."
             )
         now = self.state_dict()
-        if self._progress.trained() % state["num_batches"] and state != now:
+        if self.role.progress.trained() % state["num_batches"] and state != now:
             was, are = (
-                f"{each['num_batches']} batches of {each['global_batch_size']}"
-                + (f" in the order of seed {each['seed']}" if "seed" in each else "")
+                f"{each['num_batches']} batches of {each['global_batch_size']} in the order of seed {each['seed']}"
                 for each in (state, now)
             )
             raise UserError(
-                f"The checkpoint is amid an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
-                "number of processes, or resume from a checkpoint between two epochs."
+                f"The checkpoint is within an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
+                "number of processes (in Python also the seed: adopt(..., seed=...)), or resume from a checkpoint "
+                "between two epochs."
             )
 
 
-def leaves(loaders: Any) -> Iterator[Any]:
-    """Each loader of a collection of them."""
-    if isinstance(loaders, CombinedLoader):
-        yield from loaders.flattened
-    elif isinstance(loaders, dict | list | tuple):
-        for each in loaders.values() if isinstance(loaders, dict) else loaders:
-            yield from leaves(each)
-    else:
-        yield loaders
+def flatten_loaders(loaders: Any) -> list[Any]:
+    """Return each loader of a collection of them."""
+    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+    return list(combined.flattened)
+
+
+def _training_weight(trainer: Trainer) -> float:
+    loader = flatten_loaders(trainer.train_dataloader)[0]
+    return loader.weight_of(trainer.fit_loop.batch_idx) if isinstance(loader, OrderedLoader) else 1.0
 
 
 def is_padding(trainer: Trainer) -> bool:
-    """Return whether the training batch in hand of this process weighs nothing: it had no row of its own."""
-    if trainer.world_size == 1:
-        return False
-    loader = next(leaves(trainer.train_dataloader), None)
-    return isinstance(loader, Position) and loader.weight_of(trainer.fit_loop.batch_idx) == 0
+    """Return whether this process has no row of its own in the present training batch, which then weighs nothing."""
+    return trainer.world_size > 1 and _training_weight(trainer) == 0
+
+
+def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
+    """Return what this process's present batch counts for in the mean over all; all processes ask together.
+
+    Args:
+        trainer: In a training step.
+        module: That trains; one with `batch_weight()` may know better.
+    """
+    own: Callable[[], Tensor | None] | None = getattr(module, "batch_weight", None)
+    weight = own() if own else None
+    return _training_weight(trainer) if weight is None else weight

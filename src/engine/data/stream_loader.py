@@ -1,156 +1,126 @@
 """Takes over a DataLoader of a stream: resumes by the stream's own state, or by drawing and dropping."""
 
 import copy
-import hashlib
-import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
-from src.engine.data.draws import apart, seed_all
-from src.engine.data.order import RunLoader, mix
-from src.engine.data.workers import Outlive
+from src.engine.data.order import Role, RunLoader, hash_seed
+from src.engine.data.seeding import preserve_rng_state, seed_all
+from src.engine.data.workers import IgnoreSignals
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.parts import EndsWorkers
+from src.engine.lightning_fixes.trainer import EndsWorkers
 
 
 class StreamLoader(EndsWorkers, RunLoader):
     """Hands out the batches of a DataLoader over an IterableDataset.
 
-    A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, goes on exactly
-    where it was. Any other stream is drawn from its start and the batches that were trained on are dropped: the same
-    batches come if it is a function of its seed. Without workers the generators are seeded by (seed, epoch, batch)
+    A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, continues
+    exactly where it was. Any other stream is drawn from its start and the batches that were trained on are dropped: the
+    same batches come if it is a function of its seed. Without workers the generators are seeded by (seed, epoch, batch)
     before each batch; workers are seeded by (seed, epoch, rank), and begin anew in each epoch.
 
     Args:
         loader: It is left as it is.
-        rank: 0 to W-1.
-        world_size: W; the stream has to look at its rank by itself.
+        role: Of this process; the stream has to look at its rank by itself.
     """
 
-    def __init__(self, loader: DataLoader[Any], rank: int, world_size: int) -> None:
-        super().__init__(None)
-        self.share(rank, world_size)
-        own = callable(getattr(loader, "state_dict", None))
+    def __init__(self, loader: DataLoader[Any], role: Role) -> None:
+        super().__init__()
+        self.follow(role)
         self._source = copy.copy(loader)
         self._source.__dict__ |= {
-            "worker_init_fn": Outlive(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
+            "worker_init_fn": IgnoreSignals(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
             "generator": torch.Generator(),
-            # Workers that stay would go on with the generators, and the data set, of the epoch before.
+            # Workers that stay would continue with the generators, and the data set, of the epoch before.
             "persistent_workers": False,
         }
-        # The data set itself may go on from epoch to epoch, a loader begins anew.
         here = loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None))
+        # The data set itself may continue from epoch to epoch, a loader begins anew.
         self._lasting: Any = loader.dataset if here else None
-        self._keeper: Any = self._source if own else self._lasting
-        self._compared = world_size == 1
-        # Where the stream stood when so many batches of the epoch were fetched. Lightning may fetch one before the one
-        # in hand is trained on, since nobody knows which is the last: the two latest are kept.
+        self._keeper: Any = self._source if callable(getattr(loader, "state_dict", None)) else self._lasting
+        # Where the stream stood when so many batches of the epoch were fetched. Without a length Lightning fetches one
+        # batch ahead, to know the last one: the two latest are kept.
         self._places: dict[int, dict[str, Any]] = {}
         self._loaded: dict[str, Any] | None = None
 
+    def __len__(self) -> int:
+        """Batches of an epoch, as the loader counts them; a TypeError where the stream does not know its length."""
+        return len(self._source)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return where the stream stood behind the batches that were trained on, of each process."""
-        between = copy.deepcopy(self._lasting.state_dict()) if self._lasting is not None else None
-        trained = self._progress.trained() if self._progress else 0
+        """Return where the stream of each process stood behind the batches that were trained on."""
+        trained = self.role.progress.trained() if self.role.progress else 0
         place = max((fetched for fetched in self._places if fetched <= trained), default=None)
-        own = {"place": None if place is None else self._places[place], "between_epochs": between}
-        shares: list[Any] = [own] * self.world_size
-        if self.world_size > 1:
+        own = self._places[place] if trained and place is not None else {"stream": state_of(self._lasting)}
+        shares: list[Any] = [own] * self.role.world_size
+        if self.role.world_size > 1:
             torch.distributed.all_gather_object(shares, own)
-        return {key: [share[key] for share in shares] for key in own}
+        return {"shares": shares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved place.
+        """Continue at a saved place.
 
         Raises:
-            UserError: If the stream was another one on each of another number of processes.
+            UserError: If there were streams with a state, one on each of another number of processes.
         """
-        amid = "place" in state and self._progress is not None and self._progress.trained() > 0
-        shares = state["place"] if amid else state["between_epochs"]
-        streams = [(share or {}).get("stream") for share in shares] if amid else shares
-        if len(shares) != self.world_size and any(stream is not None for stream in streams):
+        shares, world_size = state["shares"], self.role.world_size
+        if len(shares) != world_size and any(share["stream"] is not None for share in shares):
             raise UserError(
                 f"The checkpoint holds the places of {len(shares)} streams, one for each process; this run has "
-                f"{self.world_size}. Set --trainer.devices {len(shares)}."
+                f"{world_size}. Set --trainer.devices {len(shares)}."
             )
-        mine = self.rank % len(shares)
-        if amid:
-            self._loaded = shares[mine]
-        if self._lasting is not None and streams[mine] is not None:
-            self._lasting.load_state_dict(streams[mine])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the seed; a place in another epoch says nothing about this one."""
-        if epoch != self.epoch:
-            self._loaded = None
-        super().set_epoch(epoch)
+        share = shares[self.role.rank % len(shares)]
+        if "began" in share:  # within an epoch
+            self._loaded = share
+        elif self._lasting is not None and share["stream"] is not None:
+            self._lasting.load_state_dict(share["stream"])
 
     def __iter__(self) -> Iterator[Any]:
-        fetched = self._progress.fetched() if self._progress else 0
-        loaded, self._loaded = self._loaded, None
+        progress = self.role.progress
+        fetched = progress.fetched() if progress else 0
         # Of several loaders a short one starts again before the epoch is over: each time is known by its beginning.
-        place = loaded or {"began": fetched, "stream": None, "ended": False}
-        self.cycle = began = place["began"]
-        if self._progress and began:
-            self._progress.note_exhausted(self)
+        place = self._loaded or {"began": fetched, "ended": False, "stream": None}
+        self._loaded, self.cycle = None, place["began"]
+        if progress and self.cycle:
+            progress.note_exhausted(self)
+        skipped, stream = fetched - self.cycle, place["stream"]
+        self._note(fetched, place if stream is not None else place | {"stream": state_of(self._lasting)})
         if place["ended"]:
-            self._places = {fetched: place}
             return
-        stream, skipped = place["stream"], fetched - began
-        self._source.generator.manual_seed(mix(self.seed, self.number, self.rank, 3))
-        if stream is not None and self._lasting is None:
+        self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, 3))
+        if stream is not None:
             self._keeper.load_state_dict(stream)
-        elif skipped and stream is None and self.rank == 0:
-            said = f"the stream has no state_dict: {skipped} batches are drawn and dropped to go on with the next"
-            print(said, file=sys.stderr, flush=True)
-        self._note(fetched, began, self._lasting if stream is None else None, stream)
-        batches = self._drawn(0 if stream is None else skipped)
-        for _ in zip(range(skipped if stream is None else 0), batches, strict=False):
-            pass
+            batches = self._draw(skipped)
+        else:
+            if skipped and self.role.rank == 0:
+                said = f"the stream has no state_dict: {skipped} batches are drawn and dropped to go on with the next"
+                print(said, file=sys.stderr, flush=True)
+            batches = self._draw(0)
+            for _ in zip(range(skipped), batches, strict=False):
+                pass
         for batch in batches:
-            self._compare(batch)
             fetched += 1
-            self._note(fetched, began, self._keeper)
+            self._note(fetched, place | {"stream": state_of(self._keeper)})
             yield batch
-        if fetched in self._places:
-            self._places[fetched] = self._places[fetched] | {"ended": True}
+        self._note(fetched, self._places.get(fetched, place) | {"ended": True})
 
-    def _note(self, fetched: int, began: int, keeper: Any, stream: Any = None) -> None:
-        """Keep the place behind a batch."""
-        if self._progress:
-            state = copy.deepcopy(keeper.state_dict()) if keeper is not None else stream
-            latest = [(number, place) for number, place in self._places.items() if number in (fetched - 1, fetched)]
-            self._places = dict(latest) | {fetched: {"began": began, "stream": state, "ended": False}}
+    def _note(self, fetched: int, place: dict[str, Any]) -> None:
+        if self.role.progress:
+            self._places = {k: each for k, each in self._places.items() if k == fetched - 1} | {fetched: place}
 
-    def _compare(self, batch: Any) -> None:
-        """Say so before the first step if two processes got the same batch."""
-        if self._compared or not torch.distributed.is_initialized():
-            return
-        self._compared = True
-        digests: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(digests, hashlib.sha256(pickle.dumps(batch)).hexdigest())
-        if len(set(digests)) < self.world_size and self.rank == 0:
-            name = type(self._source.dataset).__name__
-            print(
-                f"warning: the {self.world_size} processes got the same batch from {name}: a stream has to look at its "
-                "rank. In its __iter__ give each process its part: itertools.islice(samples, "
-                "torch.distributed.get_rank(), None, torch.distributed.get_world_size()).",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _drawn(self, first: int) -> Iterator[Any]:
+    def _draw(self, number: int) -> Iterator[Any]:
+        """Draw the batches from here on, the first of which has this number."""
         if self._source.num_workers:
             yield from self._source
             return
-        iterator, number = None, first
+        iterator = None
         while True:
-            with apart():
-                seed_all(mix(self.seed, self.number, self.rank, number))
+            with preserve_rng_state():
+                seed_all(hash_seed(self.seed, self.number, self.role.rank, number))
                 iterator = iter(self._source) if iterator is None else iterator
                 try:
                     batch = next(iterator)
@@ -160,21 +130,6 @@ class StreamLoader(EndsWorkers, RunLoader):
             yield batch
 
 
-class SizedStreamLoader(StreamLoader):
-    """Of a stream that knows its length: then Lightning fetches no batch in advance."""
-
-    def __len__(self) -> int:
-        """Batches of an epoch, as the loader counts them."""
-        return len(self._source)
-
-
-def take_over(loader: DataLoader[Any], rank: int, world_size: int) -> StreamLoader:
-    """The one or the other.
-
-    Args:
-        loader: Over an IterableDataset.
-        rank: 0 to W-1.
-        world_size: W.
-    """
-    dataset: IterableDataset[Any] = loader.dataset  # type: ignore[assignment]
-    return (SizedStreamLoader if hasattr(dataset, "__len__") else StreamLoader)(loader, rank, world_size)
+def state_of(keeper: Any) -> Any:
+    """Return a copy of the state of what has one, else None."""
+    return None if keeper is None else copy.deepcopy(keeper.state_dict())

@@ -16,7 +16,7 @@ _over = multiprocessing.RawValue(ctypes.c_bool, False)
 
 
 def let_workers_go() -> None:
-    """From now on workers end when they are told to."""
+    """Let workers end when they are asked to."""
     _over.value = True
 
 
@@ -25,15 +25,15 @@ atexit.register(let_workers_go)
 
 
 def keep_workers() -> None:
-    """A run begins: its workers stay until it has saved."""
+    """Begin a run, whose workers stay until it has saved."""
     _over.value = False
 
 
-class Outlive:
-    """A DataLoader's `worker_init_fn`: signals for the whole job are left to the run.
+class IgnoreSignals:
+    """A DataLoader's `worker_init_fn` that leaves a job's signals to the run; a worker whose run is gone ends at once.
 
     A terminal's Ctrl-C, a scheduler's warning and SIGTERM go to every process of a job. Workers would die of them, and
-    the run with them, before it can save. A worker whose run is over, or gone, ends at once.
+    the run with them, before it can save.
 
     Args:
         then: The user's own function, called with the worker's number.

@@ -79,7 +79,7 @@ def align_reloads(trainer: pl.Trainer) -> None:
         trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = begun
 
 
-def settle(loops: dict[str, Any], trainer: pl.Trainer) -> None:
+def reset_loop_counters(loops: dict[str, Any], trainer: pl.Trainer) -> None:
     """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
 
     Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it. Lightning
@@ -111,10 +111,6 @@ def settle(loops: dict[str, Any], trainer: pl.Trainer) -> None:
     validation = loops["epoch_loop.val_loop.batch_progress"]
     loops["epoch_loop.batch_progress"]["is_last_batch"] = validation["is_last_batch"] = False
     validation["total"] = dict.fromkeys(validation["total"], 0)
-    for position in loops["state_dict"].get("combined_loader", []):
-        if "between_epochs" in position:  # of a loader of ours; the rest is its place in the finished epoch
-            for key in position.keys() - {"between_epochs"}:
-                del position[key]
     # With max_steps Lightning restarts each epoch. Where it takes the start for the time of a validation, its first
     # round trains nothing but is counted as a batch. The same issue.
     if trainer.max_steps != -1 and _validates(trainer, loops["epoch_loop.batch_progress"]["total"]["completed"]):
@@ -145,7 +141,7 @@ class FitProgress:
         """Return how many batches of the epoch were trained on."""
         epochs: Any = self._loop.epoch_progress.current
         # Between two epochs Lightning still has the count of the finished one.
-        return self._loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.ready else 0
+        return self._loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.started else 0
 
     def fetched(self) -> int:
         """Return how many batches of the epoch come before the one that is being fetched."""

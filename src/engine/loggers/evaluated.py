@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.data.batches import TARGETS, describe, parts, take_apart
-from src.engine.data.order import leaves
+from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError
 from src.engine.module.base_module import BaseModule
 from src.engine.module.evaluation import loaders_of
@@ -114,7 +114,7 @@ class Evaluated:
             num_rows: B.
         """
         stage = "test" if self._trainer.testing else "val"
-        loader = list(leaves(loaders_of(self._trainer, stage)))[self._number]
+        loader = list(flatten_loaders(loaders_of(self._trainer, stage)))[self._number]
         indices = getattr(loader, "sample_indices", None)
         places: Tensor | None = indices(self._batch_idx) if indices else None
         if places is not None and len(places) == num_rows:

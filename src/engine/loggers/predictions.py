@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from src.engine.data.batches import count_samples, describe, fields_of, parts
-from src.engine.data.order import leaves
+from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError
 from src.engine.paths import shorten
 from src.engine.run.run import RunCallback
@@ -57,7 +57,7 @@ class PredictionsCsv(RunCallback):
         return self.run.verb == "predict"
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loaders = list(leaves(trainer.predict_dataloaders))
+        self._loaders = list(flatten_loaders(trainer.predict_dataloaders))
         datamodule = getattr(trainer, "datamodule", None)
         self._rows: Callable[[Any, Any], Any] | None = getattr(datamodule, "prediction_rows", None)
         callbacks = getattr(trainer, "callbacks", [])

@@ -13,7 +13,7 @@ from src.engine.checkpoint.build import load_module
 from src.engine.data.batches import describe
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.parts import QuickAttributes
+from src.engine.lightning_fixes.trainer import QuickAttributes
 from src.engine.module.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.module.losses import class_dim
 from src.engine.module.means import Means

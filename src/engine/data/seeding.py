@@ -1,0 +1,324 @@
+"""Random numbers as functions of the run's seed.
+
+A data module draws the same in every stage, verb and process. `setup()` runs for the fit and again for the test: a
+`random_split` there without a generator would otherwise be another one, and the test set would hold rows that trained.
+So hooks of data draw from the run's seed alone, and leave the generators of the process as they found them.
+
+What is drawn for a sample is a function of (seed, epoch, index), on any worker and any process. What an evaluation
+draws is a function of (seed, stage, batch): a test after a fit and a later `test --ckpt_path` give one result, and
+training does not depend on what a validation draws.
+
+This covers torch, NumPy and Python. A generator object of your own, `np.random.default_rng()`, is not seen.
+"""
+
+import functools
+import operator
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, get_worker_info
+
+from src.engine.data.order import RunSeed, hash_seed
+from src.engine.errors import UserError
+from src.engine.processes import is_rank_zero
+
+# Keep apart what is drawn at different times. Hooks that return loaders share the seed's own stream: a split that is
+# drawn in each of them is one split.
+STREAMS = {"__init__": 1, "prepare_data": 2, "setup": 3}
+PROBE = 17
+_number = torch.empty((), dtype=torch.int64)
+_spare = np.random.MT19937(0)  # np.random.seed takes this kind, whatever the run's own is
+_aside: list[dict[str, Any]] = []
+
+# How each generator is seeded, and how one number is drawn from it. torch.manual_seed would take 150 times as long.
+GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
+    "torch": (
+        torch.default_generator.manual_seed,
+        lambda: int(_number.random_(generator=torch.default_generator)),
+    ),
+    "numpy": (lambda number: np.random.seed(number % 2**32), np.random.random),
+    "python": (random.seed, random.random),
+}
+
+
+def seed_all(number: int) -> None:
+    """Seed the three generators of the CPU with up to 64 bits."""
+    for seed, _ in GENERATORS.values():
+        seed(number)
+
+
+@contextmanager
+def preserve_rng_state() -> Iterator[None]:
+    """Leave the generators of this process as they were; those of a worker are nobody's."""
+    if get_worker_info() is not None:
+        yield
+        return
+    torch_state, python_state = torch.default_generator.get_state(), random.getstate()
+    numpy_state, numpy_generator = np.random.get_state(legacy=False), np.random.get_bit_generator()  # type: ignore[attr-defined]
+    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
+        if numpy_state["has_gauss"]:  # np.random.normal keeps a second number for later
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """Seed every generator of the process for a block, then put each back where it was.
+
+    Args:
+        number: The seed, of up to 64 bits.
+    """
+    before = torch.initial_seed()
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda_states = torch.cuda.get_rng_state_all() if cuda else []
+    mps_state = torch.mps.get_rng_state() if torch.mps.is_available() else None
+    try:
+        with preserve_rng_state():
+            seed_all(number)
+            _seed_devices(number)
+            yield
+    finally:
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda_states)
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(before)
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
+
+
+def _seed_devices(number: int) -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
+        torch.cuda.manual_seed_all(number)
+    if torch.mps.is_available():
+        torch.mps.manual_seed(number)
+
+
+def drawn_from(number: int, names: Iterable[str] = GENERATORS) -> list[str]:
+    """Return which generators left the state that `seed_all(number)` gave them; draws one number of each."""
+    return [name for name in names if GENERATORS[name][1]() != _first_draws(number)[name]]
+
+
+@functools.lru_cache(maxsize=2)
+def _first_draws(number: int) -> dict[str, Any]:
+    with preserve_rng_state():
+        seed_all(number)
+        return {name: draw() for name, (_, draw) in GENERATORS.items()}
+
+
+class SeededDataset:
+    """Gives a DataLoader batches whose random numbers are functions of (seed, epoch, index).
+
+    Its samples are what was asked for: (number of the seed and epoch, index); `collate` fetches them and makes the
+    batch. Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch
+    is fetched after the generators got a known state; one that is not in that state afterwards was drawn from. Then
+    the batch is fetched again with that generator seeded for each sample, and so is each later one. A batch that a data
+    set makes as a whole is seeded for its first sample.
+
+    Args:
+        dataset: Map-style.
+        collate_fn: Of its loader.
+        batched: Whether an index is a list of them, for a batch.
+    """
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], batched: bool = True) -> None:
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+        self._many = getattr(dataset, "__getitems__", None) if batched else None
+        self._batched = batched
+        self._drawn: list[str] = []  # by samples
+        self._collate_draws = False
+        self._whole = False  # whether the data set makes batches that are no lists of samples
+
+    def __getitem__(self, place: Any) -> Any:
+        return place
+
+    __getitems__ = __getitem__
+
+    def collate(self, place: tuple[int, Any]) -> Any:
+        """Make a batch; what the collate function draws is a function of the batch's first sample."""
+        with preserve_rng_state():
+            samples = self._samples(*place)
+            if not self._collate_draws:
+                seed_all(PROBE)
+                batch = self.collate_fn(samples)
+                if not drawn_from(PROBE):
+                    return batch
+                self._collate_draws = True
+                samples = self._samples(*place)  # it may have changed them
+            key, index = place
+            seed_all(hash_seed(key, _as_number(index[0] if self._batched else index), 1))
+            return self.collate_fn(samples)
+
+    def _samples(self, key: int, index: Any) -> Any:
+        while True:
+            seed_all(PROBE)
+            samples = self._fetch(key, index)
+            if not (new := drawn_from(PROBE, [name for name in GENERATORS if name not in self._drawn])):
+                return samples
+            self._drawn += new
+
+    def _fetch(self, key: int, index: Any) -> Any:
+        if not self._batched:
+            self._seed(key, index)
+            return self.dataset[index]
+        if self._many and (self._whole or not self._drawn):
+            self._seed(key, index[0])
+            samples = self._many(index)
+            self._whole = not isinstance(samples, list | tuple)
+            return samples
+        if not self._drawn:
+            return [self.dataset[each] for each in index]
+        samples = []
+        for each in index:
+            self._seed(key, each)
+            samples.append(self._many([each])[0] if self._many else self.dataset[each])
+        return samples
+
+    def _seed(self, key: int, index: Any) -> None:
+        for name in self._drawn:
+            GENERATORS[name][0](hash_seed(key, _as_number(index)))
+
+
+def _as_number(index: Any) -> int:
+    try:
+        return operator.index(index)  # of an int, NumPy's, a tensor's: one number is one sample
+    except TypeError:
+        return zlib.crc32(repr(index).encode())
+
+
+def draw_sampler(sampler: Any, loader: DataLoader[Any], seed: int, epoch: int) -> list[Any]:
+    """Draw a sampler of the user's whole, with all generators seeded that it may draw from.
+
+    Args:
+        sampler: Of indices or of batches of them; it has to end.
+        loader: It belongs to.
+        seed: For this epoch.
+        epoch: For a sampler with `set_epoch`.
+    """
+    with preserve_rng_state():
+        seed_all(seed)
+        for each in (loader, sampler, getattr(sampler, "sampler", None)):
+            if isinstance(generator := getattr(each, "generator", None), torch.Generator):
+                generator.manual_seed(seed)
+            if callable(set_epoch := getattr(each, "set_epoch", None)):
+                set_epoch(epoch)
+        return list(sampler)
+
+
+def settle_seed(given: bool | int) -> int:
+    """Draw a seed where the option is `true` or `false`; all processes of a run get the same one.
+
+    Args:
+        given: `seed_everything`.
+
+    Raises:
+        UserError: If it has more than 32 bits, or is below 0.
+    """
+    if not isinstance(given, bool):
+        if not 0 <= given < 2**32:
+            raise UserError(f"seed_everything={given} must be 0 to {2**32 - 1}. Set --seed_everything.")
+        return given
+    # torchrun and SLURM start the processes of a run independently of each other, and start them again.
+    job = [os.environ[name] for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID") if name in os.environ]
+    if not job and not is_rank_zero() and {"PL_GLOBAL_SEED", "WORLD_SIZE"} <= os.environ.keys():
+        return int(os.environ["PL_GLOBAL_SEED"])  # rank zero has set it, and has started this process
+    if not job and os.environ.keys() & {"LOCAL_RANK", "NODE_RANK"}:  # started by hand
+        job = [os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ]
+    return (random.Random("/".join(job)) if job else random.SystemRandom()).getrandbits(32)
+
+
+class SeededLoop:
+    """The `run` of Lightning's evaluation loop: draws from the run's seed, and training does not notice.
+
+    Args:
+        loop: Lightning's. Its bound method cannot be pickled, as a spawned process needs it.
+        stage: `val`, `test` or `predict`.
+        trainer: Whose loop it is.
+        seed: Of the run.
+    """
+
+    def __init__(self, loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> None:
+        self._loop = loop
+        self._stage = zlib.crc32(stage.encode())
+        self._trainer = trainer
+        self._seed = seed
+
+    def __call__(self) -> Any:
+        _aside.append(random_state())  # a checkpoint saved within the evaluation holds these
+        try:
+            with seeded(self._number()):
+                return type(self._loop).run(self._loop)
+        finally:
+            _aside.pop()
+
+    def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
+        """Seed the generators for a step; each process has other rows, and draws other numbers."""
+        number = self._number(dataloader_idx, batch_idx)
+        seed_all(number)
+        _seed_devices(number)
+
+    def _number(self, *numbers: int) -> int:
+        return hash_seed(self._seed.value, self._stage, self._trainer.global_rank, *numbers, 4)
+
+
+def _evaluation_loops(trainer: Trainer) -> dict[str, Any]:
+    """Return the loop that evaluates, by the trainer's method that runs."""
+    loops = trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop
+    return dict(zip(("fit", "validate", "test", "predict"), loops, strict=True))
+
+
+def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
+    """Let each evaluation of a trainer draw from the seed of a run."""
+    for verb, loop in _evaluation_loops(trainer).items():
+        loop.run = SeededLoop(loop, "val" if verb in ("fit", "validate") else verb, trainer, seed)
+
+
+def seed_batch(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
+    """Seed the generators for the step of the evaluation at hand."""
+    run = _evaluation_loops(trainer)[trainer.state.fn.value if trainer.state.fn else "fit"].run
+    if isinstance(run, SeededLoop):
+        run.seed_batch(batch_idx, dataloader_idx)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of this process's generators as plain values; in an evaluation, those from before it."""
+    if _aside:
+        return _aside[0]
+    version, numbers, gauss = random.getstate()
+    _, key, *numpy_rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [torch.from_numpy(np.asarray(key, np.int64)), *numpy_rest],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back.
+
+    Args:
+        state: As `random_state` gives it. CUDA devices that are not here are left out.
+    """
+    torch.set_rng_state(state["torch"].cpu())
+    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value.cpu(), device)
+    if state["mps"] is not None and torch.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    key, *rest = state["numpy"]
+    np.random.set_state(("MT19937", key.cpu().numpy().astype(np.uint32), *rest))
