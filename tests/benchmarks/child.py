@@ -1,35 +1,46 @@
-"""One measured run in a process of its own, so that imports, caches and peak memory are its own too."""
+"""Runs a measured function in a process of its own, so that imports, caches and peak memory are its own too."""
 
 import importlib
 import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 PROJECT = Path(__file__).parents[2]
 
 
 def experiment() -> dict[str, Any]:
-    """What configs/mnist.yaml says, with its references followed."""
+    """Return configs/mnist.yaml with its references followed."""
     config: dict[str, Any] = yaml.safe_load((PROJECT / "configs/mnist.yaml").read_text())
     model = config["model"]
     model["scheduler"]["init_args"]["max_lr"] = model["optimizer"]["init_args"]["lr"]
     return config
 
 
+@contextmanager
+def stopwatch(result: dict[str, Any]) -> Iterator[None]:
+    """Add `seconds`, the block's wall time, and `peak_mib`, the process's peak memory; NaN on Windows."""
+    start_s = time.perf_counter()
+    yield
+    result["seconds"] = time.perf_counter() - start_s
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else float("nan")
+    result["peak_mib"] = peak / (1024**2 if sys.platform == "darwin" else 1024)  # bytes there, KiB elsewhere
+
+
 def run(name: str, **options: Any) -> dict[str, Any]:
-    """Run a function of this package in a fresh process.
-
-    Args:
-        name: `module.function`, such as `handwritten.mnist`. It returns a dict of plain values.
-        options: Its arguments, plain values.
-
-    Returns:
-        What it returned.
+    """Run `module.function` of this package in a fresh process and return its dict of plain values.
 
     Raises:
         RuntimeError: If the process failed; with the end of what it printed.
@@ -45,7 +56,7 @@ def run(name: str, **options: Any) -> dict[str, Any]:
 
 
 def main(name: str, options: str, file: str) -> None:
-    """The other side of `run`."""
+    """Run in the child process what `run` asked for."""
     module, function = name.split(".")
     result = getattr(importlib.import_module(f"tests.benchmarks.{module}"), function)(**json.loads(options))
     Path(file).write_text(json.dumps(result))

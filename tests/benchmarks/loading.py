@@ -1,44 +1,44 @@
-"""An ordinary DataLoader of images one by one, driven bare and through the engine."""
+"""Ordinary DataLoaders, driven bare and through the engine."""
 
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from src.engine.data.map_loader import MapLoader
 from src.engine.data.order import Role
-from tests.benchmarks.stopwatch import stopwatch
+from tests.benchmarks.child import stopwatch
 
-NUM_IMAGES = 20_000
-
-
-def _loader(root: str, num_workers: int) -> DataLoader[Any]:
-    images = MNIST(root, transform=Compose([ToTensor(), Normalize((0.1307,), (0.3081,))]))
-    return DataLoader(Subset(images, range(NUM_IMAGES)), 128, shuffle=True, num_workers=num_workers)
+NUM_SAMPLES, PASSES = 20_000, 20
 
 
-def _drive(batches: Any) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    with stopwatch(result):
-        result["images"] = sum(len(digits) for _, digits in batches)
-    return result
+def _stack(samples: Any) -> Any:
+    x, target = zip(*samples, strict=True)
+    return torch.stack(x), torch.stack(target)
 
 
-def bare(root: str, seed: int, num_workers: int) -> dict[str, Any]:
-    """As torch has it.
+def drive(kind: str, adopted: bool, root: str, seed: int, num_workers: int) -> dict[str, Any]:
+    """Time whole epochs.
 
     Args:
+        kind: `images`, one by one through PIL and transforms, or `tensors`, with a collate function of its own.
+        adopted: Whether the engine drives the loader, as in a run.
         root: Folder of the data.
         seed: Of the order.
         num_workers: Of the loader.
     """
     torch.manual_seed(seed)
-    return _drive(_loader(root, num_workers))
-
-
-def adopted(root: str, seed: int, num_workers: int) -> dict[str, Any]:
-    """As a run of the command line has it."""
-    torch.manual_seed(seed)
-    return _drive(MapLoader(_loader(root, num_workers), Role()))
+    if kind == "images":
+        images = MNIST(root, transform=Compose([ToTensor(), Normalize((0.1307,), (0.3081,))]))
+        loader: DataLoader[Any] = DataLoader(Subset(images, range(NUM_SAMPLES)), 128, True, num_workers=num_workers)
+    else:
+        data = TensorDataset(torch.randn(NUM_SAMPLES, 8), torch.arange(NUM_SAMPLES))
+        loader = DataLoader(data, 128, True, num_workers=num_workers, collate_fn=_stack)
+    batches: Any = MapLoader(loader, Role()) if adopted else loader
+    result: dict[str, Any] = {}
+    with stopwatch(result):
+        for _ in range(1 if kind == "images" else PASSES):
+            result["samples"] = sum(len(x) for x, _ in batches)
+    return result

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import importlib
 import io
 import time
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.cli import main
-from src.data.mnist import MNISTDataModule
-from tests.benchmarks.stopwatch import stopwatch
+from tests.benchmarks.child import stopwatch
 
 
 class Terminal(io.StringIO):
@@ -50,27 +48,6 @@ class EpochTimer(Callback):
         """Stop it after the last batch."""
         if trainer.is_last_batch:
             self.seconds.append(self._now_s() - self._start_s)
-
-
-class RepeatedMNIST(MNISTDataModule):
-    """MNIST with its training images `times` times over.
-
-    Args:
-        times: How often each is there.
-        rest: The arguments of `MNISTDataModule`.
-    """
-
-    def __init__(self, times: int = 1, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.times = times
-
-    def setup(self, stage: str) -> None:
-        """Repeat what was loaded; validation stays as it is."""
-        super().setup(stage)
-        if stage == "fit":
-            images, digits = self.images
-            self.images = (images.repeat(self.times, 1, 1), digits.repeat(self.times))
-            self.train_rows = torch.cat([self.train_rows + k * len(images) for k in range(self.times)])
 
 
 def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:
@@ -117,51 +94,6 @@ def mnist(root: str, seed: int, folder: str, options: Sequence[str] = ()) -> dic
     return fit("mnist", folder, "--data.root", root, "--seed_everything", str(seed), *options)
 
 
-def mnist_repeated(root: str, seed: int, folder: str, times: int, epochs: int) -> dict[str, Any]:
-    """A few epochs of MNIST with its training images `times` times over."""
-    data = f"--data={RepeatedMNIST.__module__}.{RepeatedMNIST.__name__}"
-    return fit(
-        "mnist", folder, data, "--data.times", str(times), "--data.root", root,
-        "--seed_everything", str(seed), "--trainer.max_epochs", str(epochs),
-    )  # fmt: skip
-
-
 def xor(folder: str) -> dict[str, Any]:
     """The default XOR run."""
     return fit("xor", folder)
-
-
-def sweep(folder: str, trials: int) -> dict[str, Any]:
-    """Trials of XOR, one after another in this process, which is warm by a first one.
-
-    Args:
-        folder: Where they go.
-        trials: How many.
-
-    Returns:
-        `seconds_beyond`, what each costs beside Trainer.fit; what a sweep does at its begin and its end does not count.
-    """
-    search = importlib.import_module("src.tools.sweep").main
-    space = Path(folder, "space.yaml")
-    space.write_text("space: {model.optimizer.lr: {low: 0.1, high: 1.0, log: true}, model.net.hidden: [4, 8]}\n")
-    place = str(Path(folder, "sweep"))
-    options = ["--config", "configs/xor.yaml", "--trainer.max_epochs", "1", "--sweep", str(space), "--trials", "1"]
-    search([*options, "--resume", place])
-    fits: list[dict[str, Any]] = []
-    real_fit = Trainer.fit
-
-    @functools.wraps(real_fit)
-    def timed_fit(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        fits.append({})
-        with stopwatch(fits[-1]):
-            real_fit(trainer, *args, **kwargs)
-
-    def seconds(number: int) -> float:
-        start_s = time.perf_counter()
-        search(["--resume", place, "--trials", str(number)])
-        return time.perf_counter() - start_s
-
-    with patch.object(Trainer, "fit", timed_fit):
-        whole, empty = seconds(1 + trials), seconds(1 + trials)
-    beyond = whole - empty - sum(fit["seconds"] for fit in fits)
-    return {"seconds_beyond": beyond / trials, "seconds": whole, "fits": len(fits)}

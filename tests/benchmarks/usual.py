@@ -21,8 +21,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from src.models.mnist import MnistMLP
-from tests.benchmarks.child import experiment
-from tests.benchmarks.stopwatch import stopwatch
+from tests.benchmarks.child import experiment, stopwatch
 
 BATCH_SIZE = 128
 CONFIG = experiment()
@@ -76,7 +75,7 @@ class UsualModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def mnist(root: str, seed: int, folder: str, epochs: int) -> dict[str, Any]:
+def mnist(root: str, seed: int, folder: str, epochs: int = 1) -> dict[str, Any]:
     """Fit.
 
     Args:
