@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from src.engine.loggers.rows_file import RowsFile
+from src.engine.loggers.metrics_csv import MetricsCsv
 from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
 
@@ -30,19 +30,18 @@ def test_a_validation_amid_an_epoch_has_a_row_of_its_own(tmp_path):
     ]
 
 
-def states(run, name="last.ckpt"):
-    return torch.load(run / "checkpoints" / name, weights_only=True)["callbacks"]["Metrics"]
-
-
 def test_a_checkpoint_does_not_grow_with_the_rows(tmp_path):
-    held = [len(pickle.dumps(states(fit(tmp_path / str(n), config(max_epochs=n))))) for n in (2, 20)]
+    held = []
+    for epochs in (2, 20):
+        last = fit(tmp_path / str(epochs), config(max_epochs=epochs)) / "checkpoints/last.ckpt"
+        held.append(len(pickle.dumps(torch.load(last, weights_only=True)["callbacks"]["MetricsCsv"])))
     assert held[1] - held[0] < 50
 
 
 def test_a_row_is_appended_and_the_others_are_not_written_again(tmp_path, monkeypatch):
     rewritten = []
-    replace = RowsFile._replace
-    monkeypatch.setattr(RowsFile, "_replace", lambda self, rows: (rewritten.append(1), replace(self, rows)))
+    write = MetricsCsv._write
+    monkeypatch.setattr(MetricsCsv, "_write", lambda self, rows: (rewritten.append(1), write(self, rows)))
     run = fit(tmp_path, config(max_epochs=10))
     assert len(rows(run)) == 10
     assert len(rewritten) == 1  # the first, with the names
@@ -60,15 +59,9 @@ def test_what_came_after_the_checkpoint_is_cut_off(left, tmp_path):
     assert run_differences(whole, run) == []
 
 
-def test_a_run_that_was_begun_by_an_older_engine_goes_on_with_its_rows(tmp_path):
-    whole = fit(tmp_path / "whole", config())
-    run = fit(tmp_path / "stopped", config(), ("on_train_batch_end", 30))
-    last = run / "checkpoints/last.ckpt"
-    checkpoint = torch.load(last, weights_only=True)
-    numbers = [{n: float(v) if "." in v else int(v) for n, v in row.items() if v} for row in rows(run)]
-    checkpoint["callbacks"]["Metrics"] = {"rows": numbers, "validated": checkpoint["callbacks"]["Metrics"]["validated"]}
-    torch.save(checkpoint, last)
-    (run / "metrics.csv").unlink()
+def test_rows_of_an_epoch_whose_checkpoint_has_none_are_cut_off(tmp_path):
+    whole = fit(tmp_path / "whole", config(val_check_interval=6))
+    run = fit(tmp_path / "stopped", config(val_check_interval=6), ("on_train_batch_end", 8))
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 
@@ -79,7 +72,7 @@ def test_rows_that_are_gone_are_told(tmp_path, capfd):
     shutil.copy(run / "checkpoints/last.ckpt", copy)
     (tmp_path.parent / "metrics.csv").write_text("epoch,step\n9,9\n9,9\n9,9\n")  # somebody's
     assert resume(copy) == 0
-    assert "has 2 rows of metrics.csv, beside the checkpoint there are 0" in capfd.readouterr().err
+    assert "of the 2 rows that the checkpoint has 2 are lost" in capfd.readouterr().err
     assert [row["epoch"] for row in rows(run.parent / "version_1")] == ["3"]
 
 

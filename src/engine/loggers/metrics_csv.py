@@ -1,7 +1,9 @@
-"""metrics.csv: a row per epoch and per validation, whatever the logger, exact across a resume."""
+"""metrics.csv: a row per epoch and per validation, for any logger; identical after a resume."""
 
 import csv
+import os
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,77 +11,82 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from src.engine.loggers.rows_file import RowsFile
+from src.engine.errors import UserError
+from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback, as_tested, metrics_of, stage_of
+
+Row = dict[str, Any]
 
 
 class MetricsCsv(RunCallback):
-    """Writes `metrics.csv` into the run's folder, a row at a time.
+    """Appends rows to `metrics.csv` in the run's folder; a row with a new name rewrites the file.
 
-    A checkpoint holds how many rows belong to it. A resumed run begins with these, of its own file or of the one beside
-    the checkpoint's folder, and writes the later ones anew: each row stands there once, in the same folder or another.
+    A checkpoint holds how many rows belong to it. A resumed run begins with these, from the file beside the checkpoint,
+    and writes the later ones again: each row stands there once, in the same folder or another.
     """
 
     def __init__(self) -> None:
-        self._file = RowsFile(Path())
-        self._last: dict[str, Any] = {}  # the row of the last epoch
+        self._names: list[str] = []
+        self._num_rows = 0
+        self._last_epoch: list[int] = []  # epoch and step of the last row of training
         self._validated = False  # since the last row: Lightning keeps the numbers of an earlier validation
-        self._loaded: dict[str, Any] = {}  # until training starts, which a finished run does not
+        self._source: Path | None = None  # the file with the rows of a checkpoint, until they are written
+        self._loaded: dict[str, Any] = {}  # the metrics of a checkpoint, until training starts
 
     @property
-    def state_key(self) -> str:
-        """Where a checkpoint keeps the number of rows."""
-        return "Metrics"
+    def _path(self) -> Path:
+        return self.run.folder / "metrics.csv"
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stage = stage
-        if stage == "fit" or self._file.path != self.run.folder / "metrics.csv":
-            self._file = RowsFile(self.run.folder / "metrics.csv")
+        self._names, rows = read_rows(self._path)
+        self._num_rows = len(rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "num_rows": self._file.num_rows,
-            "names": self._file.names,
-            "last": self._last,
+            "num_rows": self._num_rows,
+            "names": self._names,
+            "last_epoch": self._last_epoch,
             "validated": self._validated,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The test after a fit loads the best checkpoint and its rows, too.
         if self._stage != "fit":
-            return
-        self._validated = state["validated"]
-        if "rows" in state:  # of an older engine, whole
-            self._last = state["rows"][-1] if state["rows"] else {}
-            self._file.begin_with(state["rows"])
-        else:
-            self._last = state["last"]
-            source = self.run.source or self.run.last
-            beside = source.parent.parent / "metrics.csv" if source.parent.name == "checkpoints" else Path()
-            self._file.begin_with_part(beside, state["num_rows"], state["names"])
+            return  # the test after a fit loads the best checkpoint, whose rows are no matter
+        self._num_rows, self._names = state["num_rows"], state["names"]
+        self._last_epoch, self._validated = state["last_epoch"], state["validated"]
+        checkpoint = self.run.source or self.run.last
+        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else self.run.folder
+        self._source = folder / "metrics.csv"
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get("metrics", {}) if self._stage == "fit" else {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin with the rows of the checkpoint."""
+        self._loaded = {}
+        if self._source is None or not trainer.is_global_zero:
+            return
+        _, rows = read_rows(self._source, self._num_rows)
+        if len(rows) < self._num_rows:
+            which = f"of the {self._num_rows} rows that the checkpoint has {self._num_rows - len(rows)} are lost"
+            print(f"warning: {which}: {self._source} has {len(rows)}.", file=sys.stderr, flush=True)
+        if self._names:
+            self._write(rows)
+        self._source = None
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last epoch of a checkpoint that was saved at its very end: nothing is left to train."""
         if self._loaded:
             trainer.callback_metrics.update(self._loaded)
-            self._add_epoch(trainer)
             self.on_train_start(trainer, module)
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loaded = {}
-        # A run that goes on in another folder may have no further row.
-        if trainer.is_global_zero and not self._file.path.exists():
-            self._file.settle()
+            self._add_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
         self._add_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the last epoch."""
         self._add_epoch(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -93,7 +100,6 @@ class MetricsCsv(RunCallback):
         self._write_tables(trainer, module, "val")
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write the test."""
         self._add(trainer, "test")
         self._write_tables(trainer, module, "test")
         renamed = [f"{name} as {as_tested(name)}" for name in trainer.callback_metrics if as_tested(name) != name]
@@ -101,36 +107,69 @@ class MetricsCsv(RunCallback):
             print(f"note: the test logs {', '.join(renamed)}", file=sys.stderr, flush=True)
 
     def _write_tables(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """What a metric gave that is no number: matrices as CSV, curves as tensors."""
-        for name, value in getattr(module, "tables", {}).items():
-            if stage_of(name) == stage and trainer.is_global_zero and not trainer.sanity_checking:
-                write_table(self.run.folder / name.replace("/", "_"), value)
+        """Write what a metric gave that is no number: a matrix as CSV, anything else for `torch.load`."""
+        tables = getattr(module, "tables", {}) if trainer.is_global_zero else {}
+        for name in [name for name in tables if stage_of(name) == stage]:
+            path, value = self.run.folder / name.replace("/", "_"), tables[name]
+            if isinstance(value, Tensor) and value.dim() == 2:
+                with path.with_name(f"{path.name}.csv").open("w", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows(value.tolist())
+            else:
+                torch.save(value, path.with_name(f"{path.name}.pt"))
 
     def _add_epoch(self, trainer: Trainer) -> None:
-        self._add(trainer, "train", *(["val"] if self._validated else []))
+        # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
+        last_epoch = [trainer.current_epoch, trainer.global_step]
+        if last_epoch != self._last_epoch and self._add(trainer, "train", *["val"] * self._validated):
+            self._last_epoch = last_epoch
         self._validated = False
 
-    def _add(self, trainer: Trainer, *stages: str) -> None:
-        own = trainer.state.fn != "fit"  # a stage by itself
-        metrics = {name: value for name, value in metrics_of(trainer).items() if own or stage_of(name) in stages}
-        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        if trainer.state.fn == "fit":
+    def _add(self, trainer: Trainer, *stages: str) -> bool:
+        """Add a row of the numbers of these stages; return whether there are any."""
+        is_fit = trainer.state.fn == "fit"
+        metrics = {name: value for name, value in metrics_of(trainer).items() if not is_fit or stage_of(name) in stages}
+        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
+            return False
+        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if is_fit:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
-        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
-            return
-        # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
-        if stages[0] == "train":
-            if self._last and (row["epoch"], row["step"]) == (self._last["epoch"], self._last["step"]):
-                return
-            self._last = row | metrics
-        self._file.add(row | metrics)
+        row |= metrics
+        names = list(dict.fromkeys([*self._names, *row]))
+        if names == self._names and self._path.is_file():
+            self._append(row)
+        else:
+            _, rows = read_rows(self._path, self._num_rows)
+            self._names = names
+            self._write([*rows, row])
+        return True
+
+    def _append(self, row: Row) -> None:
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._names).writerow(row)
+        except OSError as error:
+            os.truncate(self._path, size)  # no half of a row
+            raise UserError(f"Cannot write {self._path}: {error.strerror}. Its earlier rows are whole.") from error
+        self._num_rows += 1
+
+    def _write(self, rows: list[Row]) -> None:
+        try:
+            with write_whole(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._names)
+                writer.writeheader()
+                writer.writerows(rows)
+        except OSError as error:
+            raise UserError(f"Cannot write {self._path}: {error.strerror}. Its earlier rows are whole.") from error
+        self._num_rows = len(rows)
 
 
-def write_table(path: Path, value: Any) -> None:
-    """Write a matrix as `<path>.csv`, anything else as `<path>.pt`."""
-    if isinstance(value, Tensor) and value.dim() == 2:
-        with path.with_name(f"{path.name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(value.tolist())
-    else:
-        torch.save(value, path.with_name(f"{path.name}.pt"))
+def read_rows(path: Path, most: int | None = None) -> tuple[list[str], list[Row]]:
+    """Return the names and the first rows of a file; none where there is no file."""
+    if not path.is_file():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = [{name: value for name, value in row.items() if value} for row in islice(reader, most)]
+        return list(reader.fieldnames or []), rows

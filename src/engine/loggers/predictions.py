@@ -17,7 +17,7 @@ from torch import Tensor
 from src.engine.data.batches import count_samples, describe, fields_of, parts
 from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError
-from src.engine.paths import shorten
+from src.engine.paths import shorten, write_whole
 from src.engine.run.run import RunCallback
 
 MAX_COLUMNS = 64  # numbers of one name that become columns of the table
@@ -303,25 +303,19 @@ def cells(name: str, column: Column) -> dict[str, list[Any]]:
 
 
 def write(path: Path, table: dict[str, list[Any]], large: dict[str, Column]) -> None:
-    """Write both files, first beside and then into place: a kill leaves no half of a file.
+    """Write predictions.csv, after predictions.pt where something is large.
 
     Raises:
         UserError: If the disk refuses it.
     """
-    parts = [path.with_name(f".predictions{suffix}.part") for suffix in (".pt", ".csv")]
     try:
-        with parts[0].open("wb") as file:
-            torch.save(large, file)
-        with parts[1].open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        with write_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
             csv.writer(text).writerows([table, *zip(*table.values(), strict=True)])
-        if large:
-            parts[0].replace(path.with_suffix(".pt"))
-        parts[1].replace(path)
+            if large:
+                with write_whole(path.with_suffix(".pt")) as other, other.open("wb") as file:
+                    torch.save(large, file)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}. No predictions were written.") from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def print_table(table: dict[str, list[Any]]) -> None:
