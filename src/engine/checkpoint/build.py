@@ -71,8 +71,8 @@ def load_module(
     module = build(LightningModule, {**config, "init_args": {**config.get("init_args", {}), **overrides}})
     vars(module)["run_seed"] = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
     module.configure_model()
-    # What belongs to the training stays there: sums of an epoch, the length of a schedule.
-    state = {key: value for key, value in checkpoint.items() if key != "train_means"} | {"lr_schedulers": []}
+    # The length of a schedule belongs to the run of the checkpoint.
+    state = {key: value for key, value in checkpoint.items() if key != "schedule_length"}
     module.on_load_checkpoint(state)
     strict = module.strict_loading if strict is None else strict
     if strict:

@@ -1,6 +1,6 @@
 """Repairs what `self.log` collects: figures over all processes and all rows, and a resume that keeps them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -15,9 +15,12 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Sync,
 )
 from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
 
 # Hooks that a resumed run calls again: what they log replaces what the checkpoint holds of them.
 CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
+# Where Lightning has the hook that logged a number: means that were counted without `self.log`.
+COUNTED = "counted"
 
 
 def repair_logs(trainer: pl.Trainer, is_padding: Callable[[], bool]) -> None:
@@ -37,8 +40,27 @@ def repair_logs(trainer: pl.Trainer, is_padding: Callable[[], bool]) -> None:
         loop._results = Results(trainer, loop._results.training, is_padding)
 
 
+def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tensor) -> None:
+    """Count a batch in the mean of an epoch, as `self.log` would at ten times the cost; waits for no device.
+
+    Args:
+        trainer: A repaired one, within a stage.
+        name: Under which the mean over the epoch and all processes is logged, unless a module logs this name itself.
+        mean: Over the batch, a number.
+        weight: What it is a mean over; a batch of 0 counts for nothing.
+    """
+    results: Any = trainer._results
+    results.add(f"{COUNTED}.{name}", name, mean, weight)
+
+
+def is_logged(trainer: pl.Trainer, name: str) -> bool:
+    """Return whether a process gave `add_to_mean` anything for this name, at the end of an epoch."""
+    results: Any = trainer._results
+    return f"{COUNTED}.{name}" in results
+
+
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
-    """Give what this process logged in the running epoch, which Lightning's checkpoint leaves out.
+    """Return what this process logged in the running epoch, which Lightning's checkpoint leaves out.
 
     At the end of an epoch it is nothing: a run that is resumed from there begins the next one.
     """
@@ -50,7 +72,7 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
-    """Go on with what `running_logs` gave.
+    """Resume with what `running_logs` gave.
 
     Args:
         trainer: That resumes.
@@ -79,11 +101,11 @@ class _Connector(_LoggerConnector):
 class Results(_ResultCollection):
     """Combines what each process logged by name, weighted by rows, however it was logged.
 
-    Lightning combines with `sync_dist=True` alone, which `self.log` and `self.log_dict` leave off. It then pairs the
-    figures of the processes by their order, rounds the mean number of rows, and waits for ever in a validation in which
-    one process has a batch more (Lightning issue 20153). Here processes meet at the end of an epoch only. What a
-    training step logs for itself keeps the value of the last step, over all processes. In trackers the curve of such
-    steps is that of one process, unless `sync_dist=True` is given; and so is the value of one step of a metric object.
+    Lightning combines with `sync_dist=True` alone. It then pairs the figures of the processes by their order, rounds
+    the mean number of rows, and waits for ever in a validation in which one process has a batch more (Lightning issue
+    20153). Here processes meet at the end of an epoch only. What a training step logs for itself keeps the value of the
+    last step, over all processes. In trackers the curve of such steps is that of one process, unless `sync_dist=True`
+    is given; and so is the value of one step of a metric object.
 
     With `rank_zero_only` or `sync_dist_group` everything is as in Lightning.
 
@@ -100,6 +122,29 @@ class Results(_ResultCollection):
         self._loaded: list[dict[str, Any]] = []
         self._resumed = False
 
+    def add(self, key: str, name: str, mean: Tensor, weight: int | Tensor) -> None:
+        """Count a mean over a batch; see `add_to_mean`."""
+        if self._loaded:
+            self._restore()
+        mean = mean.detach()
+        if mean.dtype not in (torch.float32, torch.float64):  # a sum in half precision loses digits
+            mean = mean.float()
+        if isinstance(weight, int):
+            total = mean * weight if weight else torch.zeros_like(mean)  # the mean over nothing is NaN
+        else:
+            total = (mean * weight).where(weight > 0, 0)
+        result: Any = self.get(key)
+        if result is None:
+            meta = _Metadata(COUNTED, name)
+            meta.sync = _Sync()
+            result = self[key] = _ResultMetric(meta, is_tensor=True)
+            result._update_count = 1
+            result.value, result.cumulated_batch_size = total, weight
+        else:
+            result.value = total + result.value
+            result.cumulated_batch_size = result.cumulated_batch_size + weight
+            result._computed = None
+
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
         index = self.dataloader_idx if options["add_dataloader_idx"] else None
@@ -114,31 +159,31 @@ class Results(_ResultCollection):
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
         ours = not options["rank_zero_only"] and options["sync_dist_group"] is None
-        synced = options["sync_dist"] and ours
+        synced = options["sync_dist"]
         super().log(fx, name, value, **options | ({"sync_dist": False} if ours else {}))
         result = self[key]
-        if self.training and ours and result.is_tensor and result.meta.on_step and self._trainer.world_size > 1:
-            self._weigh_step(result, options["batch_size"], synced)
+        if ours and self.training and result.meta.on_step and result.is_tensor and self._trainer.world_size > 1:
+            options |= {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False}
+            self._keep_step(result, synced, options)
 
-    def _weigh_step(self, result: Any, num_rows: Any, synced: bool) -> None:
-        """Note what the value of this step counts for."""
-        batch: Any = self.batch
-        try:
-            if num_rows is None:
-                num_rows = self.batch_size or extract_batch_size(batch)
-        except MisconfigurationException:  # a batch without rows
-            num_rows = 1
-        result.step_rows = num_rows
+    def _keep_step(self, result: Any, synced: bool, options: dict[str, Any]) -> None:
+        """Log the value of the last step for the epoch, too: at its end processes put theirs together."""
+        fx, name = f"{result.meta.fx}.step", result.meta.forked_name(on_step=True)
+        self.pop(f"{fx}.{name}", None)
+        if options["batch_size"] is None:
+            batch: Any = self.batch
+            try:
+                options["batch_size"] = self.batch_size or extract_batch_size(batch)
+            except MisconfigurationException:  # a batch without rows
+                options["batch_size"] = 1
+        super().log(fx, name, result._forward_cache, **options)
         if synced:
-            value, reduce = result._forward_cache, self._trainer.strategy.reduce
-            if result.meta.is_mean_reduction:
-                total, count = reduce(
-                    torch.stack([value * num_rows, torch.full_like(value, num_rows)]), reduce_op="sum"
-                )
-                result._forward_cache = total / count
-            else:
-                result._forward_cache = reduce(value.clone(), reduce_op=result.meta.reduce_fx.__name__)
-            result.step_rows = None
+            self.gather([f"{fx}.{name}"])
+            result._forward_cache = self[f"{fx}.{name}"]._computed
+
+    def valid_items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        """Give the counted means first: a number of the same name that a module logs itself takes their place."""
+        return iter(sorted(super().valid_items(), key=lambda item: item[1].meta.fx != COUNTED))
 
     def metrics(self, on_step: bool) -> Any:
         """Give the values of a step or of the epoch."""
@@ -146,13 +191,17 @@ class Results(_ResultCollection):
             self.gather()
         return super().metrics(on_step)
 
-    def gather(self) -> None:
-        """Combine what is logged so far for the epoch; all processes call it together."""
+    def gather(self, keys: list[str] | None = None) -> None:
+        """Combine what is logged so far for the epoch; all processes call it together.
+
+        Args:
+            keys: Of the results; by default all.
+        """
         self._restore()
         if self._trainer.world_size == 1:
             return
         shares: list[Any] = [None] * self._trainer.world_size
-        mine = {key: _share(result) for key, result in self.items() if _is_open(result)}
+        mine = {key: _share(each) for key, each in self.items() if _is_open(each) and (keys is None or key in keys)}
         torch.distributed.all_gather_object(shares, mine)
         for key, held in _by_key(shares).items():
             result = self._get(key, held[0])
@@ -161,23 +210,9 @@ class Results(_ResultCollection):
             if not result.is_tensor:
                 result.compute()  # of torchmetrics, over all processes
                 continue
-            if result.meta.on_epoch:
-                value, count = _combined(result.meta, [(share["value"], share["count"]) for share in held])
-                value = value / count if result.meta.is_mean_reduction else value
-                result._computed = value.to(result.value.device, held[0]["value"].dtype)
-            if steps := [share["step"] for share in held if share["step"] is not None]:
-                self._take_step(result, *_combined(result.meta, [(v * n, n) for v, n in steps]), steps)
-
-    def _take_step(self, result: Any, total: Any, count: Any, steps: list[Any]) -> None:
-        value = total / count if result.meta.is_mean_reduction else _combined(result.meta, steps)[0]
-        result._forward_cache, result.step_rows = value.to(result.value), None
-        _, name = self._forked_name(result, on_step=True)
-        connector = self._trainer._logger_connector
-        connector._callback_metrics[name] = result._forward_cache
-        if result.meta.logger:
-            connector._logged_metrics[name] = result._forward_cache
-        if result.meta.prog_bar:
-            connector._progress_bar_metrics[name] = float(result._forward_cache)
+            value, count = _combined(result.meta, held)
+            value = value / count if result.meta.is_mean_reduction else value
+            result._computed = value.to(result.value.device, held[0]["value"].dtype)
 
     def _get(self, key: str, share: dict[str, Any]) -> Any:
         """Find a result; make it where this process did not log that name. None of a metric that the module lacks."""
@@ -201,7 +236,7 @@ class Results(_ResultCollection):
         return {key: _share(result) for key, result in kept.items()}
 
     def load_state_dict(self, shares: list[dict[str, Any]]) -> None:
-        """Go on with what `state_dict` gave, as soon as the epoch does."""
+        """Resume with what `state_dict` gave, as soon as the epoch does."""
         self._loaded = shares
 
     def _restore(self) -> None:
@@ -211,30 +246,27 @@ class Results(_ResultCollection):
             result = self._get(key, held[0])
             if result is None or not result.is_tensor:
                 continue
-            value, count = _combined(result.meta, [(share["value"], share["count"]) for share in held])
-            device, (saved, number) = result.value.device, (held[0]["value"], held[0]["count"])
+            value, count = _combined(result.meta, held)
+            device, saved, number = result.value.device, held[0]["value"], held[0]["count"]
             result.value = value.to(device, saved.dtype)
             if result.meta.is_mean_reduction:
                 result.cumulated_batch_size = count.to(device, number.dtype)
-            if held[0]["step"] is not None:
-                step, result.step_rows = held[0]["step"]
-                result._forward_cache = step.to(result.value)
 
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget; in an epoch that a checkpoint began only at its end."""
         self._resumed &= fx is not None
+        if fx is None:
+            for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:
+                del self[key]
         if not self._resumed:
             super().reset(metrics, fx)
 
 
-def _is_ours(result: _ResultMetric) -> bool:
-    return not result.meta.sync.rank_zero_only and result.meta.sync.group is None
-
-
 def _is_open(result: _ResultMetric) -> bool:
     """Whether a result holds what was not combined with that of other processes yet."""
-    waits = result.meta.on_epoch and result._computed is None
-    return not result.has_reset and _is_ours(result) and (waits or getattr(result, "step_rows", None) is not None)
+    meta = result.meta
+    ours = not meta.sync.rank_zero_only and meta.sync.group is None
+    return ours and meta.on_epoch and not result.has_reset and result._computed is None
 
 
 def _share(result: Any) -> dict[str, Any]:
@@ -242,13 +274,9 @@ def _share(result: Any) -> dict[str, Any]:
     meta = {field.name: getattr(result.meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
     meta["reduce_fx"] = result.meta.reduce_fx.__name__
     sync = {"_should": result.meta.sync.should, "rank_zero_only": result.meta.sync.rank_zero_only}
-    share: dict[str, Any] = {"meta": meta, "sync": sync, "value": None, "count": None, "step": None}
-    if result.is_tensor:
-        share["value"] = result.value.detach().cpu()
-        share["count"] = torch.as_tensor(getattr(result, "cumulated_batch_size", 0)).cpu()
-        if (rows := getattr(result, "step_rows", None)) is not None:
-            share["step"] = (result._forward_cache.detach().cpu(), rows)
-    return share
+    value = result.value.detach().cpu() if result.is_tensor else None
+    count = torch.as_tensor(getattr(result, "cumulated_batch_size", 0)).cpu()
+    return {"meta": meta, "sync": sync, "value": value, "count": count}
 
 
 def _by_key(shares: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -257,10 +285,10 @@ def _by_key(shares: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [share[key] for share in shares if key in share] for key in keys}
 
 
-def _combined(meta: _Metadata, parts: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def _combined(meta: _Metadata, shares: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
     """Combine values and what they count for; in double precision the mean of equal numbers is that number."""
-    values = torch.stack([torch.as_tensor(value).double() for value, _ in parts])
-    counts = torch.stack([torch.as_tensor(count).double() for _, count in parts])
+    values = torch.stack([share["value"].double() for share in shares])
+    count = torch.stack([share["count"].double() for share in shares]).sum()
     if meta.is_max_reduction or meta.is_min_reduction:
-        return (values.max() if meta.is_max_reduction else values.min()), counts.sum()
-    return values.sum(), counts.sum()
+        return (values.max() if meta.is_max_reduction else values.min()), count
+    return values.sum(), count

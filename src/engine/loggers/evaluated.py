@@ -12,7 +12,7 @@ from src.engine.data.batches import TARGETS, describe, parts, take_apart
 from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError
 from src.engine.module.base_module import BaseModule
-from src.engine.module.evaluation import loaders_of
+from src.engine.module.metrics import loaders_of
 
 # What a step of one's own may call them: raw outputs of the net, or what metrics see.
 OUTPUTS, SCORES = ("outputs", "logits"), ("scores", "preds")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from src.engine.errors import UserError, one_line
 from src.engine.loggers.evaluated import Evaluated
-from src.engine.module.evaluation import dataset_names, loaders_of
+from src.engine.module.metrics import dataset_names, loaders_of
 from src.engine.run.run import RunCallback
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The LightningModule below yours: exact means, several data sets, a resume to the bit, one file that is enough."""
+"""The LightningModule below yours: exact means, several data sets, one checkpoint that is enough."""
 
-from collections.abc import Collection
-from dataclasses import replace
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
-from src.engine.data.batches import describe
+from src.engine.checkpoint.plain import Snapshot
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
+from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
 from src.engine.lightning_fixes.trainer import QuickAttributes
-from src.engine.module.evaluation import Evaluation, dataset_names, loaders_of, named
 from src.engine.module.losses import class_dim
-from src.engine.module.means import Means
-from src.engine.module.step import FORM, StepOutput, check_names
+from src.engine.module.metrics import dataset_names, loaders_of, named, suited
+from src.engine.module.step import FORM, StepOutput, as_output
 
 
 class BaseModule(QuickAttributes):
-    """Sums up over samples, epoch and processes; a run resumed amid an epoch reports the mean of the whole epoch.
+    """Logs the means of loss and parts over samples, epoch and processes, and the metrics of each data set.
 
-    A stage in which no batch was counted logs nothing, and no name that a subclass logs by itself.
+    A stage logs nothing if no batch was counted in it. Where a subclass logs the same name, its number counts.
 
     Args:
         metrics: Of validation and test, by name.
@@ -41,157 +41,151 @@ class BaseModule(QuickAttributes):
             self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
+        # Those of all data sets but the first, by their number.
+        self.further_metrics: dict[int, MetricCollection] = {}
         # What is no number: matrices, curves; written into the run's folder.
         self.tables: dict[str, Any] = {}
-        self._evaluation = Evaluation(self.metrics)
-        self._means = Means()
-        self._own_names: set[str] = set()
-        self._begun: set[bool] = set()
-        self._compile = compile
         self.schedule_length: int | None = None
+        self._fresh_metrics = [copy.deepcopy(self.metrics)]  # in a list it is no part of this module
+        self._metrics_at_first = Snapshot(self.metrics)
+        self._names: dict[tuple[str, int, str, str], list[str]] = {}
+        self._num_samples: int | Tensor = 0
+        self._compile = compile
 
     def setup(self, stage: str) -> None:
-        # What an earlier run of this module left, in a notebook perhaps one that failed within an epoch.
+        # Forget an earlier run of this module, in a notebook, or a validation before a test.
         self.schedule_length = None
-        self._means = Means()
-        self._evaluation.begin()
+        self._metrics_at_first.put_back()
+        self.further_metrics.clear()
+        self._names.clear()
+        repair_logs(self.trainer, functools.partial(is_padding, self.trainer))
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
             graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
             self.net.compile(mode="reduce-overhead" if graphs else None)
             self._compile = False
 
-    @property
-    def further_metrics(self) -> dict[int, MetricCollection]:
-        """The metrics of all data sets but the first, by their number."""
-        return self._evaluation.more
-
-    def add_further_metrics(self, number: int) -> None:
-        """Make those of a data set, for a resumed run to fill."""
-        self._evaluation.add(number, self.device)
-
-    def is_first_batch(self) -> bool:
-        """Whether no batch was seen yet, in training or in evaluation: the time to look closely."""
-        first = self.training not in self._begun
-        self._begun.add(self.training)
-        return first
-
     def scores(self, outputs: Any) -> Any:
-        """What metrics see of the net's outputs."""
+        """Return what metrics see of the net's outputs."""
         return outputs
 
     def class_dim(self, outputs: Any) -> int:
-        """Return the dimension of the net's outputs that holds the classes; see `torch_losses.class_dim`."""
+        """Return the dimension of the net's outputs that holds the classes; see `losses.class_dim`."""
         loss, activation = getattr(self, "loss", None), getattr(self, "activation", None)
         return class_dim(loss, activation, outputs) if isinstance(outputs, Tensor) else 1
 
-    def count(self, stage: str, output: StepOutput, number: int = 0) -> Tensor:
-        """Count a batch and return its loss; nothing waits for the device.
+    def count(self, stage: str, returned: Any, batch: Any, number: int = 0) -> StepOutput:
+        """Count what a step returned in the means, and in evaluation in the metrics; nothing waits for the device.
 
         Args:
             stage: `train`, `val` or `test`.
-            output: What the step gave.
-            number: Of the data set, of several.
+            returned: A StepOutput, the loss alone, or a dict of `loss` and its parts.
+            batch: What the step was given.
+            number: Of the data set, if there are several.
         """
-        if not isinstance(output, StepOutput):
-            raise UserError(f"count takes a {FORM}; got {describe(output)}.")
-        if output.parts:
-            check_names(output.parts, [str(name) for name in self.metrics])
-        if stage == "train" and self._is_padding():
-            output = replace(output, num_samples=output.num_samples * 0)
-        self._means.add(f"{stage}/{number}", output)
+        output: StepOutput = as_output(returned, batch)
+        if stage == "train" and is_padding(self.trainer):
+            output.num_samples = output.num_samples * 0
+        self._num_samples = output.num_samples
+        for name in output.parts:
+            if name == "loss" or name.partition("/")[0] in self.metrics:
+                raise UserError(
+                    f"StepOutput: parts has the name {name!r}, which is that of the loss or of a metric "
+                    f"({', '.join(['loss', *map(str, self.metrics)])}). Give the part another name."
+                )
+        for name, value in {"loss": output.loss, **output.parts}.items():
+            self._log_mean((stage, number, "", name), value, output.num_samples)
         if stage != "train" and len(self.metrics):
             if output.outputs is None:
-                names = ", ".join(str(name) for name in self.metrics)
+                names = ", ".join(map(str, self.metrics))
                 raise UserError(
                     f"The step of {stage} gave no outputs for the metrics {names}. Let it return "
                     f"{FORM}, or leave out the metrics (--model.metrics null)."
                 )
-            scores = self.scores(output.outputs)
-            self._evaluation.update(number, scores, output.target, self.class_dim(output.outputs))
+            scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
+            for metric in self._metrics_of(number).values():
+                metric.update(*suited(metric, scores, output.target, dim))
         if isinstance(output.num_samples, Tensor):
-            return output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
-        return output.loss
+            output.loss = output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
+        return output
 
-    def _is_padding(self) -> bool:
-        """Whether another process has the rows of this batch, which then counts nothing."""
-        try:
-            trainer = self.trainer
-        except RuntimeError:  # of a module without one
-            return False
-        return is_padding(trainer)
-
-    def evaluate(self, stage: str, output: StepOutput, number: int = 0) -> dict[str, Any]:
+    def evaluate(self, stage: str, returned: Any, batch: Any, number: int = 0) -> dict[str, Any]:
         """Count a batch, as `count` does; returns `loss`, `outputs` and `target`, which callbacks may look at."""
-        return {"loss": self.count(stage, output, number), "outputs": output.outputs, "target": output.target}
+        counted = self.count(stage, returned, batch, number)
+        return {"loss": counted.loss, "outputs": counted.outputs, "target": counted.target}
 
     def batch_weight(self) -> Tensor | None:
-        """What the last counted batch of this process counts for in the mean over all, where rows do not tell."""
-        num_samples = self._means.last
-        if not isinstance(num_samples, Tensor):
+        """Return what the last batch of this process counts for in the mean over all; None where its rows tell it."""
+        if not isinstance(self._num_samples, Tensor):
             return None
-        mine = num_samples.to(self.device, torch.get_default_dtype())
+        mine = self._num_samples.to(self.device, torch.get_default_dtype())
         total: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
         weight: Tensor = mine * self.trainer.world_size / total.clamp(min=torch.finfo(mine.dtype).tiny)
         return weight
 
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own; notes that a subclass has this name for itself."""
-        self._own_names.add(name)
-        super().log(name, value, *args, **kwargs)
-
-    def log_mean(self, name: str, value: Tensor) -> None:
-        """Log what is the same on all processes already, unless a subclass logs this name by itself."""
-        if name not in self._own_names:
-            super().log(name, value, sync_dist=True, reduce_fx="max")  # the mean of three equal numbers may be another
-
-    def on_train_epoch_end(self) -> None:
-        for name, value in self._means.take("train/0", self).items():
-            self.log_mean(f"train/{name}", value)
-
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
+        self._log_metrics("test")
 
-    def _log_evaluation(self, stage: str) -> None:
+    def add_further_metrics(self, number: int) -> None:
+        """Make the metrics of a further data set."""
+        self.further_metrics[number] = copy.deepcopy(self._fresh_metrics[0]).to(self.device)
+
+    def _metrics_of(self, number: int) -> MetricCollection:
+        if number and number not in self.further_metrics:
+            self.add_further_metrics(number)
+        return self.further_metrics[number] if number else self.metrics
+
+    def _log_metrics(self, stage: str) -> None:
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
-        logged: set[str] = set()
-        for number, name in enumerate(dataset_names(loaders_of(self.trainer, stage))):
-            values: dict[str, Any] = self._means.take(f"{stage}/{number}", self)
-            if not values:
-                continue
-            for metric, value in self._evaluation.compute(number).items():
-                found = dict(named(metric, value, class_names))
-                _refuse_same_names(found.keys() & values.keys(), stage)
-                values |= found
-            for key, value in values.items():
-                # Of several data sets the first has the plain name, too.
-                keys = [f"{stage}/{key}/{name}"] if name else []
-                keys += [f"{stage}/{key}"] if number == 0 else []
-                _refuse_same_names(logged.intersection(keys), stage)
-                logged.update(keys)
-                for each in keys:
-                    self._log_or_keep(each, value)
+        for number in range(len(dataset_names(loaders_of(self.trainer, stage)))):
+            if not is_logged(self.trainer, self._names_of((stage, number, "", "loss"))[0]):
+                continue  # a step of one's own counted no batch
+            metrics = self._metrics_of(number)
+            for metric, computed in metrics.items():
+                for name, value in named(metric, computed.compute(), class_names):
+                    if isinstance(value, Tensor) and value.dim() == 0:
+                        self._log_mean((stage, number, metric, name), value.float(), 1)
+                    else:
+                        self.tables |= dict.fromkeys(self._names_of((stage, number, metric, name)), value)
+            metrics.reset()
 
-    def _log_or_keep(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor) and value.dim() == 0:
-            self.log_mean(name, value.float())
-        else:
-            self.tables[name] = value
+    def _log_mean(self, key: tuple[str, int, str, str], mean: Tensor, weight: int | Tensor) -> None:
+        for name in self._names.get(key) or self._names_of(key):
+            add_to_mean(self.trainer, name, mean, weight)
+
+    def _names_of(self, key: tuple[str, int, str, str]) -> list[str]:
+        """Return the names under which a number is logged: of several data sets the first has the plain name, too.
+
+        Args:
+            key: The stage, the number of the data set, the metric, and the name of its value.
+
+        Raises:
+            UserError: If one of the names is that of another number.
+        """
+        if key not in self._names:
+            stage, number, _, name = key
+            label = "" if stage == "train" else dataset_names(loaders_of(self.trainer, stage))[number]
+            found = [f"{stage}/{name}/{label}"] if label else []
+            found += [f"{stage}/{name}"] if number == 0 else []
+            taken = {name for names in self._names.values() for name in names}
+            if same := taken.intersection(found):
+                raise UserError(
+                    f"Two numbers of {stage} have the name {min(same)}. Give the metric, the part of the loss or the "
+                    "data set another name."
+                )
+            self._names[key] = found
+        return self._names[key]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running means, and the length of the schedule."""
+        """Keep the length of the schedule."""
         checkpoint["schedule_length"] = self.schedule_length
-        checkpoint["train_means"] = self._means.state_dict("train/0", self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the running means, and the length of the schedule."""
-        if checkpoint["lr_schedulers"]:
-            self.schedule_length = checkpoint.get("schedule_length")
-        if "train_means" in checkpoint:
-            self._means.load_state_dict("train/0", checkpoint["train_means"], self)
+        """Take up the length of the schedule: asked for it anew, Lightning would set up the data too early."""
+        self.schedule_length = checkpoint.get("schedule_length")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -216,11 +210,3 @@ class BaseModule(QuickAttributes):
             overrides: Arguments of the module that replace the config's: objects, or `class_path` and `init_args`.
         """
         return load_module(cls, checkpoint_path, map_location or "cpu", overrides, strict).eval()
-
-
-def _refuse_same_names(names: Collection[str], stage: str) -> None:
-    if names:
-        raise UserError(
-            f"Two numbers of {stage} have the name {min(names)}. Give the metric, the part of the loss or the data set "
-            "another name."
-        )

@@ -1,6 +1,5 @@
-"""The metrics of a validation or a test: fed as each one wants it, one set of counts for each data set."""
+"""Metrics of a validation or a test: what each wants to see, and the names of its values and of the data sets."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,55 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 from torchmetrics.text import Perplexity
-
-from src.engine.checkpoint.plain import Snapshot
-
-
-class Evaluation:
-    """Keeps metrics of each data set apart.
-
-    Args:
-        metrics: Of the first one; of the others copies.
-    """
-
-    def __init__(self, metrics: MetricCollection) -> None:
-        self._first = metrics
-        self._fresh = copy.deepcopy(metrics)
-        self._begun = Snapshot(metrics)
-        self.more: dict[int, MetricCollection] = {}
-
-    def update(self, number: int, scores: Any, target: Any, class_dim: int = 1) -> None:
-        """Count a batch.
-
-        Args:
-            number: Of its data set.
-            scores: (B, ...), what the metrics see.
-            target: (B, ...).
-            class_dim: The dimension of the classes in scores of several: 1, or the last one.
-        """
-        if number and number not in self.more:
-            self.add(number, scores.device if isinstance(scores, Tensor) else "cpu")
-        metrics = self.more[number] if number else self._first
-        for metric in metrics.values():
-            metric.update(*suited(metric, scores, target, class_dim))
-
-    def add(self, number: int, device: Any) -> None:
-        """Make the metrics of a further data set."""
-        self.more[number] = copy.deepcopy(self._fresh).to(device)
-
-    def begin(self) -> None:
-        """Forget all, a best value of an earlier run or of a validation before a test, too."""
-        self._begun.put_back()
-        self.more.clear()
-
-    def compute(self, number: int) -> dict[str, Any]:
-        """The values of a data set by the metrics' names; its counts begin anew."""
-        metrics = self.more.get(number, self._first)
-        values = {name: metric.compute() for name, metric in metrics.items()}
-        metrics.reset()
-        return values
 
 
 def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tuple[Any, Any]:
