@@ -1,9 +1,11 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
+import ast
+import re
 import signal
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,24 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
-from src.engine.checkpoint.files import carried_config, find_checkpoint
-from src.engine.config.compose import compose
-from src.engine.config.files import read_env_file
+from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
+from src.engine.config.files import (
+    as_yaml,
+    merge,
+    read_config,
+    read_env_file,
+    read_local,
+    take_options,
+    with_references,
+)
 from src.engine.config.instantiate import instantiate
-from src.engine.config.nulls import refuse_nulls
-from src.engine.config.parser import Parser, look_ahead, verb_options
-from src.engine.config.programs import programs
-from src.engine.config.renamed import follow_renamed
+from src.engine.config.messages import nearest
+from src.engine.config.parser import Parser, look_ahead
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
-from src.engine.data.seeding import seeded, settle_seed
+from src.engine.data.order import hash_seed
+from src.engine.data.seeding import STREAMS, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
-from src.engine.paths import expanded
 from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
 from src.engine.run.failures import READ_WELL, devices_here, explained
 from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
@@ -34,19 +41,27 @@ from src.engine.run.quiet import Quiet, warnings_in_one_line
 from src.engine.run.run import Run
 from src.module import LitModule
 
+PROGRAM = "python -m src"
+VERBS = {
+    "fit": "Train a net, or resume a run (--ckpt_path runs/<name>/version_0).",
+    "validate": "Compute the metrics on the validation data.",
+    "test": "Compute the metrics on the test data (--ckpt_path runs/<name>/version_0 is enough).",
+    "predict": "Score new data, print a table and write predictions.csv.",
+}
+ABOUT = """Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer.
+Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins;
+local.yaml and .env of the current folder are read first."""
 # What has options in every run, by their name.
 GROUPS = {**dict(ALWAYS_ON), "quiet": Quiet, "transfer": Transfer}
-# Options of one verb, not of the experiment: they stay out of the config that a checkpoint carries.
-VERB_OPTIONS = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+# Where a run was trained does not decide where it is evaluated.
+PLACE = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, each with the options of the trainer, the model and the data."""
+    """One of `fit`, `validate`, `test` and `predict`, with the options of the trainer, the model and the data."""
 
-    def __init__(
-        self, args: list[str] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None
-    ) -> None:
-        self._arguments = sys.argv[1:] if args is None else args
+    def __init__(self, words: list[str], callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> None:
+        self.verb, *self._words = words
         self._callers, self._folder = list(callbacks), folder
         leave_the_seed_to_rank_zero()
         spare_the_question_for_a_gpu()
@@ -59,18 +74,12 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"programs": programs(Path(__file__).parent / "tools")}
-            | {verb: verb_options(verb) for verb in self.subcommands()},
+            parser_kwargs={"description": VERBS[self.verb], "usage": f"{PROGRAM} {self.verb} [options]"},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
-            args=args,
+            run=False,  # one verb, one parser: the options of each take 50 ms to build
         )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Lightning's verbs; only the one at hand if it is the first word: the options of each take 50 ms to build."""
-        every = LightningCLI.subcommands()
-        return {verb: skip for verb, skip in every.items() if verb in self._arguments[:1]} or every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -78,81 +87,83 @@ class CLI(LightningCLI):
         )
         parser.add_argument("--note", type=str | None, help="A word on the run, shown by `python -m src runs`.")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after a fit.")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            help="A checkpoint of a run, or the run's folder, which stands for its last.ckpt.",
+        )
         for name, kind in GROUPS.items():
             parser.add_class_arguments(kind, name)
         # Any LightningModule may be named; this one need not be.
         parser.set_defaults({"model": {"class_path": f"{LitModule.__module__}.{LitModule.__qualname__}"}})
 
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
-        """Parse; of a run that starts from a checkpoint its config first, so that options beside it win."""
-        arguments = list(self._arguments)
+        """Put together files, the checkpoint's config and the options, of which the later wins, and parse them."""
         read_env_file(Path(".env"))
-        given = look_ahead(arguments)
-        self.ckpt_path = find_checkpoint(given.ckpt_path) if given.ckpt_path is not None else None
-        carried: dict[str, Any] = {}
-        if given.verb in self.subcommands():
-            carried = carried_config(self.ckpt_path, given.verb, [*GROUPS, "note"]) if self.ckpt_path else {}
-            behind = arguments.index(given.verb) + 1
-            carried = follow_renamed(carried, arguments[behind:], given.config or [])
-            sections = {"trainer", "model", "data", *GROUPS}
-            self.given = compose(given.verb, given.config or [], carried, arguments[behind:], sections)
-            arguments[behind - 1 :] = self.given.arguments()
-        self.config = parser.parse_or_explain(arguments)
-        refuse_nulls(self.config[self.config.subcommand], {"trainer": Trainer} | GROUPS)
-        config = self.config[self.config.subcommand]
-        kept = carried.get("seed_everything")
-        if kept is not None and kept != config.seed_everything and given.verb == "fit":
-            self.given.notes.append(f"seed_everything={config.seed_everything} has no effect: the run keeps {kept}")
-            config.seed_everything = kept
-        config.seed_everything = settle_seed(config.seed_everything)
-        self.seed = config.seed_everything if kept is None else kept
-        for note in self.given.notes if is_rank_zero() else []:
-            print(f"note: {note}", file=sys.stderr)
-        if config.ckpt_path and not given.ckpt_path:
+        early = look_ahead(self._words)
+        self.ckpt_path = find_checkpoint(early.ckpt_path) if early.ckpt_path is not None else None
+        carried = self._carried()
+        config = merge(read_local(), carried)
+        for name in early.config:
+            config = merge(config, read_config(name))
+        if config.pop("ckpt_path", None):
             raise UserError(
-                f"ckpt_path={config.ckpt_path} stands in a config file, where it comes too late: the checkpoint's own "
-                f"config is read first. Give it on the command line: --ckpt_path {config.ckpt_path}."
+                "ckpt_path stands in a config file, where it comes too late: the checkpoint's own config is read "
+                "first. Give it on the command line: --ckpt_path PATH."
             )
-        # Lightning would let what the file says overwrite the command line: it gets the path later.
-        config.ckpt_path = None
-        if "verbose" in config and not any(argument.startswith("--verbose") for argument in arguments):
-            config.verbose = False  # the summary has the metrics in one line
-        if "return_predictions" in config and config.return_predictions is None:
-            config.return_predictions = False  # the files have them: Lightning would keep all in memory
-        config.experiment = config.experiment or (Path(given.config[0]).stem if given.config else "run")
+        self.given, left = take_options(config, self._words)
+        text = ["--config", as_yaml(self.given)] if self.given else []
+        self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
+        kept = carried.get("seed_everything")
+        if kept not in (None, self.config.seed_everything) and self.verb == "fit":
+            told = f"seed_everything={self.config.seed_everything} has no effect: the run keeps {kept}"
+            print(f"note: {told}\n" if is_rank_zero() else "", end="", file=sys.stderr)
+            self.config.seed_everything = kept
+        self.config.seed_everything = settle_seed(self.config.seed_everything)
+        self.seed = self.config.seed_everything if kept is None else kept
+        self.config.experiment = self.config.experiment or (Path(early.config[0]).stem if early.config else "run")
+
+    def _carried(self) -> dict[str, Any]:
+        """The config inside the checkpoint that the run starts from."""
+        if self.ckpt_path is None:
+            return {}
+        config: dict[str, Any] = dict(read_checkpoint(self.ckpt_path)["config"])
+        if self.verb != "fit":
+            config["trainer"] = {name: value for name, value in config["trainer"].items() if name not in PLACE}
+        return config
 
     def before_instantiate_classes(self) -> None:
         # As plain values: what YAML and a checkpoint can hold. Through JSON the keys 4 and None would become texts.
-        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="yaml")
-        config = yaml.safe_load(text)[str(self.subcommand)]
-        values = {key: value for key, value in config.items() if key not in VERB_OPTIONS}
-        seed = {"seed_everything": self.config[str(self.subcommand)].seed_everything}  # never a reference
-        self.run = Run(str(self.subcommand), self.given.carried(values) | seed)
-        if self.subcommand == "fit":
-            found = None if self._folder else find_interrupted(self._root(), self.run.config)
-            self.ckpt_path = found or self.ckpt_path
-        self.config[str(self.subcommand)].ckpt_path = str(self.ckpt_path) if self.ckpt_path else None
+        values = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="yaml"))
+        values = {name: value for name, value in values.items() if name not in ("config", "ckpt_path")}
+        seed = {"seed_everything": self.config.seed_everything}  # never a reference
+        self.run = Run(self.verb, with_references(values, self.given, values) | seed)
+        if self.verb == "fit" and not self._folder:
+            self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
         # A model is made from the run's seed, a later verb may have another: data of the config are the same for both.
-        with nullcontext() if self.subcommand == "fit" else seeded(self.seed):
-            self.config_init = instantiate(self.parser, expanded(self.config), self.seed)
-        config = self.config_init[str(self.subcommand)]
-        config.weights_only = True  # Lightning's methods take it; there is no option
-        self.model, self.datamodule = config.model, config.data
+        with nullcontext() if self.verb == "fit" else seeded(self.seed):
+            self.config_init = instantiate(self.parser, self.config, self._seeds_data)
+        self.model, self.datamodule = self.config_init.model, self.config_init.data
         if self.run.config.get("test_after_fit"):
             refuse_a_test_without_data(self.model, self.datamodule)
         restore_datamodule(self.datamodule, self.ckpt_path)
         if not self.ckpt_path:
-            config.transfer.into(getattr(self.model, "net", self.model))
+            self.config_init.transfer.into(getattr(self.model, "net", self.model))
         self.trainer = self.instantiate_trainer()
         adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
 
+    def _seeds_data(self, cls: type) -> AbstractContextManager[None]:
+        """Let a data module draw the same whatever was made before it."""
+        is_data = isinstance(cls, type) and issubclass(cls, LightningDataModule)
+        return seeded(hash_seed(self.seed, STREAMS["__init__"])) if is_data else nullcontext()
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the callbacks that are always on to those of the config."""
-        config = self.config_init[str(self.subcommand)]
-        last = self.ckpt_path if self.subcommand == "fit" else None
+        config = self.config_init
+        last = self.ckpt_path if self.verb == "fit" else None
         self.run.folder = begin(self._root(), last, self.run.config, self._folder)
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
         try:
@@ -168,14 +179,45 @@ class CLI(LightningCLI):
             raise UserError(f"{given}{one_line(error).rstrip('.!')}.{here} See the options under --trainer.") from error
 
     def _root(self) -> Path:
-        config = self.config[str(self.subcommand)]
-        return runs_folder(config.trainer.default_root_dir, config.experiment)
+        return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
 
-    def after_fit(self) -> None:
-        if self.run.config["test_after_fit"]:
-            best = str(self.run.best) if self.run.best else None
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        end(self.run.folder)
+    def after_instantiate_classes(self) -> None:
+        """Run the verb, and after a fit the test, where the config asks for it."""
+        parts: dict[str, Any] = {"datamodule": self.datamodule, "weights_only": True}
+        path = str(self.ckpt_path) if self.ckpt_path else None
+        if self.verb == "fit":
+            self.trainer.fit(self.model, ckpt_path=path, **parts)
+            if self.run.config["test_after_fit"]:
+                best = str(self.run.best) if self.run.best else None
+                self.trainer.test(self.model, ckpt_path=best, verbose=False, **parts)
+            end(self.run.folder)
+        elif self.verb == "predict":  # the files have the predictions: Lightning would keep all in memory
+            self.trainer.predict(self.model, ckpt_path=path, return_predictions=False, **parts)
+        else:  # the summary has the metrics in one line
+            getattr(self.trainer, self.verb)(self.model, ckpt_path=path, verbose=False, **parts)
+
+
+def programs(folder: Path) -> dict[str, str]:
+    """Return the first phrase of each program's docstring by the program's name; none is imported."""
+    files = {file.stem: file for file in folder.glob("[a-z]*.py")}
+    files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
+    texts = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+    says = {name: ast.get_docstring(ast.parse(text)) for name, text in texts.items() if "\ndef main(" in text}
+    return {name: re.split(r"[:.](?=\s|$)|\n", text or "")[0] for name, text in says.items()}
+
+
+def check_verb(words: list[str]) -> None:
+    """See that a command line begins with a verb; show the help where that is asked for."""
+    first = words[0] if words else ""
+    if first in ("-h", "--help"):
+        lines = [
+            f"    {name:<12}{about}" for name, about in (VERBS | programs(Path(__file__).parent / "tools")).items()
+        ]
+        print(f"usage: {PROGRAM} VERB [options]", "", ABOUT, "", *lines, sep="\n")
+        sys.exit()
+    if first not in VERBS:
+        got = f"got {first!r}{nearest(first, VERBS)}" if first else f"See {PROGRAM} --help."
+        raise UserError(f"Name a verb first: {', '.join(VERBS)}. {got}")
 
 
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:
@@ -191,7 +233,9 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
     """
     try:
         with warnings_in_one_line():
-            return CLI(None if args is None else [str(each) for each in args], callbacks, folder)
+            words = sys.argv[1:] if args is None else [str(each) for each in args]
+            check_verb(words)
+            return CLI(words, callbacks, folder)
     except KeyboardInterrupt:
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)

@@ -6,9 +6,7 @@ import pytest
 import torch
 import yaml
 
-from src.engine.config.files import read_env_file
-from src.engine.config.merge import Merge
-from src.engine.config.text import as_yaml
+from src.engine.config.files import as_yaml, merge, read_env_file
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.xor import XorMLP
@@ -181,7 +179,7 @@ def test_a_class_that_builds_on_the_one_before_keeps_its_arguments(config):
     ],
 )
 def test_the_rule(base, over, result):
-    assert Merge({"a", "model"})(base, over) == result
+    assert merge(base, over) == result
 
 
 def test_a_file_changes_adds_and_deletes_entries_of_a_dict(config):
@@ -277,10 +275,10 @@ def test_null_is_null_at_any_depth(cli, options):
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        ("data.batch_size", "data.batch_size cannot be null: XorDataModule expects int"),
-        ("model.net.hidden", "model.net.hidden cannot be null: XorMLP expects int"),
-        ("trainer.accelerator", "trainer.accelerator cannot be null"),
-        ("predictions.max_printed", "predictions.max_printed cannot be null: PredictionsCsv expects int"),
+        ("data.batch_size", "data.batch_size: expected int; got null"),
+        ("model.net.hidden", "model.net.hidden: expected int; got null"),
+        ("trainer.accelerator", "trainer.accelerator: expected str or Accelerator; got null"),
+        ("predictions.max_printed", "predictions.max_printed: expected int; got null"),
     ],
 )
 @pytest.mark.parametrize("how", ["option", "empty key"])

@@ -92,12 +92,6 @@ def test_keys_and_null_in_an_option_stay_what_they_are(picky):
     assert each_has(seen, 2, {0.5: "a"})
 
 
-def test_null_in_an_option_that_no_file_has_a_place_for_is_one_line(cli):
-    done = cli("fit", "--model.net.any={4: null}")
-    assert done.code == 1
-    assert "error: --model.net.any {4: null}: null within a list or dict cannot be an option" in done.err
-
-
 @pytest.mark.parametrize("keys", ["{[1, 2]: a}", "{: a}", "{1: a, true: b}", "{1: a, 1.0: b}"])
 def test_keys_that_cannot_stay_are_one_line(cli, tmp_path, keys):
     (tmp_path / "keys.yaml").write_text(f"model: {{net: {{class_path: torch.nn.ReLU, init_args: {keys}}}}}")

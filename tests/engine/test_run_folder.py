@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import Namespace
 
 from src.cli import main
-from src.engine.paths import expanded
 from src.engine.run.run import RunCallback
 from tests.conftest import SMALL
 
@@ -88,11 +86,6 @@ def test_an_address_is_no_folder(cli):
     assert done.code == 1
     assert "runs/a::b: a folder of runs cannot have `::` in its path. Set --experiment" in done.err
     assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "a ~/b", "~"])
-def test_a_text_that_is_no_path_at_home_stays(value):
-    assert expanded(Namespace(a=[value], b={"c": (value,)})) == Namespace(a=[value], b={"c": (value,)})
 
 
 def test_a_program_brings_callbacks_that_know_the_run_and_a_folder_of_its_own(tmp_path):

@@ -179,7 +179,7 @@ def test_the_optimizer_has_one_place(cli):
     assert "--model" in shown
     assert "--optimizer" not in shown
     assert "--lr_scheduler" not in shown
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", "--optimizer=Adam").code == 2
+    assert cli("fit", "--config", CONFIGS / "xor.yaml", "--optimizer=Adam").code == 1
 
 
 @examples

@@ -9,13 +9,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint, read_plain
-from src.engine.config.complaint import Complaint
+from src.engine.config.files import find_class, resolved
 from src.engine.config.instantiate import instantiate
-from src.engine.config.merge import find_class
 from src.engine.config.parser import Parser
-from src.engine.config.renamed import as_options, follow_renamed
-from src.engine.config.suggestions import explain
-from src.engine.config.text import resolved
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 
@@ -34,12 +30,9 @@ def build(base: type[T], config: dict[str, Any]) -> T:
     Raises:
         UserError: If they do not fit the class.
     """
-    parser = Parser(exit_on_error=False, parser_mode="yaml")
+    parser = Parser(parser_mode="yaml")
     parser.add_subclass_arguments(base, "object", fail_untyped=False)
-    try:
-        parsed = parser.parse_object({"object": config})
-    except Complaint as complaint:
-        raise UserError(explain(complaint, [], [])) from None
+    parsed = parser.parse(lambda: parser.parse_object({"object": config}))
     made: T = instantiate(parser, parsed).object
     return made
 
@@ -65,7 +58,6 @@ def load_module(
     """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
     config = resolved(checkpoint["config"])["model"]
-    (config,) = follow_renamed({"model": config}, as_options(overrides), []).values()
     if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
         config = config | {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
     module = build(LightningModule, {**config, "init_args": {**config.get("init_args", {}), **overrides}})

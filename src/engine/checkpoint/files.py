@@ -1,7 +1,6 @@
 """Checkpoint files: find one, read it without running anything in it, write it whole or not at all."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -105,22 +104,6 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
                 f"code. {refused[0]}"
             ) from error
         raise UserError(f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.") from error
-
-
-def carried_config(path: Path, verb: str, extras: Iterable[str]) -> dict[str, Any]:
-    """Read the config inside a checkpoint, as far as it concerns a verb.
-
-    Args:
-        path: The checkpoint.
-        verb: Where a run was trained does not decide where it is evaluated.
-        extras: Names of further sections that there are today.
-    """
-    known = {"seed_everything", "trainer", "model", "data", "experiment", "test_after_fit", *extras}
-    config = {key: value for key, value in read_checkpoint(path)["config"].items() if key in known}
-    if verb != "fit":
-        place = {"accelerator", "devices", "num_nodes", "strategy"}
-        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in place}
-    return config
 
 
 def write_checkpoint(trainer: Trainer, target: Path) -> None:

@@ -1,19 +1,14 @@
 """Objects that a config names: what a library refuses is one line, a user's own class keeps its traceback."""
 
-import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule
 
-from src.engine.data.order import hash_seed
-from src.engine.data.seeding import STREAMS, seeded
+from src.engine.config.files import LIBRARIES
 from src.engine.errors import UserError
-
-# A class of theirs that refuses its arguments, or misses a package, is right; a class of a user's may have a bug.
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
 
 
 def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -38,13 +33,13 @@ class _Maker:
     An optimizer that is made later holds it: processes that a run spawns get it without what it kept.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext) -> None:
         self.raised: list[tuple[BaseException, TracebackType | None]] = []
-        self._seed = seed
+        self._surround = surround
 
     def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         try:
-            with self._generators(cls):
+            with self._surround(cls):
                 return construct(cls, *args, **kwargs)
         except Exception as error:
             if not self.raised and not isinstance(error, UserError):
@@ -53,18 +48,13 @@ class _Maker:
             self.raised.append((error, error.__traceback__))
             raise
 
-    def _generators(self, cls: type) -> AbstractContextManager[None]:
-        """Whatever was made before it, a data module draws the same."""
-        is_data = inspect.isclass(cls) and issubclass(cls, LightningDataModule)
-        if not is_data or self._seed is None:
-            return nullcontext()
-        return seeded(hash_seed(self._seed, STREAMS["__init__"]))
-
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
 
-def instantiate(parser: ArgumentParser, config: Namespace, seed: int | None = None) -> Namespace:
+def instantiate(
+    parser: ArgumentParser, config: Namespace, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext
+) -> Namespace:
     """Make all objects that a config names; what a class raises arrives as it was raised.
 
     A parser that tries one type after the other would tell of all of them instead, and of its own way there.
@@ -72,9 +62,9 @@ def instantiate(parser: ArgumentParser, config: Namespace, seed: int | None = No
     Args:
         parser: Of the config.
         config: As it was parsed.
-        seed: What a data module draws from.
+        surround: The context in which an object of a class is made.
     """
-    make = _Maker(seed)
+    make = _Maker(surround)
     try:
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
         return made

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from src.engine.config.text import as_yaml
+from src.engine.config.files import as_yaml
 from src.engine.errors import UserError
 from src.engine.paths import at_home
 from src.engine.processes import is_rank_zero

@@ -1,0 +1,192 @@
+"""Puts a parser's complaint into one line: the option's whole name, what came, what is allowed, the nearest name.
+
+jsonargparse nests: `Parser key "model"` holds `Problem with given class_path 'LitModule'`, which holds `Parser key
+"net"`. The first chain of ever deeper lines is the option's path; what stands below it is the complaint.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterable
+from pydoc import locate
+
+# Where the classes stand that an option takes by their name alone.
+PLACES = {
+    **dict.fromkeys(("net", "loss", "activation"), ("torch.nn",)),
+    "optimizer": ("torch.optim",),
+    "scheduler": ("torch.optim.lr_scheduler",),
+    "metrics": ("torchmetrics.classification", "torchmetrics"),
+    "callbacks": ("lightning.pytorch.callbacks",),
+    "logger": ("lightning.pytorch.loggers",),
+    "profiler": ("lightning.pytorch.profilers",),
+}
+# Where an option stands that other programs have under this name, or without its section.
+ELSEWHERE = {
+    **{name: f"model.{name}" for name in ("net", "loss", "metrics", "optimizer", "scheduler", "activation")},
+    **dict.fromkeys(("lr", "learning_rate"), "model.optimizer.lr"),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
+    **dict.fromkeys(("checkpoint_path", "ckpt", "resume"), "ckpt_path"),
+    "batch_size": "data.batch_size",
+    "seed": "seed_everything",
+}
+FRAME = re.compile(r"Parser key \"(.+?)\"|given class_path '(.+?)'|expects a (function)")
+
+
+def explain(message: str, options: list[str]) -> str:
+    """Shorten a parser's complaint and add the nearest right word.
+
+    Args:
+        message: What jsonargparse says; up to 15 lines for a wrong value of a union of types.
+        options: Names of all options of the command line, without dashes.
+    """
+    if found := re.search(r"Parser key \"(.+?)\":\s*Unable to load config '(.+?)'", message):
+        below = ", ".join(f"--{name}" for name in options if name.startswith(f"{found[1]}."))
+        return f"{found[1]}: got {found[2]!r}; it has options of its own: {below}"
+    path, kind, last, begin = [], "", (-1, 0), 0
+    for match in FRAME.finditer(message):
+        line = message.rfind("\n", 0, match.start()) + 1
+        indent = len(message[line:]) - len(message[line:].lstrip())
+        if line != last[1] and indent <= last[0]:  # another type of a union, which was tried as well
+            break
+        last, begin = (indent, line), match.end()
+        path += [match[1]] if match[1] else []
+        named = re.search(r"class_path='(.+?)'", message[begin:]) if match[3] else None
+        kind = named[1] if named else match[2] or ("" if match[1] else kind)
+    return _say(".".join(path), kind, message[begin:].strip(": \n"), options)
+
+
+def _say(option: str, kind: str, text: str, options: list[str]) -> str:
+    """Say what is wrong.
+
+    Args:
+        option: Its whole name.
+        kind: The class whose argument it is about, if it is about one.
+        text: The complaint.
+        options: Names of all options.
+    """
+    if found := re.search(r"arguments are required: (.*?)(?:\. Got value|\n|$)", text):
+        return _lacks(option, kind, found[1], text)
+    if found := re.search(
+        r"ption '([\w.+-]+)' is not accepted|Group '(\w+)' does not accept option '([\w.+-]+)'", text
+    ):
+        name = found[1] or f"{found[2]}.{found[3]}"
+        return (
+            _unknown_argument(option, kind, name)
+            if option
+            else f"{name}: there is no such option{_meant(name, options) or '.'}"
+        )
+    if found := re.match(r"unrecognized arguments: (\S+)", text):
+        name, equals, value = found[1].partition("=")
+        near = f". Did you mean --config {name}?" if name.endswith((".yaml", ".yml")) else _meant(name, options)
+        near = near.replace("mean ", "mean --").replace("?", f"={value}?") if equals else near
+        return f"unrecognized arguments: {found[1]}{near}"
+    if "Literal[" not in text and (told := _wrong_class(option, text)):
+        return f"{option}: {told}"
+    union = re.search(r"Subtypes: \[(.*?)\]\n.*?\n\s*Given value: (.*?)(?:\. Got value|\n|$)", text, re.DOTALL)
+    if found := union or re.search(r"Expected an? (.*)\. Got value: (.*)", text):
+        expected, given = _types(found[1]), found[2]
+        near = nearest(given, re.findall(r"[\w.-]+", expected)) if expected.startswith("one of") else ""
+        return f"{option}: expected {expected}; got {'null' if given == 'None' else repr(given)}{near}"
+    return f"{option}: {' '.join(text.split())}".removeprefix(": ")
+
+
+def _lacks(option: str, kind: str, names: str, text: str) -> str:
+    """Name the missing arguments, and both ways to give them."""
+    if not kind or (option == "model" and names.startswith("net")):
+        return f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml"
+    entry = re.search(rf"'(\w+)': Namespace\(class_path='{re.escape(kind)}'", text)
+    option = f"{option}.{entry[1]}" if entry and option.endswith("metrics") else option
+    flags = " ".join(f"--{option}.{name} VALUE" for name in names.split(", "))
+    inits = ", ".join(f"{name}: VALUE" for name in names.split(", "))
+    return (
+        f"{kind.rpartition('.')[2]} needs {names}. On the command line: {flags}; in a file, at {option}: "
+        f"{{class_path: {kind}, init_args: {{{inits}}}}}"
+    )
+
+
+def _unknown_argument(option: str, kind: str, name: str) -> str:
+    """Name the argument that a class does not take, and what is meant or allowed."""
+    found, first = locate(kind), name.partition(".")[0]
+    given = inspect.signature(found).parameters.values() if inspect.isclass(found) else []
+    known = [each.name for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if not known:
+        return f"{option}.{first}: Option {first!r} is not accepted. Name the class first: --{option} CLASS"
+    meant = ELSEWHERE.get(first, "")
+    short = meant.rpartition(".")[2]
+    near = (
+        f". Did you mean {short if short in known else meant}?"
+        if short in known or (meant and "." not in option)
+        else ""
+    )
+    near = near or nearest(first, known) or f". It takes {', '.join(known)}."
+    return f"{option}.{first}: Option {first!r} is not accepted by {kind.rpartition('.')[2]}{near}"
+
+
+def _wrong_class(option: str, text: str) -> str:
+    """Say why a class or function cannot be taken; nothing where the complaint is about something else."""
+    places = places_of(option)
+    if found := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*?)\.?\n", text):
+        return f"several classes are called {found[1]}. Write one of {found[2]}."
+    if found := re.search(r"Expected '([\w.]+)' to be a function that returns .*?(\w+)'?[],>]", text):
+        return f"{found[1]} does not say what it returns: def {found[1].rpartition('.')[2]}(...) -> {found[2]}: ..."
+    if found := re.search(
+        r"Import path (\S+) does not .* of (\w+)|Expected '(\S+)' to be a subclass of \W*(?:class ')?(\w+)", text
+    ):
+        return f"{found[1] or found[3]} is no {found[2] or found[4]}. Write the path of one: package.module.Class"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'|No module named '([\w.]+)'", text):
+        module, name = (found[1], found[2]) if found[1] else found[3].rpartition(".")[::2]
+        there = [f". Did you mean {place}.{name}?" for place in places if hasattr(locate(place), name)]
+        return (
+            f"there is no {name!r}{f' in {module}' if module else ''}{(there or [nearest(name, _members(module))])[0]}"
+        )
+    if found := re.search(r"Expected a dot import path string: (\S+)", text):
+        near = nearest(found[1], [name for place in places for name in _members(place) if name[0].isupper()])
+        return f"there is no {found[1]!r}{near or '. Write the path of a class: package.module.Class'}"
+    return ""
+
+
+def places_of(option: str) -> tuple[str, ...]:
+    """Return the modules whose classes an option takes by their name alone: `model.metrics.acc` those of metrics."""
+    return next((PLACES[part] for part in reversed(option.split(".")) if part in PLACES), ())
+
+
+def _members(module: str) -> list[str]:
+    """Names in a module, and the modules below it; of no module those at the top."""
+    found = importlib.import_module(module) if module else None
+    below = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", [] if module else None))]
+    return below + [name for name in dir(found) if not inspect.ismodule(getattr(found, name))]
+
+
+def _meant(name: str, options: list[str]) -> str:
+    """The nearest option to a name without its section, of another library, or mistyped."""
+    name = name.strip("-").replace("-", "_").replace(".init_args", "").removesuffix(".class_path")
+    last = name.rpartition(".")[2]
+    same = [each for each in options if each.rpartition(".")[2] == last]
+    first = ELSEWHERE.get(name) or ELSEWHERE.get(name.partition(".")[0])
+    meant = first or (name if name in options else same[0] if len(same) == 1 and name == last else "")
+    return f". Did you mean {meant}?" if meant else nearest(name, options)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message that names the nearest word, or nothing."""
+    by_lower = {each.lower(): each for each in known if each != word}
+    begins = [each for each in by_lower if len(word) > 2 and each.startswith(word.lower())]
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1) or begins
+    return f". Did you mean {by_lower[found[0]]}?" if found else ""
+
+
+def _types(text: str) -> str:
+    """Write types as a user would: "int or null", "one of MNIST, KMNIST", "list[Callback] or null"."""
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null")
+    choices = [choice.strip(" '") for group in re.findall(r"Literal\[(.*?)\]", text) for choice in group.split(",")]
+    text = re.sub(r"(?:typing\.)?Literal\[.*?\]", "", text)
+    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), .*?\]", r"\1", text)
+    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    names = [name.strip() for name in re.split(r",(?![^\[]*\])", text) if name.strip()]
+    if "Tensor" in names:  # a number is what is meant by the `lr` of torch's optimizers, which takes both
+        names = [*([] if "float" in names else ["numbers such as [1.0, 5.0]"]), *(n for n in names if n != "Tensor")]
+    words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
+    return " or ".join([*words, *dict.fromkeys(names)])
