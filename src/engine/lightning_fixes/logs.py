@@ -17,9 +17,9 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-# Hooks that a resumed run calls again: what they log replaces what the checkpoint holds of them.
+# Hooks that a resumed run calls again: what they log is not kept.
 CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
-# Where Lightning has the hook that logged a number: means that were counted without `self.log`.
+# Stands where Lightning has the hook that logged a number: means that were counted without `self.log`.
 COUNTED = "counted"
 
 
@@ -50,17 +50,34 @@ def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tens
         weight: What it is a mean over; a batch of 0 counts for nothing.
     """
     results: Any = trainer._results
-    results.add(f"{COUNTED}.{name}", name, mean, weight)
+    results.restore()
+    mean = mean.detach()
+    if mean.dtype not in (torch.float32, torch.float64):  # a sum in half precision loses digits
+        mean = mean.float()
+    if isinstance(weight, int):
+        total = mean * weight if weight else torch.zeros_like(mean)  # the mean over nothing is NaN
+    else:
+        total = (mean * weight).where(weight > 0, 0)
+    key = f"{COUNTED}.{name}"
+    if key not in results:
+        meta = _Metadata(COUNTED, name)
+        meta.sync = _Sync()
+        results[key] = _ResultMetric(meta, is_tensor=True)
+    result = results[key]
+    result.value = total + result.value
+    result.cumulated_batch_size = weight + result.cumulated_batch_size
+    result._update_count, result._computed, result.has_reset = 1, None, False
 
 
 def is_logged(trainer: pl.Trainer, name: str) -> bool:
     """Return whether a process gave `add_to_mean` anything for this name, at the end of an epoch."""
     results: Any = trainer._results
-    return f"{COUNTED}.{name}" in results
+    key = f"{COUNTED}.{name}"
+    return key in results and not results[key].has_reset
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return what this process logged in the running epoch, which Lightning's checkpoint leaves out.
+    """Return what this process logged in the running epoch, which Lightning's checkpoint leaves out, as plain values.
 
     At the end of an epoch it is nothing: a run that is resumed from there begins the next one.
     """
@@ -68,18 +85,20 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
     results = trainer.fit_loop.epoch_loop._results
     if epochs.processed > epochs.completed or not isinstance(results, Results):
         return {}
-    return results.state_dict()
+    results.restore()
+    kept = {key: each for key, each in results.items() if not each.has_reset and each.meta.sync.group is None}
+    return {key: _share(each) for key, each in kept.items() if each.meta.fx not in CALLED_AGAIN}
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
-    """Resume with what `running_logs` gave.
+    """Resume with what `running_logs` gave, as soon as the epoch does.
 
     Args:
         trainer: That resumes.
         shares: Of the processes whose part this one takes over.
     """
     results: Any = trainer.fit_loop.epoch_loop._results
-    results.load_state_dict(shares)
+    results.loaded = shares
 
 
 class _Connector(_LoggerConnector):
@@ -94,8 +113,8 @@ class _Connector(_LoggerConnector):
         super().on_epoch_end()
 
     def _gather(self) -> None:
-        if isinstance(results := self.trainer._results, Results):
-            results.gather()
+        results: Any = self.trainer._results
+        results.gather()
 
 
 class Results(_ResultCollection):
@@ -119,67 +138,35 @@ class Results(_ResultCollection):
         super().__init__(training)
         self._trainer = trainer
         self._is_padding = is_padding
-        self._loaded: list[dict[str, Any]] = []
         self._resumed = False
-
-    def add(self, key: str, name: str, mean: Tensor, weight: int | Tensor) -> None:
-        """Count a mean over a batch; see `add_to_mean`."""
-        if self._loaded:
-            self._restore()
-        mean = mean.detach()
-        if mean.dtype not in (torch.float32, torch.float64):  # a sum in half precision loses digits
-            mean = mean.float()
-        if isinstance(weight, int):
-            total = mean * weight if weight else torch.zeros_like(mean)  # the mean over nothing is NaN
-        else:
-            total = (mean * weight).where(weight > 0, 0)
-        result: Any = self.get(key)
-        if result is None:
-            meta = _Metadata(COUNTED, name)
-            meta.sync = _Sync()
-            result = self[key] = _ResultMetric(meta, is_tensor=True)
-            result._update_count = 1
-            result.value, result.cumulated_batch_size = total, weight
-        else:
-            result.value = total + result.value
-            result.cumulated_batch_size = result.cumulated_batch_size + weight
-            result._computed = None
+        self.loaded: list[dict[str, Any]] = []
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
-        index = self.dataloader_idx if options["add_dataloader_idx"] else None
-        key = f"{fx}.{name}" if index is None else f"{fx}.{name}.{index}"
-        if fx in CALLED_AGAIN:
-            for share in self._loaded:
-                share.pop(key, None)
-        else:
-            self._restore()
+        if fx not in CALLED_AGAIN:
+            self.restore()
         if fx == "training_step" and self._is_padding():
             options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
         ours = not options["rank_zero_only"] and options["sync_dist_group"] is None
-        synced = options["sync_dist"]
-        super().log(fx, name, value, **options | ({"sync_dist": False} if ours else {}))
-        result = self[key]
-        if ours and self.training and result.meta.on_step and result.is_tensor and self._trainer.world_size > 1:
-            options |= {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False}
-            self._keep_step(result, synced, options)
+        of_step = self.training and options["on_step"]
+        options["sync_dist"] &= of_step or not ours
+        super().log(fx, name, value, **options)
+        if ours and of_step and isinstance(value, Tensor) and self._trainer.world_size > 1:
+            self._keep_step(f"{fx}.step", f"{name}_step" if options["on_epoch"] else name, value, options)
 
-    def _keep_step(self, result: Any, synced: bool, options: dict[str, Any]) -> None:
+    def _keep_step(self, fx: str, name: str, value: Tensor, options: dict[str, Any]) -> None:
         """Log the value of the last step for the epoch, too: at its end processes put theirs together."""
-        fx, name = f"{result.meta.fx}.step", result.meta.forked_name(on_step=True)
-        self.pop(f"{fx}.{name}", None)
+        options |= {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False}
         if options["batch_size"] is None:
             batch: Any = self.batch
             try:
                 options["batch_size"] = self.batch_size or extract_batch_size(batch)
             except MisconfigurationException:  # a batch without rows
                 options["batch_size"] = 1
-        super().log(fx, name, result._forward_cache, **options)
-        if synced:
-            self.gather([f"{fx}.{name}"])
-            result._forward_cache = self[f"{fx}.{name}"]._computed
+        self.pop(f"{fx}.{name}", None)
+        super().log(fx, name, value, **options)
 
     def valid_items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
         """Give the counted means first: a number of the same name that a module logs itself takes their place."""
@@ -191,17 +178,13 @@ class Results(_ResultCollection):
             self.gather()
         return super().metrics(on_step)
 
-    def gather(self, keys: list[str] | None = None) -> None:
-        """Combine what is logged so far for the epoch; all processes call it together.
-
-        Args:
-            keys: Of the results; by default all.
-        """
-        self._restore()
+    def gather(self) -> None:
+        """Combine what is logged so far for the epoch; all processes call it together."""
+        self.restore()
         if self._trainer.world_size == 1:
             return
         shares: list[Any] = [None] * self._trainer.world_size
-        mine = {key: _share(each) for key, each in self.items() if _is_open(each) and (keys is None or key in keys)}
+        mine = {key: _share(each) for key, each in self.items() if _is_open(each)}
         torch.distributed.all_gather_object(shares, mine)
         for key, held in _by_key(shares).items():
             result = self._get(key, held[0])
@@ -229,19 +212,12 @@ class Results(_ResultCollection):
                 result.value = metrics[attribute]
         return self[key]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this process logged in the running epoch, as plain values."""
-        self._restore()
-        kept = {key: each for key, each in self.items() if not each.has_reset and each.meta.sync.group is None}
-        return {key: _share(result) for key, result in kept.items()}
-
-    def load_state_dict(self, shares: list[dict[str, Any]]) -> None:
-        """Resume with what `state_dict` gave, as soon as the epoch does."""
-        self._loaded = shares
-
-    def _restore(self) -> None:
-        loaded, self._loaded = self._loaded, []
-        self._resumed |= bool(loaded)
+    def restore(self) -> None:
+        """Take up what a checkpoint brought."""
+        if not self.loaded:
+            return
+        loaded, self.loaded = self.loaded, []
+        self._resumed = True
         for key, held in _by_key(loaded).items():
             result = self._get(key, held[0])
             if result is None or not result.is_tensor:
@@ -255,9 +231,6 @@ class Results(_ResultCollection):
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget; in an epoch that a checkpoint began only at its end."""
         self._resumed &= fx is not None
-        if fx is None:
-            for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:
-                del self[key]
         if not self._resumed:
             super().reset(metrics, fx)
 
