@@ -1,4 +1,4 @@
-"""A batch as an evaluation saw it: what `validation_step` or `test_step` returned, beside what went in."""
+"""A batch as an evaluation saw it: what `validation_step` or `test_step` returned, and what went in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from src.engine.errors import UserError
 from src.engine.module.base_module import BaseModule
 from src.engine.module.metrics import loaders_of
 
-# What a step of one's own may call them: raw outputs of the net, or what metrics see.
+# The names under which a step returns the net's raw outputs, or what metrics see.
 OUTPUTS, SCORES = ("outputs", "logits"), ("scores", "preds")
 
 
@@ -37,45 +37,38 @@ class Guesses:
     num_classes: int
 
 
+@dataclass
 class Evaluated:
     """Reads a batch when asked, so that a picture needs only what it looks at.
 
     Args:
         trainer: Of the run.
         module: That evaluated it.
-        outputs: What its step returned; LitModule a dict of `loss`, `outputs`, `target`.
+        outputs: What its step returned: a dict with `scores` or `logits`, and `target`. LitModule returns one.
         batch: What went in.
         batch_idx: Its number on this process.
         number: Of the data set.
     """
 
-    def __init__(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int
-    ) -> None:
-        self._trainer = trainer
-        self._module = module
-        self._outputs = outputs
-        self._batch = batch
-        self._batch_idx = batch_idx
-        self._number = number
-
-    @property
-    def _step(self) -> str:
-        return f"{type(self._module).__name__}.{'test' if self._trainer.testing else 'validation'}_step"
+    trainer: Trainer
+    module: LightningModule
+    outputs: Any
+    batch: Any
+    batch_idx: int
+    number: int
 
     def _returned(self, names: tuple[str, ...]) -> Any:
-        if not isinstance(self._outputs, Mapping):
-            returned = "nothing" if self._outputs is None else describe(self._outputs)
+        if not isinstance(self.outputs, Mapping):
+            returned = "nothing" if self.outputs is None else describe(self.outputs)
             raise UserError(
                 f"{self._step} returned {returned}. Let it return a dict: scores (probabilities, or values), or "
                 "logits; and target."
             )
-        return next((self._outputs[name] for name in names if self._outputs.get(name) is not None), None)
+        return next((self.outputs[name] for name in names if self.outputs.get(name) is not None), None)
 
     @property
-    def is_raw(self) -> bool:
-        """Whether nobody turned the scores into probabilities."""
-        return self._returned(SCORES) is None and not isinstance(self._module, BaseModule)
+    def _step(self) -> str:
+        return f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
 
     @property
     def scores(self) -> Tensor:
@@ -86,10 +79,10 @@ class Evaluated:
         """
         scores = self._returned(SCORES)
         if scores is None and (outputs := self._returned(OUTPUTS)) is not None:
-            scores = self._module.scores(outputs) if isinstance(self._module, BaseModule) else outputs
+            scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
         if not isinstance(scores, Tensor) or scores.dim() == 0:
             raise UserError(
-                f"{self._step} gave no tensor under {' or '.join(SCORES + OUTPUTS)}, but {describe(self._outputs)}."
+                f"{self._step} gave no tensor under {' or '.join(SCORES + OUTPUTS)}, but {describe(self.outputs)}."
             )
         return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
 
@@ -102,7 +95,7 @@ class Evaluated:
         """
         target = self._returned(TARGETS)
         if target is None:
-            target = take_apart(self._batch)[1]
+            target = take_apart(self.batch)[1]
         if not isinstance(target, Tensor):
             raise UserError(f"The target is {describe(target)}, not a tensor.")
         return target.detach().cpu()
@@ -113,14 +106,13 @@ class Evaluated:
         Args:
             num_rows: B.
         """
-        stage = "test" if self._trainer.testing else "val"
-        loader = list(flatten_loaders(loaders_of(self._trainer, stage)))[self._number]
-        indices = getattr(loader, "sample_indices", None)
-        places: Tensor | None = indices(self._batch_idx) if indices else None
+        loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
+        indices = getattr(loaders[self.number], "sample_indices", None)
+        places: Tensor | None = indices(self.batch_idx) if indices else None
         if places is not None and len(places) == num_rows:
             return places
         # Of a stream nobody knows; no two samples have the same.
-        first = self._batch_idx * self._trainer.world_size + self._trainer.global_rank
+        first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
         return first * 2**20 + torch.arange(num_rows)
 
     @property
@@ -130,47 +122,42 @@ class Evaluated:
         Raises:
             UserError: If there are none.
         """
-        for part in parts(self._batch):
+        for part in parts(self.batch):
             if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
                 return part
-        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self._batch)}.")
+        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self.batch)}.")
 
     def guesses(self) -> Guesses:
-        """The true and the likeliest classes.
+        """Return the true and the likeliest classes.
 
         Raises:
             UserError: If the task is no classification into one class each.
         """
         scores, target = self.scores, self.target
-        if scores.dim() > 2 and isinstance(self._module, BaseModule):
-            scores = scores.movedim(self._module.class_dim(scores), 1)
-        single = False
+        are_raw = self._returned(SCORES) is None and not isinstance(self.module, BaseModule)
+        if isinstance(self.module, BaseModule) and scores.dim() > 2:
+            scores = scores.movedim(self.module.class_dim(scores), 1)
         if not scores.is_floating_point():  # classes already
             guess, confidence, num_classes = scores, None, int(max(scores.max(), target.max())) + 1
-        elif scores.dim() > 1 and scores.shape[1] > 1:
-            if target.shape == scores.shape and target.is_floating_point() and _sums_to_one(target):
-                target = target.argmax(dim=1)
-            confidence, guess = (scores.softmax(dim=1) if self.is_raw else scores).max(dim=1)
-            num_classes = scores.shape[1]
+            fits = True
         else:
-            one, single = scores.sigmoid() if self.is_raw else scores, True
-            guess = (one > 0.5).long()
-            confidence, num_classes = one.where(guess == 1, 1 - one), 2
-        # Else these are values, not probabilities; or counts, beside a single output.
-        fits = confidence is None or bool(((confidence >= 0) & (confidence <= 1 + 1e-3)).all())
-        fits &= not single or bool((target <= 1).all())
-        fits &= not target.is_floating_point() or bool((target == target.round()).all())
-        if target.numel() != guess.numel() or not fits:
+            if scores.dim() == 1 or scores.shape[1] == 1:  # one number, for the second of two classes
+                second = scores.flatten(0, 1) if scores.dim() > 1 else scores
+                second = second.sigmoid() if are_raw else second
+                probabilities = torch.stack([1 - second, second], dim=1)
+                fits = bool((target <= 1).all())  # else a value or a count
+            else:
+                probabilities, fits = scores.softmax(dim=1) if are_raw else scores, True
+            fits &= bool(((probabilities >= 0) & (probabilities <= 1 + 1e-3)).all())
+            (confidence, guess), num_classes = probabilities.max(dim=1), probabilities.shape[1]
+        if target.numel() != guess.numel() or not fits or bool((target != target.round()).any()):
             raise UserError(
                 f"this is no classification with one class for each sample: scores {describe(scores)}, target "
                 f"{describe(target)}. Take the callback out of trainer.callbacks."
             )
         truth = target.long().reshape(guess.shape)
-        left_out = getattr(getattr(self._module, "loss", None), "ignore_index", -1)  # as the loss does
+        left_out = getattr(getattr(self.module, "loss", None), "ignore_index", -1)  # as the loss does
         kept = (truth >= 0) & (truth < num_classes) & (truth != left_out)
-        sure = None if confidence is None else confidence[kept]
-        return Guesses(truth[kept], guess.long()[kept], sure, kept, num_classes)
-
-
-def _sums_to_one(target: Tensor) -> bool:
-    return bool(((target.sum(dim=1) - 1).abs() < 1e-3).all())
+        return Guesses(
+            truth[kept], guess.long()[kept], None if confidence is None else confidence[kept], kept, num_classes
+        )

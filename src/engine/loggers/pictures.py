@@ -7,7 +7,6 @@ names of users letter by letter (`as_label`).
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +17,21 @@ from torch import Tensor, nn
 
 from src.engine.errors import UserError, one_line
 from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.trackers import send_picture
 from src.engine.module.metrics import dataset_names, loaders_of
+from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-GLYPH = re.compile(r"Glyph .* missing from")
-FONTS = "Install a font that has them, and name it first under font.family in a matplotlibrc file."
-NO_FILE = re.compile(r'[\x00-\x1f\ud800-\udfff\\/:*?"<>|]')  # what some system does not take in a file's name
+NO_FILE = re.compile(r'[\x00-\x1f\ud800-\udfff\\/:*?"<>|]')  # what some system refuses in the name of a file
 
 
 class Picture(RunCallback):
     """Draws after a fit, or after the test that follows it, and after a `test` or a `validate`.
 
-    A subclass has `draw` and calls `save`. What fails there never ends a run: a UserError is told in one line, any
+    A subclass has `draw` and calls `save`. A failure there never ends a run: a UserError is printed in one line, any
     other error with its traceback.
     """
 
@@ -51,14 +49,21 @@ class Picture(RunCallback):
         return stage != "predict" and not test_follows
 
     def attempt(self, draw: Callable[[], None]) -> None:
-        """Draw; the run goes on whatever happens."""
+        """Draw; the run continues whatever happens."""
         try:
             draw()
         except Exception as error:
-            tell(type(self).__name__, failure_of(error))
+            self._report(failure_of(error))
+
+    def _report(self, failure: str) -> None:
+        name = type(self).__name__
+        if "\n" in failure:
+            print(f"{failure}\nwarning: {name} drew nothing; the run itself is whole", file=sys.stderr)
+        else:
+            print(f"note: {name} drew nothing: {failure}", file=sys.stderr)
 
     def save(self, trainer: Trainer, name: str, figure: "Figure") -> None:
-        """Write `<name>.png`, whole or not at all, and hand it to the trackers.
+        """Write `<name>.png`, whole or not at all, and send it to the trackers.
 
         Args:
             trainer: Of the run.
@@ -66,37 +71,26 @@ class Picture(RunCallback):
             figure: Made by `new_figure`.
         """
         path = Path(trainer.default_root_dir, f"{name}.png")
-        part = path.with_name(f".{path.name}.part")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with write_whole(path) as part:
             # White, so that it can be read on a dark page, too.
             figure.savefig(part, format="png", facecolor="white")
-        part.replace(path)
-        other = [each for each in caught if not GLYPH.match(str(each.message))]
-        for each in other:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-        if len(other) < len(caught):
-            print(f"note: {path.name} has boxes for letters that no font here has. {FONTS}", file=sys.stderr)
-        if trainer.loggers:
-            from src.engine.loggers.trackers import send_picture
-
-            send_picture(trainer.loggers, name, path, trainer.global_step)
+        send_picture(trainer.loggers, name, path, trainer.global_step)
 
 
 class EvaluationPicture(Picture):
     """Draws what it collected from all batches of the test, or else of the last validation; a picture per data set.
 
-    A subclass has `begin`, which makes something with two methods: `add(batch)` takes a batch of this process in, and
-    `merge(other)` what another process has. It should stay small however many samples there are.
+    A subclass has `begin`, which makes an object with two methods: `add(batch)` takes in a batch of this process,
+    `merge(other)` what another process collected. It should stay small however many samples there are.
     """
 
     def __init__(self) -> None:
         self._stage = ""
         self._seen: dict[int, Any] = {}  # by the number of the data set
-        self._failure: str | None = None
+        self._failure = ""
 
     def begin(self) -> Any:
-        """Nothing, to be added to."""
+        """Return an object to collect in, empty."""
         raise NotImplementedError
 
     def draw_all(self, trainer: Trainer, module: LightningModule, seen: dict[str, Any]) -> None:
@@ -116,10 +110,10 @@ class EvaluationPicture(Picture):
         raise NotImplementedError
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stage, self._seen, self._failure = "val", {}, None
+        self._stage, self._seen, self._failure = "val", {}, ""
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stage, self._seen, self._failure = "test", {}, None
+        self._stage, self._seen, self._failure = "test", {}, ""
 
     def on_validation_batch_end(self, trainer: Trainer, *seen: Any) -> None:
         # Where a test follows, that one is drawn.
@@ -132,30 +126,25 @@ class EvaluationPicture(Picture):
     def _add(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
-        if self._failure is not None:
-            return
-        try:
-            seen = self._seen.setdefault(number, self.begin())
-            seen.add(Evaluated(trainer, module, outputs, batch, batch_idx, number))
-        except Exception as error:
-            self._failure = failure_of(error)
+        if not self._failure:
+            try:
+                seen = self._seen.setdefault(number, self.begin())
+                seen.add(Evaluated(trainer, module, outputs, batch, batch_idx, number))
+            except Exception as error:
+                self._failure = failure_of(error)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if not self._draws_after(stage):
             return
-        shares = [(self._seen, self._failure)]
+        shares = [(self._seen, self._failure)] * trainer.world_size
         if trainer.world_size > 1:
-            shares *= trainer.world_size
             torch.distributed.all_gather_object(shares, shares[0])
-        if trainer.is_global_zero:
-            failure = next((failure for _, failure in shares if failure is not None), None)
-            if failure is None:
-                self.attempt(lambda: self._draw_shares(trainer, module, [seen for seen, _ in shares]))
-            else:
-                tell(type(self).__name__, failure)
+        if failure := next((failure for _, failure in shares if failure), ""):
+            self._report(failure)
+        elif trainer.is_global_zero:
+            self.attempt(lambda: self._draw_shares(trainer, module, [seen for seen, _ in shares]))
 
     def _draw_shares(self, trainer: Trainer, module: LightningModule, shares: list[dict[int, Any]]) -> None:
-        names = dataset_names(loaders_of(trainer, self._stage)) if self._stage else []
         total: dict[int, Any] = {}
         for number, seen in (pair for share in shares for pair in share.items()):
             if number in total:
@@ -164,11 +153,11 @@ class EvaluationPicture(Picture):
                 total[number] = seen
         if not total:
             raise UserError("nothing was validated or tested.")
-        suffixes: dict[str, Any] = {}
-        for k in sorted(total):
-            suffix = f"_{NO_FILE.sub('_', names[k])[:50]}" if names[k] else ""
-            taken = {each.casefold() for each in suffixes}
-            suffixes[suffix if suffix.casefold() not in taken else f"{suffix}_{k}"] = total[k]
+        names, suffixes = dataset_names(loaders_of(trainer, self._stage)), dict[str, Any]()
+        for number in sorted(total):
+            suffix = f"_{NO_FILE.sub('_', names[number])[:50]}" if names[number] else ""
+            is_taken = suffix.casefold() in map(str.casefold, suffixes)
+            suffixes[f"{suffix}_{number}" if is_taken else suffix] = total[number]
         self.draw_all(trainer, module, suffixes)
 
     @property
@@ -177,8 +166,13 @@ class EvaluationPicture(Picture):
         return "validation" if self._stage == "val" else "test"
 
 
+def failure_of(error: Exception) -> str:
+    """Return a UserError as a line, any other error with its traceback."""
+    return one_line(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)).rstrip()
+
+
 def as_label(name: object, most: int = 40) -> str:
-    """A name as matplotlib draws it letter by letter: a dollar begins no formula.
+    """Return a name as matplotlib draws it letter by letter: a dollar begins no formula.
 
     Args:
         name: Of a class, a metric, a data set: whatever the user chose.
@@ -189,18 +183,16 @@ def as_label(name: object, most: int = 40) -> str:
 
 
 def class_names(trainer: Trainer) -> list[str]:
-    """The data module's `class_names` in their order; none where it has none."""
+    """Return the data module's `class_names` in their order; none where it has none."""
     names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
     if isinstance(names, Mapping):  # {0: "cat"}, or {"cat": 0} as torchvision has it
-        names = [
-            key if isinstance(value, int) else value
-            for key, value in sorted(names.items(), key=lambda each: each[1] if isinstance(each[1], int) else each[0])
-        ]
+        numbered = [(value, key) if isinstance(value, int) else (key, value) for key, value in names.items()]
+        names = [name for _, name in sorted(numbered)]
     return [str(name) for name in names] if names is not None else []
 
 
 def thumbnail(image: Tensor, side: int) -> Tensor:
-    """(C, H, W) float32 on the CPU; what is longer than `side` pixels is made smaller, each of its pixels a mean.
+    """Return an image (C, H, W) float32 on the CPU that is at most `side` pixels long; each pixel is a mean.
 
     Args:
         image: (C, H, W), anywhere and of any type.
@@ -215,7 +207,7 @@ def thumbnail(image: Tensor, side: int) -> Tensor:
 
 
 def new_figure(width: float, height: float, margins: tuple[float, float, float, float] | None = None) -> "Figure":
-    """An empty figure that belongs to no window and to no global state.
+    """Return an empty figure that belongs to no window and to no global state.
 
     Args:
         width: In inches, of 110 pixels each.
@@ -231,16 +223,3 @@ def new_figure(width: float, height: float, margins: tuple[float, float, float, 
     left, bottom, right, top = margins
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
-
-
-def failure_of(error: Exception) -> str:
-    """A line of a UserError, the traceback of any other."""
-    return one_line(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)).rstrip()
-
-
-def tell(name: str, failure: str) -> None:
-    """Say why there is no picture."""
-    if "\n" in failure:
-        print(f"{failure}\nwarning: {name} drew nothing; the run itself is whole", file=sys.stderr)
-    else:
-        print(f"note: {name} drew nothing: {failure}", file=sys.stderr)

@@ -57,7 +57,7 @@ class PredictionsCsv(RunCallback):
         return self.run.verb == "predict"
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loaders = list(flatten_loaders(trainer.predict_dataloaders))
+        self._loaders = flatten_loaders(trainer.predict_dataloaders)
         datamodule = getattr(trainer, "datamodule", None)
         self._rows: Callable[[Any, Any], Any] | None = getattr(datamodule, "prediction_rows", None)
         callbacks = getattr(trainer, "callbacks", [])
