@@ -31,7 +31,7 @@ def test_without_the_states_it_would_not(tmp_path):
     run = fit(tmp_path / "stopped", config(dropout=0.5), ("on_train_batch_end", 17))
     path = run / "checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["callbacks"]["RandomState"]
+    del checkpoint["callbacks"]["Resume"]
     torch.save(checkpoint, path)
     assert resume(run) == 0
     assert run_differences(whole, run) != []

@@ -97,7 +97,7 @@ def late(stage: str, name: str) -> dict[str, object]:
     ("verb", "stage", "words"),
     [
         ("fit", "sanity", "in the sanity check: nothing was trained yet"),
-        ("fit", "test", "in the test: the fit is whole, test it with: python -m src test --ckpt_path "),
+        ("fit", "test", "after the last step: the fit is whole, test it with: python -m src test --ckpt_path "),
         ("validate", "validate", "in validate: nothing was written, start it again"),
         ("test", "test", "in test: nothing was written, start it again"),
         ("predict", "predict", "in predict: nothing was written, start it again"),

@@ -1,8 +1,8 @@
-"""Writes a run's checkpoints: at points from which a resume is exact, whole or not at all."""
+"""Writes a run's checkpoints, at points from which a resume is exact; ends a run that got a signal."""
 
 import shutil
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,26 +12,21 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from src.engine.checkpoint.files import read_checkpoint, write_checkpoint
-from src.engine.checkpoint.monitors import (
-    larger_is_better,
-    refuse_what_is_never_validated,
-    refuse_wrong_directions,
-    tell_that_it_is_not_logged,
-)
 from src.engine.checkpoint.plain import refuse_unstorable
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
 from src.engine.run.run import RunCallback
+from src.engine.run.signals import leave
 
-# Several processes have to agree on whether it is time.
+# How often several processes agree on whether it is time.
 ASK_EVERY_N_BATCHES = 50
 
 
 class RunCheckpoint(Checkpoint, RunCallback):
     """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
 
-    `last` is written every N steps, between epochs and at the end; `best` after each validation that improves on the
-    best one so far. Only at points from which a resume is exact, where one loses no batch and no validation.
+    `last` is written every N steps, between epochs, at the end and at a signal; `best` after each validation that
+    improves on the best one so far. Only at points from which a resume loses no batch and no validation.
 
     Args:
         monitor: The validation metric that decides which one is best.
@@ -56,30 +51,20 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._saved_s = 0.0
         self._step = 0
         self._saved_at: tuple[int, int] | None = None
-        self._due = self._best_due = self._told = False
-        self._then: Callable[[], None] | None = None
-
-    @property
-    def best_model_path(self) -> str:
-        """By this name Lightning hands it from processes that it spawned or forked to the one that it did so from."""
-        return str(self.run.best or "")
-
-    @best_model_path.setter
-    def best_model_path(self, path: str) -> None:
-        if Path(path).name == "best.ckpt":
-            self.run.best_score = read_checkpoint(path)["callbacks"][self.state_key]["best_score"]
+        self._due = self._best_due = self._warned = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.run.monitor, self.run.save_then = self.monitor, self._save_then
+            self.run.monitor = self.monitor
             refuse_writers(trainer.strategy)
-
-    def _save_then(self, then: Callable[[], None]) -> None:
-        self._due, self._then = True, then
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)
-        refuse_what_is_never_validated(trainer, self.monitor)
+        if self.monitor != "val/loss" and not trainer.enable_validation:
+            raise UserError(
+                f"checkpoint.monitor={self.monitor!r} chooses the best checkpoint, but this run has no validation. "
+                "Give it validation data and --trainer.limit_val_batches above 0, or leave out --checkpoint.monitor."
+            )
         refuse_unstorable(trainer, module)
         self._refuse_source_before_validation(trainer)
         self._saved_s, self._step = time.monotonic(), trainer.global_step
@@ -87,7 +72,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if source == self.run.last:
             self._saved_at = (trainer.global_step, trainer.current_epoch)
         elif source and self.run.best_score is not None:
-            self._bring_best(trainer, source.with_name("best.ckpt"))
+            self._copy_best(trainer, source.with_name("best.ckpt"))
 
     def _refuse_source_before_validation(self, trainer: Trainer) -> None:
         """Refuse a checkpoint of `every_n_train_steps` after which Lightning skips the validation that is due."""
@@ -99,34 +84,34 @@ class RunCheckpoint(Checkpoint, RunCallback):
                 "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
             )
 
-    def _bring_best(self, trainer: Trainer, source: Path) -> None:
-        """Copy the best checkpoint into the folder of a run that began with a checkpoint of another."""
+    def _copy_best(self, trainer: Trainer, source: Path) -> None:
+        """Copy the best checkpoint into the folder of a run that started from a checkpoint of another."""
         target = self.run.last.with_name("best.ckpt")
-        known = trainer.is_global_zero and source.exists() and not target.exists()
-        if known and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
+        missing = trainer.is_global_zero and source.exists() and not target.exists()
+        if missing and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(".best.ckpt.part")
             shutil.copyfile(source, part)
             part.replace(target)
-        trainer.strategy.barrier("bring_best")
+        trainer.strategy.barrier("copy_best")
 
     def after_train_batch(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        self._due |= self._late(trainer)
-        # Several optimizers go on by several steps a batch.
+        # Several optimizers move on by several steps a batch.
         passed = step // self.every_n_steps > self._step // self.every_n_steps
         self._step = step
         self._due |= passed and self._saved_at != (step, trainer.current_epoch)
+        self._due |= self.run.stop > 0 or self._late(trainer)
         # A run resumed from here would leave out a validation that follows: let that one save.
         if self._due and not self._validation_follows(trainer):
             self._save_due(trainer)
 
     def _late(self, trainer: Trainer) -> bool:
-        several = trainer.world_size > 1
-        if several and trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES:
-            return False
         late = trainer.global_step > 0 and time.monotonic() - self._saved_s > 60 * self.every_minutes
-        return bool(trainer.strategy.broadcast(late)) if several else late
+        if trainer.world_size == 1:
+            return late
+        asks = trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES == 0
+        return asks and bool(trainer.strategy.broadcast(late))
 
     @staticmethod
     def _validation_follows(trainer: Trainer) -> bool:
@@ -141,21 +126,35 @@ class RunCheckpoint(Checkpoint, RunCallback):
             return
         take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
-            self._told = self._told or tell_that_it_is_not_logged(trainer, self.monitor)
-            return self._save_due(trainer)
-        if trainer.sanity_checking:
+            self._say_that_nothing_is_best(trainer)
+        elif not trainer.sanity_checking:
+            self._compare(trainer)
+        self._save_due(trainer)
+
+    def _say_that_nothing_is_best(self, trainer: Trainer) -> None:
+        # In the sanity check Lightning forgets what it logs for each of several data sets.
+        if self._warned or (trainer.sanity_checking and len(trainer.num_sanity_val_batches) > 1):
             return
+        self._warned = True
+        logged = ", ".join(sorted(trainer.callback_metrics))
+        there = f"there are {logged}" if logged else "nothing is"
+        message = f"checkpoint.monitor={self.monitor!r} is not logged; {there}. Set --checkpoint.monitor."
+        if self.monitor != "val/loss":
+            raise UserError(message)
+        if trainer.is_global_zero:
+            print(f"warning: {message} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)
+
+    def _compare(self, trainer: Trainer) -> None:
+        """Save the best checkpoint, if this validation is the best one so far."""
         # Rank zero's, for all: they save together or not at all.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         larger = self.mode == "max" if self.mode else larger_is_better(trainer.lightning_module, self.monitor)
-        better = self.run.best_score is None or (score > self.run.best_score if larger else score < self.run.best_score)
-        if better and score == score:
+        best = self.run.best_score
+        if score == score and (best is None or (score > best if larger else score < best)):
             self.run.best_score = score
-            if self._stopping(trainer):
-                self._best_due = True
-            else:
+            self._best_due = self._stopping(trainer)
+            if not self._best_due:
                 self._save(trainer, "best.ckpt")
-        self._save_due(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Only now is everything done that ends the epoch before.
@@ -183,7 +182,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     @staticmethod
     def _stopping(trainer: Trainer) -> bool:
-        """Whether the epoch ends here, before its last batch: a run resumed from here would not know."""
+        """Return whether the epoch ends here, before its last batch: a run resumed from here would not know."""
         enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
         return (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step
 
@@ -197,11 +196,9 @@ class RunCheckpoint(Checkpoint, RunCallback):
         at = (trainer.global_step, trainer.current_epoch)
         if self._saved_at != at:
             self._save(trainer, "last.ckpt")
-        self._saved_at, self._saved_s = at, time.monotonic()
-        self._due = False
-        then, self._then = self._then, None
-        if then:
-            then()
+        self._saved_at, self._saved_s, self._due = at, time.monotonic(), False
+        if self.run.stop:
+            leave(trainer, self.run)
 
     def _save(self, trainer: Trainer, name: str) -> None:
         if not getattr(trainer, "fast_dev_run", False):
@@ -225,3 +222,35 @@ def refuse_writers(strategy: Strategy) -> None:
             "AsyncCheckpointIO writes a checkpoint while the training continues. Here a checkpoint has to be whole "
             "before the next step. Leave the plugin out of --trainer.plugins."
         )
+
+
+def larger_is_better(module: Any, name: str) -> bool | None:
+    """Return which direction of a logged number is the good one; None where nobody knows.
+
+    Args:
+        module: Whose `metrics` know of themselves.
+        name: As it was logged: `val/acc`, `val/acc/night`.
+    """
+    metric = name.split("/")[1] if "/" in name else ""
+    metrics: Any = getattr(module, "metrics", {})
+    if metric == "loss" or metric not in metrics:
+        return False if metric == "loss" else None
+    better = getattr(metrics[metric], "higher_is_better", None)
+    return None if better is None else bool(better)
+
+
+def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
+    """See that early stopping and plateau schedulers do not take an improvement for its opposite.
+
+    Raises:
+        UserError: If one does.
+    """
+    watchers: list[tuple[Any, str | None]] = [(each, each.monitor) for each in trainer.early_stopping_callbacks]
+    watchers += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
+    for watcher, monitor in watchers:
+        larger, mode = larger_is_better(module, monitor or ""), getattr(watcher, "mode", None)
+        if mode and larger is not None and mode != ("max" if larger else "min"):
+            raise UserError(
+                f"{type(watcher).__name__} watches {monitor} with mode: {mode}, but a "
+                f"{'larger' if larger else 'smaller'} one is better. Set mode: {'max' if larger else 'min'}."
+            )

@@ -7,7 +7,7 @@ deques of these. Anything else is rejected before the first step. Metrics come b
 
 import copy
 import io
-import sys
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -21,9 +21,11 @@ from torchmetrics import Metric, MetricCollection, MetricTracker
 
 from src.engine.errors import UserError
 
-SIMPLE = (type(None), bool, int, float, str, list, tuple, dict, OrderedDict, Tensor, nn.Parameter)
+# Types that torch loads without running code.
+SIMPLE = (type(None), bool, int, float, str, bytes, list, tuple, dict, OrderedDict, torch.dtype, torch.Size)
 KINDS = (Metric, MetricCollection, MetricTracker)
 OBJECT = "__object__"
+NO_STATE = {*vars(nn.Module()), "_device"}
 
 
 def walk(value: Any, change: Callable[[Any, str], Any], at: str = "") -> Any:
@@ -59,42 +61,25 @@ def pack(value: Any, at: str) -> Any:
 
 def _packed(value: Any, at: str) -> Any:
     kind = type(value)
-    if kind in SIMPLE:
+    if kind in SIMPLE or isinstance(value, Tensor):
         return value
-    if kind in (np.ndarray, np.memmap) or isinstance(value, np.generic):
-        if not value.dtype.hasobject:
-            file = io.BytesIO()
-            np.save(file, value, allow_pickle=False)
-            name = "__scalar__" if isinstance(value, np.generic) else "__array__"
-            return (name, torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8))
-    elif isinstance(value, PurePath):
-        return ("__path__", str(value))
-    elif kind in (set, frozenset):
-        return (f"__{kind.__name__}__", pack(list(value), at))
-    elif kind is deque:
-        return ("__deque__", pack(list(value), at), value.maxlen)
-    if not _is_safe(value):
-        raise UserError(
-            f"{at} is more than tensors and plain values: {kind.__module__}.{kind.__qualname__}. A checkpoint holds "
-            "tensors, NumPy arrays, numbers, texts, paths, and lists, dicts and sets of these. In state_dict() or "
-            "on_save_checkpoint(), return its content as such (.tolist(), dict(...), str(...)) and make the object "
-            "again when it is loaded."
-        )
-    return value
-
-
-def _is_safe(value: Any) -> bool:
-    """Return whether torch would load an object of a class that we do not know."""
-    if callable(value):
-        return False
-    try:
+    if (kind in (np.ndarray, np.memmap) or isinstance(value, np.generic)) and not value.dtype.hasobject:
         file = io.BytesIO()
-        torch.save(value, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
-    except Exception:  # pickling may fail in any way
-        return False
-    return True
+        np.save(file, value, allow_pickle=False)
+        name = "__scalar__" if isinstance(value, np.generic) else "__array__"
+        return (name, torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8))
+    if isinstance(value, PurePath):
+        return ("__path__", str(value))
+    if kind in (set, frozenset):
+        return (f"__{kind.__name__}__", pack(list(value), at))
+    if kind is deque:
+        return ("__deque__", pack(list(value), at), value.maxlen)
+    raise UserError(
+        f"{at} is more than tensors and plain values: {kind.__module__}.{kind.__qualname__}. A checkpoint holds "
+        "tensors, NumPy arrays, numbers, texts, paths, and lists, dicts and sets of these. In state_dict() or "
+        "on_save_checkpoint(), return its content as such (.tolist(), dict(...), str(...)) and make the object again "
+        "when it is loaded."
+    )
 
 
 def unpack(value: Any) -> Any:
@@ -172,25 +157,21 @@ def metrics_in(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _attributes(part: nn.Module) -> dict[str, Any]:
-    """Return what a metric holds besides modules."""
-    own = {key: value for key, value in vars(part).items() if key not in vars(nn.Module())}
-    return own | dict(part.named_buffers("", False))
-
-
 def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Copy what each metric in a module holds: counts, and what outlives `reset()` (a best value, a history).
 
     Returns:
-        Plain values by attribute, by metric; an object that has no plain form is represented by its identity.
+        Plain values by attribute, by metric. Of an object that has no plain form there is its identity alone.
     """
-    states: dict[str, dict[str, Any]] = {}
     for part in metrics_in(module).values():
         if isinstance(part, MetricCollection):
             list(part.values(copy_state=False))  # those of a group take the counts of its first
+    states: dict[str, dict[str, Any]] = {}
     for name, part in metrics_in(module).items():
         held = states[name] = {}
-        for key, value in _attributes(part).items():
+        for key, value in (vars(part) | dict(part.named_buffers("", False))).items():
+            if key in NO_STATE:
+                continue
             try:
                 held[key] = _copied(pack(value, key))
             except UserError:
@@ -214,19 +195,50 @@ def set_metric_states(module: nn.Module, states: dict[str, dict[str, Any]]) -> N
         part = metrics_in(module).get(name)
         if part is None:
             continue
+        held = {key: value for key, value in held.items() if not _is_object(value)}
         if isinstance(part, MetricTracker) and "n_steps" in held:
-            while part.n_steps > held["n_steps"]:
+            steps = held.pop("n_steps")
+            while part.n_steps > steps:
                 delattr(part, str(part.n_steps))
-            while part.n_steps < held["n_steps"]:
+            while part.n_steps < steps:
                 part.increment()
         for key, value in held.items():
-            if _is_object(value) or (key == "n_steps" and isinstance(part, MetricTracker)):
-                continue
             value = unpack(_copied(value, getattr(part, "device", None)))
             if key in dict(part.named_buffers("", False)):
                 setattr(part, key, value)
             else:
                 vars(part)[key] = value  # a Metric refuses to set some of its attributes
+
+
+def changed_states(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Choose from metrics' states what changed, for a checkpoint.
+
+    What the config gave them stays out: an option may be another one when the run is resumed.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for name, held in now.items():
+        old = before.get(name, {})
+        changed = {key: value for key, value in held.items() if key not in old or not _equal(value, old[key])}
+        for key in [key for key, value in changed.items() if _is_object(value)]:
+            del changed[key]
+            if old:  # of a copy for a further validation set, objects come from the original
+                warnings.warn(
+                    f"a checkpoint cannot hold {key} of the metric {name}: in a resumed run it begins anew. Make it "
+                    "tensors, arrays, numbers, texts, or lists, sets and dicts of these.",
+                    stacklevel=1,
+                )
+        changes |= {name: changed} if changed else {}
+    return changes
+
+
+def common_states(module: nn.Module, shares: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Choose from what several ranks held that which any number of them can take: equal on all, and no counts."""
+    counts = {name: set(getattr(part, "metric_state", {})) for name, part in metrics_in(module).items()}
+    return {
+        name: held
+        for name, held in shares[0].items()
+        if all(_equal(held, share.get(name)) for share in shares) and not counts.get(name, set()) & held.keys()
+    }
 
 
 def _copied(value: Any, device: Any = "cpu") -> Any:
@@ -238,59 +250,6 @@ def _copied(value: Any, device: Any = "cpu") -> Any:
 
 def _is_object(value: Any) -> bool:
     return type(value) is tuple and value[:1] == (OBJECT,)
-
-
-class Snapshot:
-    """Remembers what metrics hold.
-
-    Args:
-        module: With metrics in it, or one of them.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._states = metric_states(module)
-        self._told: set[tuple[str, str]] = set()
-
-    def put_back(self) -> None:
-        """Let the metrics be as they were."""
-        parts = metrics_in(self._module)
-        for name, held in self._states.items():
-            for key in _attributes(parts[name]).keys() - held.keys():
-                delattr(parts[name], key)
-        set_metric_states(self._module, self._states)
-
-    def changes(self) -> dict[str, dict[str, Any]]:
-        """Return what the metrics hold now and did not then.
-
-        What the config gave them stays out: an option may be another one when the run is resumed.
-        """
-        changes = {}
-        for name, held in metric_states(self._module).items():
-            before = self._states.get(name, {})
-            changed = {key: value for key, value in held.items() if not _equal(value, before.get(key, self))}
-            for key in [key for key, value in changed.items() if _is_object(value)]:
-                del changed[key]
-                if before and (name, key) not in self._told:
-                    self._told.add((name, key))
-                    print(
-                        f"warning: a checkpoint cannot hold {key} of the metric {name}: in a resumed run it begins "
-                        "anew. Make it tensors, arrays, numbers, texts, or lists, sets and dicts of these.",
-                        file=sys.stderr,
-                    )
-            if changed:
-                changes[name] = changed
-        return changes
-
-
-def common_changes(module: nn.Module, shares: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Choose from what several ranks held that which any number of them can take: equal on all, and no counts."""
-    counts = {name: set(getattr(part, "metric_state", {})) for name, part in metrics_in(module).items()}
-    return {
-        name: held
-        for name, held in shares[0].items()
-        if all(_equal(held, share.get(name)) for share in shares) and not counts.get(name, set()) & held.keys()
-    }
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -1,22 +1,36 @@
-"""What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped."""
+"""What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped.
+
+Options given with `--ckpt_path`: numbers of the optimizer take effect where no schedule sets them. A schedule computes
+each learning rate from the one before it, so that another rate, schedule or optimizer has no meaning halfway through.
+Such a change is rejected by name; it needs a new run, which starts from the weights.
+"""
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.checkpoint.build import check_fit
-from src.engine.checkpoint.plain import Snapshot, common_changes, pack_checkpoint, set_metric_states, unpack
-from src.engine.checkpoint.resume_options import apply_changes, optimization
+from src.engine.checkpoint.plain import (
+    changed_states,
+    common_states,
+    metric_states,
+    pack_checkpoint,
+    set_metric_states,
+    unpack,
+)
 from src.engine.data.seeding import random_state, seed_batch, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
 from src.engine.lightning_fixes.trainer import double_before_weights
 from src.engine.run.run import RunCallback
+
+# What torch's schedules set besides the learning rate, by the key that they add to a group.
+CYCLED = {"max_momentum": ("momentum", "betas")}
 
 
 class Resume(RunCallback):
@@ -32,50 +46,48 @@ class Resume(RunCallback):
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
-        self._metrics: Snapshot | None = None
-
-    @property
-    def state_key(self) -> str:
-        """Where a checkpoint keeps the states."""
-        return "RandomState"
+        self._metrics: dict[str, dict[str, Any]] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._world_size = trainer.world_size
         if getattr(module.on_save_checkpoint, "func", None) is not _save:  # the test after a fit sets up again
-            module.on_save_checkpoint = functools.partial(_save, module.on_save_checkpoint)  # type: ignore[method-assign]
-            module.on_load_checkpoint = functools.partial(_load, module, module.on_load_checkpoint)  # type: ignore[method-assign]
+            save, load = module.on_save_checkpoint, module.on_load_checkpoint
+            module.on_save_checkpoint = functools.partial(_save, save)  # type: ignore[method-assign]
+            module.on_load_checkpoint = functools.partial(_load, module, load)  # type: ignore[method-assign]
         # An option, which Lightning takes for a state.
         self._patience = {each.state_key: each.patience for each in trainer.early_stopping_callbacks}
 
     def state_dict(self) -> dict[str, Any]:
-        states: list[Any] = [random_state()]
-        if self._world_size > 1:
-            states *= self._world_size
-            torch.distributed.all_gather_object(states, random_state())
-        return {"states": states}
+        return {"states": gather(random_state(), self._world_size)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._states = state["states"]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note what the options made; right after this hook Lightning restores the states of a checkpoint."""
+        """Note what the options made; right after this hook Lightning restores the states of the optimizers."""
         self._made = optimization(trainer, module)
-        self._metrics = Snapshot(module)
+        before = self._loaded.get("optimization")  # nothing in what LearningRateFinder saves and loads before this
+        if before and self._loaded["config"] == self.run.config:
+            # Callbacks may have changed the groups or the rate before anybody could look at them.
+            self._made = before
+        elif before:
+            refuse_changes(before, self._made)
+        self._metrics = metric_states(module)
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Clear what metrics keep of a validation that was none: a best value, a history."""
-        if self._metrics:
-            self._metrics.put_back()
+        set_metric_states(module, self._metrics)
         getattr(module, "further_metrics", {}).clear()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        metrics = self._metrics.changes() if self._metrics else {}
-        checkpoint["running"] = gather({"logs": running_logs(trainer), "metrics": metrics}, trainer)
+        running = {"logs": running_logs(trainer), "metrics": changed_states(self._metrics, metric_states(module))}
+        checkpoint["running"] = gather(running, trainer.world_size)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
-        if accumulating(trainer) and trainer.world_size == 1:
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if accumulating and not trainer.is_last_batch and trainer.world_size == 1:
             gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
             checkpoint["gradients"] = gradients
 
@@ -84,58 +96,56 @@ class Resume(RunCallback):
         if trainer.state.fn != "fit":
             take_up_progress(trainer, checkpoint["loops"]["fit_loop"])
         # What a hook of an earlier epoch thawed; before DDP looks for what has gradients.
-        for name, parameter in module.named_parameters():
-            if self._is_same_model(checkpoint) and name not in checkpoint["frozen"]:
-                parameter.requires_grad_(True)
+        self._set_frozen(module, checkpoint, False)
 
-    def _is_same_model(self, checkpoint: dict[str, Any]) -> bool:
-        """Whether what is frozen now is for the checkpoint to say, and not for an option that was changed."""
-        return bool(checkpoint.get("config", {}).get("model") == self.run.config.get("model"))
+    def _set_frozen(self, module: LightningModule, checkpoint: dict[str, Any], frozen: bool) -> None:
+        """Thaw or freeze what the checkpoint has so, unless the model's options were changed."""
+        if checkpoint.get("config", {}).get("model") == self.run.config.get("model"):
+            for name, parameter in module.named_parameters():
+                if (name in checkpoint["frozen"]) == frozen:
+                    parameter.requires_grad_(not frozen)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         loaded, self._loaded = self._loaded, {}
         if loaded:
             align_reloads(trainer)
-            self._take_up_options(trainer, loaded)
+            self._set_options(trainer, loaded)
+            trainer.callback_metrics.update(loaded["metrics"])
+            self._set_sums(trainer, module, loaded["running"])
+            self._set_frozen(module, loaded, True)
+            for name, parameter in module.named_parameters():
+                if name in loaded.get("gradients", {}):
+                    parameter.grad = loaded["gradients"][name].to(parameter.device)
+            # Whoever changes an option of a run that stopped early wants it to train further.
+            trainer.should_stop |= loaded["stopped"] and loaded["config"] == self.run.config
         self._refuse_to_prolong(trainer)
-        trainer.callback_metrics.update(loaded.get("metrics", {}))
-        self._take_up(trainer, module, loaded.get("running", []))
         step_plateau_of_a_batch(trainer)
-        for name, parameter in module.named_parameters():
-            if loaded and self._is_same_model(loaded) and name in loaded["frozen"]:
-                parameter.requires_grad_(False)
-        gradients = loaded.get("gradients", {})
-        for name, parameter in module.named_parameters():
-            if name in gradients:
-                parameter.grad = gradients[name].to(parameter.device)
-        # Whoever changes an option of a run that stopped early wants it to go on.
-        if loaded.get("stopped") and loaded.get("config") == self.run.config:
-            trainer.should_stop = True
         # Not before: setting up draws numbers, too. A process that was not there keeps the state its seed gave it.
         if trainer.global_rank < len(self._states):
             set_random_state(self._states[trainer.global_rank])
         self._states = []
 
-    def _take_up_options(self, trainer: Trainer, loaded: dict[str, Any]) -> None:
-        # Callbacks may have changed the groups or the rate before anybody could look at them.
-        if loaded.get("config") == self.run.config:
-            self._made = loaded["optimization"] or self._made
-        changed = apply_changes(trainer, loaded["optimization"] or self._made, self._made)
+    def _set_options(self, trainer: Trainer, loaded: dict[str, Any]) -> None:
+        before = (loaded["optimization"] or self._made)["numbers"]
+        changed = apply_numbers(trainer, before, self._made["numbers"])
         for each in trainer.early_stopping_callbacks:
-            each.patience, before = self._patience[each.state_key], each.patience
-            if each.patience != before:
-                changed.append(f"patience {before} to {each.patience}")
+            each.patience, saved = self._patience[each.state_key], each.patience
+            if each.patience != saved:
+                changed.append(f"patience {saved} to {each.patience}")
         if changed and trainer.is_global_zero:
             print(f"changed  {'; '.join(changed)}", flush=True)
 
-    def _take_up(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
-        """Each process takes its own sums; of more processes than there are now, each those of some."""
+    def _set_sums(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
+        """Restore this rank's sums; if the checkpoint had other ranks, spread theirs over the present ones."""
         rank, world_size = trainer.global_rank, trainer.world_size
         set_running_logs(trainer, [dict(share["logs"]) for share in shares[rank::world_size]])
         metrics = [share["metrics"] for share in shares]
-        taken = metrics[rank] if len(shares) == world_size else common_changes(module, metrics) if shares else {}
-        set_metric_states(module, taken)
-        if rank == 0 and any(each.keys() - taken.keys() for each in metrics if len(shares) != world_size):
+        if len(shares) == world_size:
+            set_metric_states(module, metrics[rank])
+            return
+        common = common_states(module, metrics)
+        set_metric_states(module, common)
+        if rank == 0 and any(each.keys() - common.keys() for each in metrics):
             print(
                 f"warning: the checkpoint is of {len(shares)} processes, this run has {world_size}: the metrics that "
                 "the module keeps in training begin anew in this epoch.",
@@ -152,22 +162,21 @@ class Resume(RunCallback):
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:
-        """A schedule over a number of steps or epochs has no values beyond them."""
+        """Refuse a run beyond the end of a schedule, which has no values there."""
         for config in trainer.lr_scheduler_configs:
-            by_step = config.interval == "step"
-            now = trainer.estimated_stepping_batches if by_step else (trainer.max_epochs or 0)
+            length = trainer.estimated_stepping_batches if config.interval == "step" else (trainer.max_epochs or 0)
             own = getattr(trainer.lightning_module, "schedule_length", None)
             total = getattr(config.scheduler, "total_steps", None) or own
-            if total and total < now:
+            if total and total < length:
                 raise UserError(
                     f"The learning-rate schedule of this run ends at {config.interval} {total}, with these options the "
-                    f"run would go to {now:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, or "
-                    "begin a new run from its weights (--transfer.weights)."
+                    f"run would go to {length:.0f}. Leave --trainer.max_epochs and --trainer.max_steps as they were, "
+                    "or start a new run from its weights (--transfer.weights)."
                 )
 
 
 def _save(hook: Callable[[dict[str, Any]], None], checkpoint: dict[str, Any]) -> None:
-    """Pack a checkpoint behind the module's hook, the last that adds to it."""
+    """Pack a checkpoint after the module's hook, the last that adds to it."""
     hook(checkpoint)
     pack_checkpoint(checkpoint)
 
@@ -181,14 +190,123 @@ def _load(module: LightningModule, hook: Callable[[dict[str, Any]], None], check
     hook(checkpoint)
 
 
-def gather(value: Any, trainer: Trainer) -> list[Any]:
-    """The values of all processes."""
-    values = [value] * trainer.world_size
-    if trainer.world_size > 1:
+def gather(value: Any, world_size: int) -> list[Any]:
+    """Collect the values of all ranks; all call it together."""
+    values = [value] * world_size
+    if world_size > 1:
         torch.distributed.all_gather_object(values, value)
     return values
 
 
-def accumulating(trainer: Trainer) -> bool:
-    """Whether the gradients hold a part of the batches of the next optimizer step."""
-    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+def optimization(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Describe the optimizers and schedules as the options made them, in plain values.
+
+    Args:
+        trainer: Before it restores a checkpoint.
+        module: Its module. A LitModule's schedule is described by its arguments, any other by its state.
+    """
+    own = getattr(module, "scheduler", None)
+    schedulers = [
+        {"class": type(config.scheduler).__name__, "interval": config.interval}
+        | plain(own.keywords if isinstance(own, functools.partial) else config.scheduler.state_dict())
+        for config in trainer.lr_scheduler_configs
+    ]
+    return {
+        "optimizers": ", ".join(type(each).__name__ for each in trainer.optimizers),
+        "number of groups": [len(each.param_groups) for each in trainer.optimizers],
+        "schedulers": ", ".join(each["class"] for each in schedulers) or "none",
+        "groups": plain(getattr(module, "groups", None)),
+        "scheduler": schedulers,
+        "numbers": [
+            [{name: plain(value) for name, value in group.items() if name != "params"} for group in each.param_groups]
+            for each in trainer.optimizers
+        ],
+    }
+
+
+def plain(value: Any) -> Any:
+    """Describe a value by what a checkpoint can hold and what can be compared: numbers, texts, lists and dicts."""
+    match value:
+        case functools.partial():
+            return {"class": plain(value.func)} | plain(value.keywords)
+        case dict():
+            return {str(name): plain(each) for name, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case torch.Tensor() if value.numel() == 1:
+            return value.item()
+        case bool() | int() | float() | str() | None:
+            return value
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Find each option of two descriptions that differs: its name and both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before | now:
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}")
+    elif name == "scheduler" and len(before) == len(now):
+        for old, new in zip(before, now, strict=True):
+            yield from differences(old, new, name)
+    elif before != now:
+        yield name, before, now
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """See that optimizers, schedules and groups are the same in a resumed run, numbers aside.
+
+    Args:
+        before: `optimization` of the run that wrote the checkpoint.
+        now: `optimization` of this run.
+
+    Raises:
+        UserError: If they are not.
+    """
+    for what in ("groups", "optimizers", "number of groups", "schedulers", "scheduler"):
+        for change in differences(before[what], now[what], what):
+            reject(*change)
+
+
+def apply_numbers(trainer: Trainer, before: list[Any], now: list[Any]) -> list[str]:
+    """Let changed numbers of the optimizers take effect in a resumed run.
+
+    Args:
+        trainer: After it restored the checkpoint, at the start of training.
+        before: The options of each optimizer's groups in the run that wrote the checkpoint.
+        now: Those in this run.
+
+    Returns:
+        A text for each change: "optimizer.lr 0.01 to 0.04".
+
+    Raises:
+        UserError: If an option changed that is no number, or that a schedule sets.
+    """
+    scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
+    changed: dict[str, None] = {}
+    for optimizer, old, new in zip(trainer.optimizers, before, now, strict=True):
+        # A callback that thaws a part adds groups in the course of a run.
+        for group, was, given in zip(optimizer.param_groups, old, new, strict=False):
+            by_schedule = {"lr", "initial_lr"} if optimizer in scheduled else set()
+            by_schedule |= {name for key, names in CYCLED.items() if key in group for name in names}
+            for name in [name for name in given if name in was and was[name] != given[name]]:
+                values = given[name] if isinstance(given[name], list) else [given[name]]
+                if name in by_schedule or any(type(value) not in (int, float) for value in values):
+                    reject(f"optimizer.{name}", was[name], given[name])
+                if isinstance(group[name], torch.Tensor):
+                    group[name].fill_(given[name])
+                else:
+                    group[name] = tuple(values) if isinstance(group[name], tuple) else given[name]
+                changed[f"optimizer.{name} {was[name]} to {given[name]}"] = None
+    return list(changed)
+
+
+def reject(name: str, before: Any, now: Any) -> None:
+    """Say that a change is impossible, and what to do.
+
+    Raises:
+        UserError: Always.
+    """
+    raise UserError(
+        f"{name} cannot change from {before} to {now} in a resumed run. Leave the option out, or start a new run from "
+        "the weights: --transfer.weights with the path of the checkpoint, in place of --ckpt_path."
+    )

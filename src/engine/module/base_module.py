@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
-from src.engine.checkpoint.plain import Snapshot
+from src.engine.checkpoint.plain import metric_states, set_metric_states
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
@@ -47,7 +47,7 @@ class BaseModule(QuickAttributes):
         self.tables: dict[str, Any] = {}
         self.schedule_length: int | None = None
         self._fresh_metrics = [copy.deepcopy(self.metrics)]  # in a list it is no part of this module
-        self._metrics_at_first = Snapshot(self.metrics)
+        self._metrics_at_first = metric_states(self.metrics)
         self._names: dict[tuple[str, int, str, str], list[str]] = {}
         self._num_samples: int | Tensor = 0
         self._compile = compile
@@ -55,7 +55,7 @@ class BaseModule(QuickAttributes):
     def setup(self, stage: str) -> None:
         # Forget an earlier run of this module, in a notebook, or a validation before a test.
         self.schedule_length = None
-        self._metrics_at_first.put_back()
+        set_metric_states(self.metrics, self._metrics_at_first)
         self.further_metrics.clear()
         self._names.clear()
         repair_logs(self.trainer, functools.partial(is_padding, self.trainer))

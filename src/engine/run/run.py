@@ -1,7 +1,6 @@
 """The run at hand: what its callbacks know of it."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ class Run:
         monitor: The metric that decides which checkpoint is best.
         best_score: Its value there, once something was validated.
         first_step: Optimizer steps done before this process trained; None until it does.
-        save_then: Writes `last.ckpt` at the next point from which a resume is exact, and calls its argument at that
-            point. None where the run writes no checkpoints.
+        stop: The signal after which the run saves and leaves; 0 without one.
     """
 
     verb: str = "fit"
@@ -32,7 +30,7 @@ class Run:
     monitor: str = "val/loss"
     best_score: float | None = None
     first_step: int | None = None
-    save_then: Callable[[Callable[[], None]], None] | None = None
+    stop: int = 0
 
     @property
     def last(self) -> Path:
@@ -42,8 +40,7 @@ class Run:
     @property
     def best(self) -> Path | None:
         """The best checkpoint, or the last where nothing was validated; None before the first."""
-        best = [self.last.with_name("best.ckpt")] if self.best_score is not None else []
-        return next((path for path in [*best, self.last] if path.exists()), None)
+        return next((path for path in (self.last.with_name("best.ckpt"), self.last) if path.exists()), None)
 
 
 class RunCallback(Callback):
