@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import (
 
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
-from src.engine.errors import UserError
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers import Trackers
@@ -74,13 +73,6 @@ def callbacks(trainer: Any, always_on: dict[str, Any], run: Run, callers: Iterab
     for callback in [*given, *always_on.values(), *monitors, *callers]:
         if isinstance(callback, RunCallback):
             callback.run = run
-    if monitors and run.verb == "fit" and not always_on["track"].needed():
-        name = type(monitors[0]).__name__
-        known = " metrics.csv has the learning rate in its column lr." if name == "LearningRateMonitor" else ""
-        raise UserError(
-            f"{name} sends to a tracker, and this run has none. Set --track.tensorboard true (or --track.wandb, "
-            f"--track.mlflow), or take it out of trainer.callbacks.{known}"
-        )
     first, *rest = [callback for callback in always_on.values() if callback.needed()]
     # The bar is gone before others print.
     return [first, *bar, *given, *rest, *monitors, *callers]

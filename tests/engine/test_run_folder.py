@@ -1,79 +1,55 @@
 """A folder for each run, whatever the logger."""
 
-from pathlib import Path
+import os
 
 import pytest
 import yaml
 
 from src.cli import main
+from src.engine.paths import write_whole
+from src.engine.run import folder
 from src.engine.run.run import RunCallback
 from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5", "--trainer.callbacks=null")
 
 
-def test_each_run_has_a_folder_of_its_own_with_all_it_made(cli, tmp_path):
-    for number in range(2):
-        assert cli("fit", "--config", SMALL, *SHORT).code == 0
-        folder = tmp_path / f"runs/xor/version_{number}"
-        assert (folder / "config.yaml").is_file()
-        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-
-
-def test_the_folder_is_the_same_with_another_logger(cli, tmp_path):
-    logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=elsewhere")
-    assert cli("fit", "--config", SMALL, *SHORT, *logger).code == 0
-    assert (tmp_path / "runs/xor/version_0/checkpoints/last.ckpt").is_file()
+def test_each_run_has_a_folder_of_its_own_with_all_it_made_whatever_the_logger(cli, tmp_path):
+    logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=elsewhere", "--seed_everything=0")
+    for number, options in enumerate([(), logger]):
+        assert cli("fit", "--config", SMALL, *SHORT, *options).code == 0
+        run = tmp_path / f"runs/xor/version_{number}"
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "runs"]
     assert list(tmp_path.glob("elsewhere/**/metrics.csv"))
-
-
-def test_the_experiments_name_and_the_root_are_options(cli, tmp_path):
-    named = ("--experiment=mine", f"--trainer.default_root_dir={tmp_path / 'there'}")
-    assert cli("fit", "--config", SMALL, *SHORT, *named).code == 0
-    assert (tmp_path / "there/mine/version_0/config.yaml").is_file()
-
-
-def test_a_folder_that_is_there_is_never_taken(cli, tmp_path):
-    (tmp_path / "runs/xor/version_0").mkdir(parents=True)
-    (tmp_path / "runs/xor/version_0/notes.txt").write_text("mine")
-    assert cli("fit", "--config", SMALL, *SHORT).code == 0
-    assert [path.name for path in (tmp_path / "runs/xor/version_0").iterdir()] == ["notes.txt"]
-
-
-def test_the_config_holds_the_seed_and_every_option(cli, tmp_path):
-    assert cli("fit", "--config", SMALL, *SHORT, "--seed_everything=0").code == 0
-    config = yaml.safe_load((tmp_path / "runs/xor/version_0/config.yaml").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["seed_everything"] == 0
     assert config["model"]["init_args"]["net"]["init_args"] == {"hidden": 4}
     assert config["trainer"]["gradient_clip_val"] is None
 
 
-@pytest.mark.parametrize("how", ["local.yaml", "option", "--config"])
+def test_a_folder_that_is_there_is_never_taken(cli, tmp_path):
+    (tmp_path / "there/mine/version_0").mkdir(parents=True)
+    (tmp_path / "there/mine/version_0/notes.txt").write_text("mine")
+    named = ("--experiment=mine", f"--trainer.default_root_dir={tmp_path / 'there'}")
+    assert cli("fit", "--config", SMALL, *SHORT, *named).code == 0
+    assert [path.name for path in (tmp_path / "there/mine/version_0").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "there/mine/version_1/config.yaml").is_file()
+
+
+@pytest.mark.parametrize("how", ["local.yaml", "option"])
 def test_a_tilde_names_one_folder_for_all_and_nothing_is_overwritten(how, cli, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cli("fit", "--config", SMALL, *SHORT, f"--trainer.default_root_dir={tmp_path / 'home/runs'}").code == 0
     first = tmp_path / "home/runs/xor/version_0"
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    (tmp_path / ("local.yaml" if how == "local.yaml" else "mine.yaml")).write_text(
-        "trainer: {default_root_dir: ~/runs}"
-    )
-    more = {"local.yaml": [], "option": ["--trainer.default_root_dir=~/runs"], "--config": ["--config=mine.yaml"]}[how]
-    assert cli("fit", "--config", SMALL, *SHORT, "--seed_everything=7", *more).code == 0
+    if how == "local.yaml":
+        (tmp_path / how).write_text("trainer: {default_root_dir: ~/runs}")
+    options = ["--trainer.default_root_dir=~/runs"] if how == "option" else []
+    weights = "--transfer.weights=~/runs/xor/version_0/checkpoints/best.ckpt"
+    assert cli("fit", "--config", SMALL, *SHORT, "--seed_everything=7", weights, *options).code == 0
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     assert (first.parent / "version_1/checkpoints/last.ckpt").is_file()
-    assert not (tmp_path / "~").exists()
-
-
-def test_a_tilde_in_other_paths(cli, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/more.yaml").write_text("trainer: {default_root_dir: ~/runs}")
-    assert cli("fit", "--config", SMALL, "--config=~/more.yaml", *SHORT).code == 0
-    assert cli("test", "--ckpt_path=~/runs/xor/version_0").code == 0
-    weights = ("--transfer.weights=~/runs/xor/version_0/checkpoints/best.ckpt", "--trainer.logger=CSVLogger")
-    assert cli("fit", "--config", SMALL, *SHORT, *weights, "--trainer.logger.save_dir=~/logs").code == 0
-    assert list(tmp_path.glob("home/logs/**/metrics.csv"))
     assert not (tmp_path / "~").exists()
 
 
@@ -81,11 +57,6 @@ def test_an_address_is_no_folder(cli):
     done = cli("fit", "--config", SMALL, "--trainer.default_root_dir=s3://bucket/runs")
     assert done.code == 1
     assert "s3://bucket/runs is an address" in done.err
-    # fsspec, by which Lightning writes checkpoints, reads `a::b` as two addresses.
-    done = cli("fit", "--config", SMALL, "--experiment=a::b")
-    assert done.code == 1
-    assert "runs/a::b: a folder of runs cannot have `::` in its path. Set --experiment" in done.err
-    assert not Path("runs").exists()
 
 
 def test_a_program_brings_callbacks_that_know_the_run_and_a_folder_of_its_own(tmp_path):
@@ -118,6 +89,44 @@ def test_a_place_that_is_no_folder_is_one_line_and_stays(cli, tmp_path, make):
 
 
 def test_options_that_the_trainer_refuses_leave_no_folder(cli, tmp_path):
-    done = cli("fit", "--config", SMALL, "--trainer.accelerator=tpu")
-    assert done.code == 1
+    assert cli("fit", "--config", SMALL, "--trainer.accelerator=tpu").code == 1
     assert not list(tmp_path.glob("runs/*"))
+
+
+JOBS = {
+    "SLURM, first start": ({"SLURM_JOB_ID": "7"}, False, False),
+    "SLURM, requeued": ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, False, True),
+    "torchrun, restarted": ({"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1"}, False, True),
+    "torchrun, a machine that joins": ({"TORCHELASTIC_RUN_ID": "x"}, False, True),
+    "torchrun, after the end": ({"TORCHELASTIC_RUN_ID": "x"}, True, False),
+    "no job": ({}, False, False),
+}
+
+
+@pytest.mark.parametrize(("variables", "ended", "found"), JOBS.values(), ids=JOBS.keys())
+def test_a_job_that_starts_again_finds_the_run_of_the_same_config(variables, ended, found, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    mine, other = (folder.begin(tmp_path, None, {"lr": lr}) for lr in (1, 2))
+    for run in (mine, other):
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints/last.ckpt").touch()
+    if ended:
+        folder.end(mine)
+    assert folder.find_interrupted(tmp_path, {"lr": 1}) == (mine / "checkpoints/last.ckpt" if found else None)
+    assert folder.find_interrupted(tmp_path, {"lr": 3}) is None
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    def write(text: str) -> None:
+        with write_whole(tmp_path / "a.json") as part:
+            part.write_text(text)
+            if text == "half":
+                raise OSError("disk full")
+
+    write("before")
+    with pytest.raises(OSError, match="disk full"):
+        write("half")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "before")]

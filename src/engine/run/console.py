@@ -100,25 +100,11 @@ class Console(RunCallback):
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's bar, gone when its stage is done, with the loss and the metrics of the last validation."""
+    """Lightning's bar with the loss and the metrics of the last validation; its epochs count from 1."""
 
     def __init__(self, refresh_rate: int) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._loss: float | None = None
-
-    def init_train_tqdm(self) -> Any:
-        return self._passing(super().init_train_tqdm())
-
-    def init_test_tqdm(self) -> Any:
-        return self._passing(super().init_test_tqdm())
-
-    def init_predict_tqdm(self) -> Any:
-        return self._passing(super().init_predict_tqdm())
-
-    @staticmethod
-    def _passing(bar: Any) -> Any:
-        bar.leave = False
-        return bar
 
     def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
         super().on_train_epoch_start(trainer, *rest)
@@ -147,19 +133,13 @@ def loss_of(trainer: Trainer, outputs: Any) -> float | None:
 
 
 def describe(trainer: Trainer) -> str:
-    """The device in words: "2 x cuda (NVIDIA H200)", "cpu (2 threads; no CUDA or MPS device is here)"."""
+    """Return the device in words: "2 x cuda (NVIDIA H200)", "cpu (no GPU is here)"."""
     device = trainer.strategy.root_device
     times = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     if device.type == "cuda":
-        here, used = torch.cuda.device_count(), trainer.world_size // trainer.num_nodes
-        rest = f"; {used} of the {here} that are here" if here > used else ""
-        return f"{times}cuda ({torch.cuda.get_device_name(device)}{rest})"
-    if device.type != "cpu":
-        return f"{times}{device.type}"
-    better = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.mps.is_available())) if there]
-    threads = torch.get_num_threads()
-    why = f"chosen, though {better[0]} is here" if better else "no CUDA or MPS device is here"
-    return f"{times}cpu ({threads} thread{'s' * (threads > 1)}; {why})"
+        return f"{times}cuda ({torch.cuda.get_device_name(device)})"
+    why = " (a GPU is here, too)" if torch.accelerator.is_available() else " (no GPU is here)"
+    return f"{times}{device.type}{why if device.type == 'cpu' else ''}"
 
 
 def brief(values: dict[str, float], most: int = 8) -> dict[str, float]:

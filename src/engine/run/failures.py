@@ -25,6 +25,8 @@ MISTAKES = {
     "--trainer.strategy ddp_find_unused_parameters_true, or let the loss use them.",
     "'fused' optimizer": "A fused optimizer cannot clip gradients in mixed precision. Set --model.optimizer.fused "
     "false, or leave out --trainer.gradient_clip_val.",
+    "callback with `Trainer": "A monitor sends to a tracker, and this run has none. Set --track.tensorboard true (or "
+    "--track.wandb, --track.mlflow), or take it out of trainer.callbacks. metrics.csv has the learning rate.",
     "the learning rate finder": "LearningRateFinder needs a module with an attribute `lr`. For any optimizer: --config "
     "configs/debug/lr_range.yaml.",
     "no attribute 'backbone'": "BackboneFinetuning needs a module with an attribute `backbone`. To freeze a part of "
@@ -60,11 +62,10 @@ def _options_named_in(text: str) -> str:
 
 
 def devices_here() -> str:
-    """In words: "2 CUDA devices (NVIDIA H200), no MPS device, 16 CPU cores"."""
-    number = torch.cuda.device_count()
-    cuda = f"{number} CUDA device{'s' * (number > 1)} ({torch.cuda.get_device_name(0)})" if number else "no CUDA device"
-    mps = "an MPS device" if torch.mps.is_available() else "no MPS device"
-    return f"{cuda}, {mps}, {os.cpu_count()} CPU cores"
+    """Return what a run could use here, in words: "2 GPUs (cuda) and 16 CPU cores"."""
+    number = torch.accelerator.device_count()
+    kind = f" ({torch.accelerator.current_accelerator()})" if number else ""
+    return f"{number} GPU{'s' * (number != 1)}{kind} and {os.cpu_count()} CPU cores"
 
 
 def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningModule) -> None:

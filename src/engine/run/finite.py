@@ -1,7 +1,6 @@
 """Stop a run at a NaN or infinite loss, before it is saved, and say where and why."""
 
 import math
-import sys
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.run.run import RunCallback, stage_of
+from src.engine.run.run import RunCallback
 
 
 class Finite(RunCallback):
@@ -28,7 +27,7 @@ class Finite(RunCallback):
             raise UserError(f"every_n_batches={every_n_batches} must be at least 1. Set --finite.every_n_batches.")
         self.enabled = enabled
         self.every_n_batches = every_n_batches
-        self._at_once = self._warned = False
+        self._at_once = False
         self._losses: list[tuple[Tensor, str]] = []
 
     def needed(self) -> bool:
@@ -55,19 +54,6 @@ class Finite(RunCallback):
             raise UserError(
                 f"After step {trainer.global_step} (epoch {trainer.current_epoch}) there are NaN or infinite weights, "
                 f"though the loss is finite: {', '.join(bad)}. Not saved. {self._advice()}"
-            )
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Warn once of a validation without a number: such a net is never the best one."""
-        if self._warned or trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
-        if bad := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
-            self._warned = True
-            print(
-                f"warning: {', '.join(bad)} in the validation at step {trainer.global_step}. A net is never the best "
-                "by such a number. Look for NaN in the validation data.",
-                file=sys.stderr,
             )
 
     def _check(self, trainer: Trainer) -> None:

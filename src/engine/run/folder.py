@@ -23,15 +23,12 @@ def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
         experiment: Its name.
 
     Raises:
-        UserError: If it is the address of a server, or fsspec, by which Lightning writes, would take it for two.
+        UserError: If it is the address of a server.
     """
     root = os.fspath(root or ".")
     if "://" in root:
         raise UserError(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
-    folder = Path(at_home(root), experiment).absolute()
-    if "::" in str(folder):
-        raise UserError(f"{folder}: a folder of runs cannot have `::` in its path. Set --experiment to another name.")
-    return folder
+    return Path(at_home(root), experiment).absolute()
 
 
 def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | None = None) -> Path:

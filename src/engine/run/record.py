@@ -108,7 +108,14 @@ def _git(patch: Path) -> dict[str, Any] | None:
     paths = {name: PROJECT / os.fsdecode(name) for name in listed if name}
     sizes = {name: path.lstat().st_size for name, path in paths.items() if path.is_file()}
     with tempfile.TemporaryDirectory() as place, patch.open("wb") as file:
-        env = _add_new_files([name for name, size in sizes.items() if size <= LARGEST], Path(place))
+        # One `git diff` has the new files, too, with a copy of the index that names them; git's own stays as it is.
+        index = PROJECT / os.fsdecode(_run_git("rev-parse", "--git-path", "index")).strip()
+        env = {"GIT_INDEX_FILE": str(Path(place, "index"))}
+        if index.exists():
+            shutil.copy2(index, env["GIT_INDEX_FILE"])  # with its time, by which git knows what changed since
+        names = b"\0".join(name for name, size in sizes.items() if size <= LARGEST)
+        add = ("--literal-pathspecs", "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
+        _run_git(*add, env=env, input=names)
         done = _run_git(*DIFF, "HEAD", env=env, stdout=file) is not None
     entry: dict[str, Any] = {"commit": commit.decode().strip(), "changes": patch.name}
     if not done or not patch.stat().st_size:
@@ -117,24 +124,6 @@ def _git(patch: Path) -> dict[str, Any] | None:
     if large := [os.fsdecode(name) for name, size in sizes.items() if size > LARGEST]:
         entry["too_large"] = large
     return entry
-
-
-def _add_new_files(names: list[bytes], place: Path) -> dict[str, str]:
-    """Add new files to a copy of the index, so that one `git diff` has them all; returns the variables that name it.
-
-    The repository's own index and objects stay as they are.
-    """
-    index, objects = (
-        (PROJECT / os.fsdecode(_run_git("rev-parse", "--git-path", name) or b"").strip()).absolute()
-        for name in ("index", "objects")
-    )
-    if index.exists():
-        shutil.copy2(index, place / "index")  # by its time git knows which files may have changed in the same second
-    env = {"GIT_INDEX_FILE": str(place / "index"), "GIT_OBJECT_DIRECTORY": str(place)}
-    env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(objects)
-    add = ("--literal-pathspecs", "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-    _run_git(*add, env=env, input=b"\0".join(names))
-    return env
 
 
 def _run_git(*args: str, env: dict[str, str] | None = None, **options: Any) -> Any:

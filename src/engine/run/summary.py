@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.multiprocessing import ProcessRaisedException
 
 from src.engine.errors import UserError, one_line
 from src.engine.paths import write_whole
@@ -147,8 +146,6 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
     if isinstance(exception, SystemExit):
         signals = {128 + number: number.name for number in signal.Signals}
         return ("stopped", signals[exception.code]) if exception.code in signals else ("failed", f"exit {exception}")
-    if isinstance(exception, ProcessRaisedException):  # a traceback of another process
-        return "failed", str(exception).strip().rpartition("\n")[2]
     name = "" if isinstance(exception, UserError) else f"{type(exception).__name__}: "
     return "failed", f"{name}{one_line(exception)[:300]}".removesuffix(": ")
 
