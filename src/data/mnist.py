@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from src.data.loader import TensorLoader
 from src.data.mnist_files import checksums, download, read
-from src.data.mnist_images import find_images, read_images, tell
+from src.data.mnist_images import find_images, read_images
 from src.engine.data.splits import fold_of, hold_out
 
 PROJECT = Path(__file__).parents[2]
@@ -69,18 +69,14 @@ class MNISTDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load what the stage needs; a UserError says what is missing, does not fit, or cannot be read."""
         if stage == "predict":
-            self.files, images, self.told = read_images(find_images(self.predict_path))
+            self.files, images = read_images(find_images(self.predict_path))
             self.images: tuple[Tensor, Tensor] = (images, torch.arange(len(images)))
             return
         data = read(self.source, self.root, train=stage != "test")
         self.images = (data.data, data.targets)
         if stage != "test":
-            number, seed = len(data), self.split_seed
-            rows = fold_of(number, self.fold, seed) if self.fold else hold_out(number, self.val_size, seed)
-            self.train_rows, self.val_rows = rows
-
-    def teardown(self, stage: str) -> None:
-        tell(self.told if stage == "predict" else [])
+            split, size = (fold_of, self.fold) if self.fold else (hold_out, self.val_size)
+            self.train_rows, self.val_rows = split(len(data), size, self.split_seed)
 
     def train_dataloader(self) -> Any:
         return TensorLoader(self.images, self.batch_size, rows=self.train_rows, transform=normalize, shuffle=True)
@@ -94,7 +90,7 @@ class MNISTDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
-        """What `predict` prints and writes: each image's file, likeliest digit (or class) and its probability.
+        """Return what `predict` prints and writes: each image's file, likeliest digit (or class) and its probability.
 
         Args:
             outputs: (B, 10) float32 probabilities.
@@ -106,5 +102,5 @@ class MNISTDataModule(LightningDataModule):
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(B, 28, 28) uint8 to (B, 1, 28, 28) float32 with mean 0 and standard deviation 1 over the data set."""
+    """Map (B, 28, 28) uint8 to (B, 1, 28, 28) float32 with mean 0 and standard deviation 1 over the data set."""
     return images.unsqueeze(1).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)

@@ -1,7 +1,6 @@
 """MNIST with a random shift, turn and scale for each image: an ordinary DataLoader over an ordinary data set."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,29 +16,22 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     workers and processes, and after a resume amid an epoch.
 
     Args:
-        root: As for MNISTDataModule, like all up to `fold`.
         num_workers: Processes that prepare images, beside each training process; 0 for none.
         degrees: The largest turn, either way.
         translate: The largest shift, either way, as a part of the image's side.
         scale: The smallest and the largest factor of size.
+        kwargs: Those of MNISTDataModule.
     """
 
     def __init__(
         self,
-        root: Path = Path("data"),
-        dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST",
-        batch_size: int = 512,
-        val_size: int = 5_000,
-        split_seed: int = 42,
-        mirror: str | None = None,
-        predict_path: Path | None = None,
-        fold: tuple[int, int] | None = None,
         num_workers: int = 2,
         degrees: float = 10.0,
         translate: float = 0.1,
         scale: tuple[float, float] = (0.9, 1.1),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(root, dataset, batch_size, val_size, split_seed, mirror, predict_path, fold)
+        super().__init__(**kwargs)
         self.num_workers = num_workers
         self.transform = v2.RandomAffine(degrees, (translate, translate), scale)
 

@@ -12,12 +12,10 @@ from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-LARGEST = 400_000_000  # pixels: an A3 sheet at 1,200 dpi has 280 million, more is taken for an attack on the memory
-WORKED_ON = 2_000  # pixels of the longer side: a digit needs no more
 
 
 def find_images(path: Path | None) -> list[Path]:
-    """The image file `path`, or those in the folder `path`, sorted by name.
+    """Return the image file `path`, or those in the folder `path`, sorted by name.
 
     Raises:
         UserError: If there is none.
@@ -31,87 +29,56 @@ def find_images(path: Path | None) -> list[Path]:
     return files
 
 
-def read_images(files: list[Path]) -> tuple[list[Path], Tensor, list[str]]:
-    """Bring images into MNIST's form; a broken one does not hold up the others.
-
-    Args:
-        files: As `find_images` gives them.
-
-    Returns:
-        The files that could be read, their images (N, 28, 28) uint8, and what is to be told of the files.
+def read_images(files: list[Path]) -> tuple[list[Path], Tensor]:
+    """Return the files that can be read and their images (N, 28, 28) uint8; print a line for each of the others.
 
     Raises:
         UserError: If none can be read.
     """
-    read, images, told = [], [], []
+    images: dict[Path, Tensor] = {}
     for file in files:
+        note = ""
         try:
-            image = read_image(file)
-        except UserError as error:
-            told.append(f"left out: {error}")
-            continue
-        if not image.any():
-            told.append(f"blank: {file} shows nothing, its digit means nothing")
-        read.append(file)
-        images.append(image)
+            images[file] = read_image(file)
+            if not images[file].any():
+                note = f"note: {file} is blank: its prediction is meaningless"
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            note = f"note: {file} is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
+        if note and is_rank_zero():
+            print(note, file=sys.stderr, flush=True)
     if not images:
-        raise UserError(told[0].removeprefix("left out: ") + (f" Nor can {len(files) - 1} more." if told[1:] else ""))
-    return read, torch.stack(images), told
-
-
-def tell(lines: list[str]) -> None:
-    """Print what is to be told of the files, below the predictions."""
-    for line in lines if is_rank_zero() else []:
-        print(line, file=sys.stderr, flush=True)
+        raise UserError(f"None of the {len(files)} files in {files[0].parent} can be read as an image.")
+    return list(images), torch.stack(list(images.values()))
 
 
 def read_image(path: Path) -> Tensor:
-    """Bring an image into MNIST's form: light on dark, the digit scaled into 20 x 20, its centre of mass in the middle.
+    """Bring an image into MNIST's form: light on dark, the digit within 20 x 20, its centre of mass in the middle.
 
     Args:
-        path: Of a kind in `SUFFIXES`; any size; colour, grey or transparent; dark on light or light on dark. Of several
-            pages the first.
+        path: Any size; colour, grey or transparent; dark on light or light on dark; the first of several pages.
 
     Returns:
         (28, 28) uint8.
-
-    Raises:
-        UserError: If the file is no image that can be read.
     """
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST // 2  # Pillow refuses twice as many
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (WORKED_ON, WORKED_ON))  # of a large JPEG not all has to be unpacked
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
-                image = image.convert("I").point(lambda value: value / 257).convert("L")
-            if max(image.size) > WORKED_ON:
-                plain = image.convert({"1": "L", "P": "RGBA"}.get(image.mode, image.mode))
-                image = plain.reduce(-(-max(image.size) // WORKED_ON))
-            colour = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}). Save it as PNG or JPEG.") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-    grey = ImageOps.autocontrast(Image.alpha_composite(_paper(colour), colour).convert("L"))
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+        image = image.convert("I").point(lambda value: value / 257)
+    image = image.convert("RGBA" if image.has_transparency_data else "L")
+    image.thumbnail((2_000, 2_000))  # a digit needs no more
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    grey = ImageOps.autocontrast(image.convert("L"))
     pixels = pil_to_tensor(grey)[0]
     if torch.cat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).median() > 127:
         grey = ImageOps.invert(grey)
     grey = grey.point(lambda value: value * (value > 48))  # the noise of paper and of JPEG is no ink
-    ink = grey.getbbox()
-    digit = ImageOps.contain(grey.crop(ink), (20, 20))
+    digit = ImageOps.contain(grey.crop(grey.getbbox()), (20, 20))
     weights = pil_to_tensor(digit)[0].float()
-    mass = weights.sum().clamp(min=1)
-    x = round(13.5 - ((weights.sum(dim=0) * torch.arange(digit.width)).sum() / mass).item())
-    y = round(13.5 - ((weights.sum(dim=1) * torch.arange(digit.height)).sum() / mass).item())
+    centre_x, centre_y = (
+        (weights.sum(dim=k) * torch.arange(weights.shape[1 - k])).sum() / weights.sum().clamp(min=1) for k in (0, 1)
+    )
     canvas = Image.new("L", (28, 28))
-    canvas.paste(digit, (min(max(x, 0), 28 - digit.width), min(max(y, 0), 28 - digit.height)))
+    canvas.paste(digit, (round(13.5 - float(centre_x)), round(13.5 - float(centre_y))))
     form: Tensor = pil_to_tensor(canvas)[0]
     return form
-
-
-def _paper(image: Image.Image) -> Image.Image:
-    """What lies under transparent pixels: white, or black under light ink, which white would hide."""
-    grey, alpha = pil_to_tensor(image.convert("L"))[0].float(), pil_to_tensor(image.getchannel("A"))[0].float()
-    light = bool(alpha.min() < 128 and (grey * alpha).sum() > 127 * alpha.sum())
-    return Image.new("RGBA", image.size, "black" if light else "white")
