@@ -274,7 +274,7 @@ def test_logits_of_a_module_of_ones_own_become_probabilities():
 def test_a_dict_without_scores_is_told_with_its_names():
     seen = evaluated(Own(), {"hidden": torch.zeros(2, 3)})
     with pytest.raises(
-        UserError, match=r"Own\.validation_step gave no tensor under scores or preds .* but hidden \(2, 3\)"
+        UserError, match=r"Own\.validation_step returned hidden \(2, 3\) float32\. Let it return a dict"
     ):
         seen.guesses()
 

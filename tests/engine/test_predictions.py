@@ -305,7 +305,7 @@ def test_columns_hold_no_gradient_and_arrays_are_tensors():
         (torch.rand(8), r"returned \(8,\) float32 for a batch of 4.*write prediction_rows\(outputs, batch\)"),
         ({"a": {"b": FOUR}, "a_b": FOUR}, "two columns have the name a_b"),
         ([{"a": 1}, {"a": 1}, {"b": 1}, {"a": 1}], "one sample has a, another b"),
-        ({"a": [FOUR[:3], None, FOUR, FOUR]}, "a is a tensor for one sample and a plain value for another"),
+        ({"a": [FOUR[:3], None, FOUR, FOUR]}, "a is a tensor in one sample and a plain value in another"),
         ({"a": {1, 2}}, r"a is set.*write prediction_rows\(outputs, batch\)"),
         ({"a": [["x"], ["y"], [], ["z"]]}, r"a is str.*write prediction_rows\(outputs, batch\)"),
         (torch.eye(4).to_sparse(), r"is \(4, 4\) float32.*write prediction_rows\(outputs, batch\)"),

@@ -58,17 +58,17 @@ class Evaluated:
     number: int
 
     def _returned(self, names: tuple[str, ...]) -> Any:
-        if not isinstance(self.outputs, Mapping):
-            returned = "nothing" if self.outputs is None else describe(self.outputs)
-            raise UserError(
-                f"{self._step} returned {returned}. Let it return a dict: scores (probabilities, or values), or "
-                "logits; and target."
-            )
-        return next((self.outputs[name] for name in names if self.outputs.get(name) is not None), None)
+        if isinstance(self.outputs, Mapping):
+            return next((self.outputs[name] for name in names if self.outputs.get(name) is not None), None)
+        raise self._wrong_outputs()
 
-    @property
-    def _step(self) -> str:
-        return f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
+    def _wrong_outputs(self) -> UserError:
+        step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
+        returned = "nothing" if self.outputs is None else describe(self.outputs)
+        return UserError(
+            f"{step} returned {returned}. Let it return a dict of tensors: scores (probabilities or values) or logits, "
+            "and target."
+        )
 
     @property
     def scores(self) -> Tensor:
@@ -81,9 +81,7 @@ class Evaluated:
         if scores is None and (outputs := self._returned(OUTPUTS)) is not None:
             scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
         if not isinstance(scores, Tensor) or scores.dim() == 0:
-            raise UserError(
-                f"{self._step} gave no tensor under {' or '.join(SCORES + OUTPUTS)}, but {describe(self.outputs)}."
-            )
+            raise self._wrong_outputs()
         return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
 
     @property

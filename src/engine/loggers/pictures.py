@@ -74,7 +74,8 @@ class Picture(RunCallback):
         with write_whole(path) as part:
             # White, so that it can be read on a dark page, too.
             figure.savefig(part, format="png", facecolor="white")
-        send_picture(trainer.loggers, name, path, trainer.global_step)
+        if trainer.loggers:
+            send_picture(trainer.loggers, name, path, trainer.global_step)
 
 
 class EvaluationPicture(Picture):

@@ -3,14 +3,14 @@
 import csv
 import itertools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
@@ -31,15 +31,13 @@ Batch = tuple[int, list[int], bool, dict[str, Column]]  # loader, B places, whet
 class PredictionsCsv(RunCallback):
     """Prints and writes a row per sample, sorted by the data set's index, for any loader and number of processes.
 
-    The column `sample` is the index in the loader's data set, also where a loader sorts, buckets or shuffles. An index
-    that a sampler draws twice gives two rows. Samples of a stream are counted, and so are those of a loader whose items
-    hold several. Several loaders are numbered by the column `loader`.
+    The column `sample` is that index. A sampler that draws an index twice gives two rows. Samples of a stream, or of
+    items that hold several, are counted. Several loaders are numbered by the column `loader`.
 
     Takes tensors and lists with an entry per sample, and tuples, dicts and objects of them. Up to 64 numbers of a name
     are columns. What is larger, or has another shape in each sample, goes into predictions.pt, in the order of the
     rows: `torch.load("predictions.pt", weights_only=True)[name]` is a tensor (N, ...), or a list of N tensors. A data
-    module with a method `prediction_rows(outputs, batch)` decides itself what the rows of a batch hold: it returns a
-    list with a dict for each sample.
+    module's `prediction_rows(outputs, batch)` decides itself what the rows hold: a list with a dict per sample.
 
     The outputs stay in memory until the end. A `BasePredictionWriter` in trainer.callbacks replaces this callback.
 
@@ -58,9 +56,8 @@ class PredictionsCsv(RunCallback):
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._loaders = flatten_loaders(trainer.predict_dataloaders)
-        datamodule = getattr(trainer, "datamodule", None)
-        self._rows: Callable[[Any, Any], Any] | None = getattr(datamodule, "prediction_rows", None)
-        callbacks = getattr(trainer, "callbacks", [])
+        self._rows: Any = getattr(getattr(trainer, "datamodule", None), "prediction_rows", None)
+        callbacks: list[Callback] = getattr(trainer, "callbacks", [])
         self._is_replaced = any(isinstance(callback, BasePredictionWriter) for callback in callbacks)
         self._outputs = Outputs()
         self._batches: list[Batch] = []
@@ -88,9 +85,8 @@ class PredictionsCsv(RunCallback):
         self._num_bytes += sum(entry.nbytes for entry in entries if isinstance(entry, Tensor))
         if self._num_bytes * trainer.world_size > self.max_gb * 1e9:
             raise UserError(
-                f"predict: the outputs take more memory than --predictions.max_gb {self.max_gb:g}. Raise it if one "
-                "process can hold them all. Or write them batch by batch: put a BasePredictionWriter "
-                '(lightning.pytorch.callbacks) with write_interval="batch" into trainer.callbacks.'
+                f"predict: the outputs take more memory than --predictions.max_gb {self.max_gb:g}. Raise it, or write "
+                "each batch at once: put a lightning.pytorch.callbacks.BasePredictionWriter into trainer.callbacks."
             )
 
     def _columns(self, outputs: Any, batch: Any, sizes: list[int]) -> dict[str, Column]:
@@ -182,8 +178,7 @@ class Outputs:
 
     def _are_samples(self, value: Any, size: int, name: str) -> bool:
         are_samples = len(value) == size
-        are_parts = has_rows(value) and all(fits(part, size) for part in value)
-        if not (are_samples and are_parts) or all(fields_of(part) for part in value):
+        if not are_samples or not are_parts(value, size) or all(fields_of(part) for part in value):
             self._holds_samples[name] = are_samples
         elif name not in self._holds_samples and size > 1:
             if len({part.shape if isinstance(part, Tensor) else type(part) for part in value}) > 1:
@@ -201,14 +196,13 @@ def fits(value: Any, size: int) -> bool:
         return value.ndim == 0 or len(value) == size
     if (fields := fields_of(value)) is not None:
         return all(fits(part, size) for part in fields.values())
-    if isinstance(value, list | tuple) and len(value) != size:
-        return has_rows(value) and all(fits(part, size) for part in value)
-    return True
+    return not isinstance(value, list | tuple) or len(value) == size or are_parts(value, size)
 
 
-def has_rows(value: Any) -> bool:
-    """Return whether a tensor with rows lies in a value."""
-    return any(isinstance(part, Tensor | np.ndarray) and part.ndim for part in parts(value))
+def are_parts(values: Any, size: int) -> bool:
+    """Return whether each value fits, and somewhere lies a tensor with rows."""
+    tensors = [part for part in parts(values) if isinstance(part, Tensor | np.ndarray)]
+    return any(tensor.ndim for tensor in tensors) and all(fits(value, size) for value in values)
 
 
 def inside(name: str, fields: dict[Any, Any]) -> dict[str, Any]:
@@ -257,18 +251,16 @@ def stack(chunks: list[Column], name: str) -> Column:
     entries = list(itertools.chain(*chunks))
     tensors = [entry for entry in entries if isinstance(entry, Tensor)]
     if 0 < len(tensors) < len(entries):
-        raise UserError(
-            f"predict: {name} is a tensor for one sample and a plain value for another. Give each one kind."
-        )
+        raise UserError(f"predict: {name} is a tensor in one sample and a plain value in another. Give each one kind.")
     return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else entries
 
 
 def refuse_other_names(first: dict[str, Any], other: dict[str, Any]) -> None:
     """Raise a UserError if two batches, or two samples, have different names."""
     if first.keys() != other.keys():
+        one, another = (", ".join(each) or "no keys" for each in (first, other))
         raise UserError(
-            f"predict: one sample has {', '.join(first) or 'no keys'}, another {', '.join(other) or 'no keys'}. Give "
-            "each the same keys, with None where one has no value."
+            f"predict: one sample has {one}, another {another}. Give each the same keys, with None for none."
         )
 
 

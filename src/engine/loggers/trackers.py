@@ -24,8 +24,6 @@ from src.engine.run.run import RunCallback
 
 # By the name of the option and of the package: the modules, of which one has to be there.
 MODULES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
-# A server that is gone is given up after 15 seconds instead of five minutes at each of MLflow's calls.
-MLFLOW_RETRIES = "3"
 ROWS_OF_A_PART = 1_000_000  # more than a part of an offline W&B run has
 # What Lightning calls while a run trains; a failure there ends no run.
 METHODS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
@@ -48,10 +46,7 @@ class Trackers(RunCallback):
     """
 
     def __init__(
-        self,
-        tensorboard: bool = False,
-        wandb: Literal["online", "offline"] | None = None,
-        mlflow: str | None = None,
+        self, tensorboard: bool = False, wandb: Literal["online", "offline"] | None = None, mlflow: str | None = None
     ) -> None:
         options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
         self._options = {name: option for name, option in options.items() if option}
@@ -109,11 +104,10 @@ class Trackers(RunCallback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Send TensorBoard the number by which it compares runs: the one that decides which checkpoint is best."""
         value = trainer.callback_metrics.get(self.run.monitor)
-        if value is None or trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics({"hp_metric": float(value)}, trainer.global_step)
+        if value is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_metrics({"hp_metric": float(value)}, trainer.global_step)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != "fit" or not self.run.config.get("test_after_fit"):
@@ -137,13 +131,12 @@ def make(name: str, option: Any, folder: Path, experiment: str) -> Logger:
     if name == "tensorboard":
         logger: Logger = construct(TensorBoardLogger, folder, name="", version="")
     elif name == "mlflow":
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", MLFLOW_RETRIES)
+        # A server that is gone is given up after 15 seconds instead of five minutes at each call.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         known = folder / "mlflow_id"
         number = known.read_text(encoding="utf-8") if known.exists() else None
-        tags = {"folder": str(folder)} | ({"group": group} if group else {})
-        logger = construct(
-            MLFlowLogger, experiment, "/".join(filter(None, [group, run])), option, tags=tags, run_id=number
-        )
+        title, tags = f"{group}/{run}".strip("/"), {"folder": str(folder)} | ({"group": group} if group else {})
+        logger = construct(MLFlowLogger, experiment, title, option, tags=tags, run_id=number)
     else:
         known = folder / "wandb_id"
         if not known.exists():
@@ -161,10 +154,8 @@ def group_and_name(experiment: str, folder: Path) -> tuple[str, str]:
     The group of runs/<experiment>/version_3 is empty, that of a folder elsewhere the folder above it.
     """
     _, found, rest = folder.as_posix().rpartition(f"/{experiment}/")
-    if not found:
-        return folder.parent.name, folder.name
-    group, _, name = rest.rpartition("/") if rest.count("/") < 2 else rest.partition("/")
-    return group, name
+    *group, name = rest.split("/", maxsplit=1) if found else (folder.parent.name, folder.name)
+    return "".join(group), name
 
 
 def flat_options(config: Any, name: str = "") -> dict[str, Any]:
@@ -193,9 +184,8 @@ def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any)
         return call(*args, **kwargs)
     except Exception as error:  # each tracker has classes of its own
         if logger not in _paused_until_s:
-            why = one_line(error).rstrip(".")
-            text = f"warning: {type(logger).__name__}: {why}. The run continues; metrics.csv has its numbers."
-            print(text, file=sys.stderr, flush=True)
+            text = f"{type(logger).__name__}: {one_line(error).rstrip('.')}"
+            print(f"warning: {text}. The run continues; metrics.csv has its numbers.", file=sys.stderr, flush=True)
         _paused_until_s[logger] = time.monotonic() + PAUSE_S
 
 
