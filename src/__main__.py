@@ -9,17 +9,10 @@ import sys
 from types import FrameType
 
 from src.engine.lightning_fixes.start import without_scipy_signal
-from src.engine.run.quiet import warnings_in_one_line
 
 
 def start() -> None:
-    """Run what the first word names."""
-    with warnings_in_one_line():
-        _start()
-
-
-def _start() -> None:
-    """Import what the first word names, and nothing else."""
+    """Run what the first word names, and import nothing else."""
     before = signal.signal(signal.SIGINT, leave)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is written by its number
         if isinstance(stream, io.TextIOWrapper):

@@ -35,9 +35,9 @@ from src.engine.data.seeding import STREAMS, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
 from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
-from src.engine.run.failures import READ_WELL, devices_here, explained
+from src.engine.run.failures import READ_WELL, explained
 from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
-from src.engine.run.quiet import Quiet, warnings_in_one_line
+from src.engine.run.quiet import Quiet
 from src.engine.run.run import Run
 from src.module import LitModule
 
@@ -173,10 +173,9 @@ class CLI(LightningCLI):
             if not self._folder:
                 give_back(self.run.folder)
             asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
-            here = f" This machine has {devices_here()}." if asked else ""
             given = f"trainer.accelerator={config.trainer.accelerator}, trainer.devices={config.trainer.devices}: "
             given = given if asked else ""
-            raise UserError(f"{given}{one_line(error).rstrip('.!')}.{here} See the options under --trainer.") from error
+            raise UserError(f"{given}{one_line(error).rstrip('.!')}. See the options under --trainer.") from error
 
     def _root(self) -> Path:
         return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
@@ -232,10 +231,9 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
         The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
     """
     try:
-        with warnings_in_one_line():
-            words = sys.argv[1:] if args is None else [str(each) for each in args]
-            check_verb(words)
-            return CLI(words, callbacks, folder)
+        words = sys.argv[1:] if args is None else [str(each) for each in args]
+        check_verb(words)
+        return CLI(words, callbacks, folder)
     except KeyboardInterrupt:
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)

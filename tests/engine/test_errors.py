@@ -39,7 +39,7 @@ MISTAKES = {
         "Set --trainer.max_epochs; or give the scheduler a number",
     ),
     "steps between checkpoints": ([*FIT, "--checkpoint.every_n_steps=0"], "every_n_steps=0 must be at least 1"),
-    "batches between signals": ([*FIT, "--signals.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
+    "batches between checks": ([*FIT, "--finite.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
     "empty checkpoint": (["test", "--ckpt_path", ""], "ckpt_path is empty"),
     "missing weights": ([*FIT, "--transfer.weights=nope"], "transfer.weights=nope does not exist"),
     "class in small letters": ([*FIT, "--model.optimizer=adam"], "optimizer: there is no 'adam'. Did you mean Adam?"),

@@ -5,79 +5,49 @@ import warnings
 import pytest
 from lightning.pytorch import Callback
 
-from src.engine.run.quiet import warnings_in_one_line
-from tests.conftest import SMALL
+from src.engine.run import quiet
+from tests.conftest import SMALL, run_process
 
-ONE_EPOCH = ("--trainer.max_epochs=1", "--data.passes=3", f"--trainer.callbacks={__name__}.Warns")
+
+@pytest.fixture
+def shown(monkeypatch):
+    monkeypatch.setattr(quiet, "_shown", set())
+    return lambda text, file="net.py": quiet.in_one_line(text, UserWarning, file, 7)
+
+
+def test_a_warning_is_one_line_and_stands_once(shown):
+    slow = shown("slow\n  net (Triggered internally at /pytorch/Tensor.cpp:12.)", "/home/me/net.py")
+    assert slow == "note: slow net (net.py:7)\n"
+    assert [shown(f"batch {number}") for number in (0, 0, 1)] == [
+        "note: batch 0 (net.py:7)\n",
+        "",
+        "note: batch 1 (net.py:7)\n",
+    ]
+
+
+def test_a_package_warns_once_whatever_the_numbers_and_on_rank_zero_alone(shown, monkeypatch):
+    package = "/usr/lib/site-packages/letters/draw.py"
+    assert [shown(f"Glyph {n} is missing", package) for n in (3, 4)] == ["note: letters: Glyph 3 is missing\n", ""]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert shown("the same on each", package) == ""
+    assert shown("mine") == "note: mine (net.py:7)\n"
 
 
 class Warns(Callback):
-    """Warns as users do and as a package does, in each step."""
+    """Warns in each step, from a place of its own."""
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        warnings.warn(f"batch {batch_idx // 2}\nis odd (Triggered internally at /pytorch/Tensor.cpp:12.)", stacklevel=1)
-        for number in range(2):
-            from_package(f"Glyph {batch_idx + number} is missing")
-
-
-def from_package(text):
-    warnings.warn_explicit(text, UserWarning, "/usr/lib/site-packages/letters/draw.py", 7, registry={})
-
-
-def notes(err):
-    return [line for line in err.splitlines() if line.startswith("note: ")]
-
-
-def test_a_run_shows_each_warning_once_and_loses_none_of_ones_own(cli):
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        done = cli("fit", "--config", SMALL, *ONE_EPOCH)
-    assert done.code == 0
-    line = Warns.on_train_batch_end.__code__.co_firstlineno + 1
-    own = [f"note: batch {number} is odd (test_quiet.py:{line})" for number in (0, 1)]
-    assert notes(done.err) == [own[0], "note: letters: Glyph 0 is missing", own[1]]
-    for word in ("Warning:", "site-packages", "warnings.warn"):
-        assert word not in done.err
-
-
-def test_quiet_turned_off_says_where_a_warning_comes_from(cli):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        done = cli("fit", "--config", SMALL, *ONE_EPOCH, "--quiet.enabled=false")
-    assert notes(done.err) == []
-    assert {"/usr/lib/site-packages/letters/draw.py", __file__} <= {each.filename for each in caught}
-
-
-def test_a_program_that_calls_the_command_line_shows_it_once_for_all_runs(capfd):
-    before = warnings.showwarning
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        with warnings_in_one_line():
-            for fold in range(3):
-                with warnings_in_one_line():
-                    from_package(f"class {fold} has 2 members")
-        with warnings_in_one_line():
-            from_package("class 1 has 2 members")
-    assert warnings.showwarning is before
-    assert notes(capfd.readouterr().err) == [f"note: letters: class {number} has 2 members" for number in (0, 1)]
-
-
-def test_filters_of_the_user_act(capfd):
-    with warnings.catch_warnings(), warnings_in_one_line():
-        warnings.simplefilter("ignore")
-        from_package("nothing")
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="a mistake"):
-            from_package("a mistake")
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
-def test_of_several_processes_one_shows_what_a_package_warns_of(capfd, monkeypatch, rank):
-    monkeypatch.setenv(rank, "1")
-    with warnings.catch_warnings(), warnings_in_one_line():
-        warnings.simplefilter("always")
-        from_package("the same on each")
+        warnings.warn_explicit(f"row {batch_idx} is odd", UserWarning, f"/site-packages/own{batch_idx}.py", batch_idx)
         warnings.warn("mine", stacklevel=1)
-    (line,) = notes(capfd.readouterr().err)
-    assert line.startswith("note: mine (")
+
+
+@pytest.mark.slow
+def test_a_run_shows_them_as_notes_and_with_quiet_turned_off_as_python_does(tmp_path):
+    short = ("--trainer.max_epochs=1", "--data.passes=3", f"--trainer.callbacks={__name__}.Warns")
+    line = Warns.on_train_batch_end.__code__.co_firstlineno + 2
+    done = run_process("fit", "--config", SMALL, *short, cwd=tmp_path)
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: own0: row 0 is odd", f"note: mine (test_quiet.py:{line})"]
+    done = run_process("fit", "--config", SMALL, *short, "--quiet.enabled=false", cwd=tmp_path)
+    assert f"{__file__}:{line}: " in done.stderr
+    assert "note: mine" not in done.stderr

@@ -1,9 +1,6 @@
 """What a run prints when it fails: one line for a user's mistake, else the traceback and below it what went in."""
 
-import os
-import re
 import traceback
-from inspect import signature
 from typing import Any
 
 import torch
@@ -51,21 +48,8 @@ def explained(error: BaseException) -> str:
     ours = (modules[0], "src.engine.", "lightning.", "jsonargparse", "contextlib")
     rejected = isinstance(error, ValueError) and modules[-1].startswith("lightning.")
     if isinstance(error, READ_WELL) or (rejected and all(name.startswith(ours) for name in modules)):
-        return f"{one_line(error)}{_options_named_in(str(error))}"
+        return one_line(error)
     return ""
-
-
-def _options_named_in(text: str) -> str:
-    words = re.findall(r"\w+", text)
-    named = [f"--trainer.{name}" for name in signature(Trainer.__init__).parameters if len(name) > 8 and name in words]
-    return f" See {', '.join(named)}." if named and "--trainer." not in text else ""
-
-
-def devices_here() -> str:
-    """Return what a run could use here, in words: "2 GPUs (cuda) and 16 CPU cores"."""
-    number = torch.accelerator.device_count()
-    kind = f" ({torch.accelerator.current_accelerator()})" if number else ""
-    return f"{number} GPU{'s' * (number != 1)}{kind} and {os.cpu_count()} CPU cores"
 
 
 def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningModule) -> None:

@@ -3,12 +3,8 @@
 import logging
 import os
 import re
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 # By the start of their text.
 IDLE_WARNINGS = (
@@ -17,57 +13,39 @@ IDLE_WARNINGS = (
     # It complains of the default of its own option.
     r"The number of training batches .* is smaller than the logging interval",
 )
-_pythons_own = warnings.showwarning
+_before = warnings.formatwarning
 _shown: set[str] = set()
 
 
 class Quiet:
-    """Leaves out what Lightning reports of its own workings, and warnings that a user can do nothing about.
+    """Leaves out what Lightning reports of its own workings, and shows each warning once, in a line.
 
     Args:
         enabled: Turn off to see everything, and where a warning comes from.
     """
 
     def __init__(self, enabled: bool = True) -> None:
+        warnings.formatwarning = in_one_line if enabled else _before
         if enabled:
             for name in ("lightning.pytorch", "lightning.fabric"):
                 logging.getLogger(name).setLevel(logging.WARNING)
             for text in IDLE_WARNINGS:
                 warnings.filterwarnings("ignore", text)
-        else:
-            warnings.showwarning = _pythons_own
 
 
-@contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Show each warning once within the block: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours.
+def in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours; nothing a second time.
 
     The same words with other numbers, as for each fold, count as the same warning of a package, and only rank zero
-    shows it. Python's filters act as before.
+    shows it.
     """
-    before = warnings.showwarning
-    if before is not _show:  # else a program calls the command line
-        _shown.clear()
-    warnings.showwarning = _show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
-
-
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
     text = " ".join(re.sub(r"\(Triggered internally at .*?\)", "", str(message)).split())
     package = re.search(r"(?:site|dist)-packages[/\\](\w+)", filename)
     said = f"{package[1]}: {text}" if package else f"{text} ({Path(filename).name}:{lineno})"
     key = re.sub(r"\d+", "0", said) if package else said
-    elsewhere = any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    if key not in _shown and not (package and elsewhere):
-        _shown.add(key)
-        print(f"note: {said}", file=file or sys.stderr, flush=True)
+    if key in _shown or (package and os.environ.get("LOCAL_RANK", "0") != "0"):
+        return ""
+    _shown.add(key)
+    return f"note: {said}\n"

@@ -42,6 +42,8 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
     """
     path = run.folder / "record.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
+    packages = run.folder / f"packages-{len(entries)}.txt"
+    packages.write_text("".join(f"{name}=={version}\n" for name, version in sorted(_installed().items())))
     device = trainer.strategy.root_device
     cpu = platform.processor() or platform.machine()
     entry: dict[str, Any] = {
@@ -50,7 +52,7 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": _git(run.folder / f"changes-{len(entries)}.patch"),
         "versions": {"python": platform.python_version()} | {name: _installed().get(name) for name in PACKAGES},
-        "packages": _packages(run.folder, entries),
+        "packages": packages.name,
         "device": {
             "type": device.type,
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
@@ -81,17 +83,6 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in node.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _packages(folder: Path, entries: list[dict[str, Any]]) -> str:
-    """Write the list of all packages, unless it is the one of the entry before; returns the name of the file."""
-    text = "".join(f"{name}=={version}\n" for name, version in sorted(_installed().items()))
-    for before in entries[-1:]:
-        if (folder / before["packages"]).read_text(encoding="utf-8") == text:
-            return str(before["packages"])
-    path = folder / f"packages-{len(entries)}.txt"
-    path.write_text(text, encoding="utf-8")
-    return path.name
 
 
 @functools.cache
