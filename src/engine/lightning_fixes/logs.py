@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-# Hooks that a resumed run calls again: what they log is not kept.
+# Hooks that a resumed run calls again: what they log replaces what the checkpoint holds.
 CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
 # Stands where Lightning has the hook that logged a number: means that were counted without `self.log`.
 COUNTED = "counted"
@@ -87,7 +87,7 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
         return {}
     results.restore()
     kept = {key: each for key, each in results.items() if not each.has_reset and each.meta.sync.group is None}
-    return {key: _share(each) for key, each in kept.items() if each.meta.fx not in CALLED_AGAIN}
+    return {key: _share(each) for key, each in kept.items()}
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
@@ -143,7 +143,11 @@ class Results(_ResultCollection):
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
-        if fx not in CALLED_AGAIN:
+        if fx in CALLED_AGAIN:
+            self.loaded = [
+                {key: each for key, each in share.items() if each["meta"]["fx"] != fx} for share in self.loaded
+            ]
+        else:
             self.restore()
         if fx == "training_step" and self._is_padding():
             options["batch_size"] = 0
