@@ -125,8 +125,7 @@ class Transfer:
         weights: A run's folder (its last checkpoint), a checkpoint, or a file of names and tensors: .pt, .pth, .bin,
             .safetensors.
         prefix: What stands before the net's names in the file, and is taken off: "backbone." What does not begin with
-            it is left out. By default "net." of a checkpoint of this template, else nothing; "module." of
-            DistributedDataParallel goes by itself.
+            it is left out. "net." of this template and "module." of DistributedDataParallel go by themselves.
         skip: Parameters that keep their fresh values, by the beginning of their names: [layers.3] for a new head.
     """
 
@@ -138,22 +137,32 @@ class Transfer:
         self.skip = skip or []
 
     def into(self, net: nn.Module) -> None:
-        """Load the weights, where some are named.
+        """Load the weights, if any are named.
 
         Raises:
             UserError: If they are not there, or do not fit.
         """
         if self.weights is None:
             return
-        own, source = net.state_dict(), find_checkpoint(self.weights, "transfer.weights")
-        saved = self._read(source, own)
+        source = find_checkpoint(self.weights, "transfer.weights")
+        own, saved = net.state_dict(), read_weights(source)
+        # Checkpoints of this template begin with the first, those of DistributedDataParallel with the second.
+        starts = [start for start in ("", "net.", "module.") if any(f"{start}{name}" in saved for name in own)]
+        prefix = next(iter(starts), "") if self.prefix is None else self.prefix
+        found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+        if not found:
+            raise UserError(
+                f"transfer.prefix: no weight of {source} begins with {prefix}; there are {', '.join(saved)}."
+            )
         if unknown := [start for start in self.skip if not any(name.startswith(start) for name in own)]:
             raise UserError(
                 f"transfer.skip: no parameter begins with {', '.join(unknown)}; there are {', '.join(own)}."
             )
-        kept = {name for name in own.keys() | saved.keys() if name.startswith(tuple(self.skip))}
-        taken = {name: value for name, value in saved.items() if name not in kept}
-        if problems := mismatches(taken, {name: value for name, value in own.items() if name not in kept}):
+        taken, wanted = (
+            {name: value for name, value in each.items() if not name.startswith(tuple(self.skip))}
+            for each in (found, own)
+        )
+        if problems := mismatches(taken, wanted):
             raise UserError(
                 f"The weights of {source} do not fit: {'; '.join(problems)}. Leave some out with --transfer.skip "
                 "[name], take a beginning off the file's names with --transfer.prefix, or choose the same net."
@@ -162,28 +171,14 @@ class Transfer:
         if is_rank_zero():
             print(f"weights from {source}: {len(taken)} of {len(own)} tensors", flush=True)
 
-    def _read(self, source: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Read the weights in a file, by the names that the net has for them."""
-        saved, ours = read_weights(source)
-        prefix = ("net." if ours else "") if self.prefix is None else self.prefix
-        start = "module."
-        if all(name.startswith(start) for name in saved) and not f"{prefix}{next(iter(own), '')}".startswith(start):
-            saved = {name.removeprefix(start): value for name, value in saved.items()}
-        found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
-        if not found:
-            raise UserError(
-                f"transfer.prefix: no weight of {source} begins with {prefix}; there are {', '.join(saved)}."
-            )
-        return found
 
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Read names and tensors from a file; tell whether it is a checkpoint of this template.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read names and tensors from a file.
 
     Raises:
         UserError: If it has none.
     """
-    held = read_safetensors(path) if path.suffix == ".safetensors" else read_plain(path)
+    held = read_plain(path)
     holder = held if isinstance(held, dict) else {}
     weights = next((holder[key] for key in INSIDE if isinstance(holder.get(key), dict)), holder)
     weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
@@ -193,20 +188,4 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
             f"{path} has no weights: it holds {names}. Wanted are names and tensors, as torch.save(net.state_dict(), "
             f"path) writes them, or these under {' or '.join(INSIDE)}."
         )
-    return weights, "config" in holder and "state_dict" in holder
-
-
-def read_safetensors(path: Path) -> Any:
-    """Read the tensors of a .safetensors file, by name.
-
-    Raises:
-        UserError: If the package is missing, or the file is not whole.
-    """
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(f"{path} needs a package that is not installed: pip install safetensors") from error
-    try:
-        return load_file(path)
-    except Exception as error:  # its own class, and whatever the system says
-        raise UserError(f"{path} is no safetensors file, or only a part of one: {error}") from error
+    return weights

@@ -15,6 +15,7 @@ from src.engine.checkpoint.files import read_checkpoint, write_checkpoint
 from src.engine.checkpoint.plain import refuse_unstorable
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
+from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 from src.engine.run.signals import leave
 
@@ -90,9 +91,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
         missing = trainer.is_global_zero and source.exists() and not target.exists()
         if missing and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(".best.ckpt.part")
-            shutil.copyfile(source, part)
-            part.replace(target)
+            with write_whole(target) as part:
+                shutil.copyfile(source, part)
         trainer.strategy.barrier("copy_best")
 
     def after_train_batch(self, trainer: Trainer) -> None:
@@ -206,11 +206,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
 
 def refuse_writers(strategy: Strategy) -> None:
-    """Refuse what would not write a checkpoint as one file, whole before the next step.
-
-    Raises:
-        UserError: If the strategy writes a folder, or a plugin writes in another thread.
-    """
+    """Refuse a strategy that writes a folder in place of one file, and a plugin that writes in another thread."""
     sharded = getattr(strategy, "_state_dict_type", "full") == "sharded"
     if sharded or getattr(strategy, "_save_distributed_checkpoint", False):
         raise UserError(
@@ -225,12 +221,7 @@ def refuse_writers(strategy: Strategy) -> None:
 
 
 def larger_is_better(module: Any, name: str) -> bool | None:
-    """Return which direction of a logged number is the good one; None where nobody knows.
-
-    Args:
-        module: Whose `metrics` know of themselves.
-        name: As it was logged: `val/acc`, `val/acc/night`.
-    """
+    """Return whether larger values of a logged number (`val/acc`, `val/acc/night`) are better; None if unknown."""
     metric = name.split("/")[1] if "/" in name else ""
     metrics: Any = getattr(module, "metrics", {})
     if metric == "loss" or metric not in metrics:
@@ -240,11 +231,7 @@ def larger_is_better(module: Any, name: str) -> bool | None:
 
 
 def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
-    """See that early stopping and plateau schedulers do not take an improvement for its opposite.
-
-    Raises:
-        UserError: If one does.
-    """
+    """Refuse early stopping and plateau schedulers that would take an improvement for its opposite."""
     watchers: list[tuple[Any, str | None]] = [(each, each.monitor) for each in trainer.early_stopping_callbacks]
     watchers += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
     for watcher, monitor in watchers:

@@ -1,6 +1,7 @@
 """Checkpoint files: find one, read it without running anything in it, write it whole or not at all."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -10,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from src.engine.checkpoint.plain import unpack
 from src.engine.errors import UserError
-from src.engine.paths import at_home, pasted
+from src.engine.paths import at_home, pasted, write_whole
 from src.engine.processes import is_rank_zero
 
 
@@ -53,25 +54,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were.
 
     Raises:
-        UserError: If the file is not whole, is no checkpoint of this template, or holds any other object. Names the
-            newest whole one beside it.
+        UserError: If the file is not whole, is no checkpoint of this template, or holds any other object.
     """
-    path = Path(path)
-    try:
-        return _read(path, map_location)
-    except UserError as error:
-        beside = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for other in (file for file in beside if file != path):
-            try:
-                step = _read(other, "cpu")["global_step"]
-            except UserError:
-                continue
-            raise UserError(f"{error} The newest whole one beside it is {other} (step {step}).") from error
-        raise
-
-
-def _read(path: Path, map_location: Any) -> dict[str, Any]:
-    checkpoint = {} if path.suffix == ".safetensors" else read_plain(path, map_location)
+    checkpoint = read_plain(Path(path), map_location)
     if not isinstance(checkpoint, dict) or "config" not in checkpoint:
         raise UserError(
             f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To start from "
@@ -82,7 +67,7 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def read_plain(path: Path, map_location: Any = "cpu") -> Any:
-    """Read what torch saved in a file, whoever did it.
+    """Read what torch or safetensors saved in a file, whoever did it.
 
     Args:
         path: The file.
@@ -92,37 +77,40 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
         UserError: If the file is not whole, or holds more than tensors and plain values.
     """
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         # Files of torch before 1.6 are no ZIP files and cannot be mapped into memory.
         return torch.load(path, map_location=map_location, weights_only=True, mmap=is_zipfile(path))
+    except ImportError as error:
+        raise UserError(f"{path} needs a package that is not installed: pip install safetensors") from error
     except (FileNotFoundError, PermissionError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # torch.load may stumble over foreign bytes in any way
+    except Exception as error:  # both libraries may stumble over foreign bytes in any way
         refused = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported class" in line]
         if refused:
             raise UserError(
                 f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
                 f"code. {refused[0]}"
             ) from error
-        raise UserError(f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.") from error
+        others = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path]
+        beside = f" Beside it: {', '.join(others)}." if others else ""
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.{beside}"
+        ) from error
 
 
 def write_checkpoint(trainer: Trainer, target: Path) -> None:
-    """Save beside the old file, then move the new one into its place; all processes call it.
-
-    Args:
-        trainer: Whose state is saved.
-        target: The file.
+    """Save beside the old file, then move the new one into its place; all processes call it together.
 
     Raises:
         UserError: If the disk refuses it.
     """
-    part = target.with_name(f".{target.name}.part")
     try:
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            part.replace(target)
+        with write_whole(target) if trainer.is_global_zero else nullcontext(target) as part:
+            trainer.save_checkpoint(part)
     except OSError as error:
-        part.unlink(missing_ok=True)
         kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
         raise UserError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
     trainer.strategy.barrier("checkpoint")

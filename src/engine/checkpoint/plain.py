@@ -29,13 +29,7 @@ NO_STATE = {*vars(nn.Module()), "_device"}
 
 
 def walk(value: Any, change: Callable[[Any, str], Any], at: str = "") -> Any:
-    """Rebuild lists, tuples and dicts with each part changed, keys too; `change` gets the parts before the whole.
-
-    Args:
-        value: Of any depth; it stays as it is.
-        change: Takes a part and its place.
-        at: The place of the value.
-    """
+    """Rebuild lists, tuples and dicts: change each part (also keys) and then the whole, given its place."""
     if type(value) in (list, tuple):
         value = type(value)(walk(part, change, f"{at}[{index}]") for index, part in enumerate(value))
     elif type(value) in (dict, OrderedDict):
@@ -49,12 +43,8 @@ def walk(value: Any, change: Callable[[Any, str], Any], at: str = "") -> Any:
 def pack(value: Any, at: str) -> Any:
     """Return a value in plain form: arrays, paths, sets and deques become tuples that begin with their kind.
 
-    Args:
-        value: Of any depth; it stays as it is.
-        at: Where it stands, for the message.
-
     Raises:
-        UserError: If loading it would run code.
+        UserError: If loading it would run code; says where it stands.
     """
     return walk(value, _packed, at)
 
@@ -94,10 +84,8 @@ def _unpacked(value: Any, at: str) -> Any:
             return array if name == "__array__" else array[()]
         case (str("__path__"), str(path)):
             return Path(path)
-        case (str("__set__"), list(parts)):
-            return set(parts)
-        case (str("__frozenset__"), list(parts)):
-            return frozenset(parts)
+        case (str("__set__" | "__frozenset__" as name), list(parts)):
+            return set(parts) if name == "__set__" else frozenset(parts)
         case (str("__deque__"), list(parts), length):
             return deque(parts, length)
     return value
@@ -161,7 +149,7 @@ def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Copy what each metric in a module holds: counts, and what outlives `reset()` (a best value, a history).
 
     Returns:
-        Plain values by attribute, by metric. Of an object that has no plain form there is its identity alone.
+        Plain values by attribute, by metric. An object that has no plain form is represented by its identity.
     """
     for part in metrics_in(module).values():
         if isinstance(part, MetricCollection):
@@ -182,12 +170,7 @@ def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def set_metric_states(module: nn.Module, states: dict[str, dict[str, Any]]) -> None:
-    """Give metrics what `metric_states` returned.
-
-    Args:
-        module: As it was built.
-        states: By the metrics' names, those that hold others first.
-    """
+    """Give metrics what `metric_states` returned, or a part of it."""
     for name, held in states.items():
         number, colon, _ = name.partition(":")
         if colon and int(number) not in getattr(module, "further_metrics", {}):
@@ -211,10 +194,7 @@ def set_metric_states(module: nn.Module, states: dict[str, dict[str, Any]]) -> N
 
 
 def changed_states(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Choose from metrics' states what changed, for a checkpoint.
-
-    What the config gave them stays out: an option may be another one when the run is resumed.
-    """
+    """Choose from metrics' states what changed: an option of a metric may be another one when the run is resumed."""
     changes: dict[str, dict[str, Any]] = {}
     for name, held in now.items():
         old = before.get(name, {})

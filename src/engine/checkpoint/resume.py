@@ -7,7 +7,7 @@ Such a change is rejected by name; it needs a new run, which starts from the wei
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class Resume(RunCallback):
             # Callbacks may have changed the groups or the rate before anybody could look at them.
             self._made = before
         elif before:
-            refuse_changes(before, self._made)
+            refuse_changes(before["fixed"], self._made["fixed"])
         self._metrics = metric_states(module)
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -199,29 +199,28 @@ def gather(value: Any, world_size: int) -> list[Any]:
 
 
 def optimization(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Describe the optimizers and schedules as the options made them, in plain values.
+    """Describe the optimizers and schedules as the options made them; call it before their states are restored.
 
-    Args:
-        trainer: Before it restores a checkpoint.
-        module: Its module. A LitModule's schedule is described by its arguments, any other by its state.
+    Returns:
+        `fixed`, a value by name of all that cannot change, and `numbers`, the options of each optimizer's groups.
     """
-    own = getattr(module, "scheduler", None)
-    schedulers = [
-        {"class": type(config.scheduler).__name__, "interval": config.interval}
-        | plain(own.keywords if isinstance(own, functools.partial) else config.scheduler.state_dict())
-        for config in trainer.lr_scheduler_configs
-    ]
-    return {
-        "optimizers": ", ".join(type(each).__name__ for each in trainer.optimizers),
-        "number of groups": [len(each.param_groups) for each in trainer.optimizers],
-        "schedulers": ", ".join(each["class"] for each in schedulers) or "none",
+    optimizers, configs = trainer.optimizers, trainer.lr_scheduler_configs
+    fixed = {
+        "optimizers": ", ".join(type(each).__name__ for each in optimizers),
+        "schedulers": ", ".join(type(config.scheduler).__name__ for config in configs) or "none",
         "groups": plain(getattr(module, "groups", None)),
-        "scheduler": schedulers,
-        "numbers": [
-            [{name: plain(value) for name, value in group.items() if name != "params"} for group in each.param_groups]
-            for each in trainer.optimizers
-        ],
+        "number of groups": [len(each.param_groups) for each in optimizers],
     }
+    own = getattr(module, "scheduler", None)  # of a LitModule: its arguments say more than its state
+    for number, config in enumerate(configs):
+        given = plain(own.keywords if isinstance(own, functools.partial) else config.scheduler.state_dict())
+        start = f"scheduler {number + 1}" if number else "scheduler"
+        fixed |= {f"{start}.{name}": value for name, value in given.items()} | {f"{start}.interval": config.interval}
+    numbers = [
+        [{name: plain(value) for name, value in group.items() if name != "params"} for group in each.param_groups]
+        for each in optimizers
+    ]
+    return {"fixed": fixed, "numbers": numbers}
 
 
 def plain(value: Any) -> Any:
@@ -240,46 +239,23 @@ def plain(value: Any) -> Any:
     return getattr(value, "__name__", type(value).__name__)
 
 
-def differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Find each option of two descriptions that differs: its name and both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before | now:
-            yield from differences(before.get(key), now.get(key), f"{name}.{key}")
-    elif name == "scheduler" and len(before) == len(now):
-        for old, new in zip(before, now, strict=True):
-            yield from differences(old, new, name)
-    elif before != now:
-        yield name, before, now
-
-
 def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """See that optimizers, schedules and groups are the same in a resumed run, numbers aside.
-
-    Args:
-        before: `optimization` of the run that wrote the checkpoint.
-        now: `optimization` of this run.
-
-    Raises:
-        UserError: If they are not.
-    """
-    for what in ("groups", "optimizers", "number of groups", "schedulers", "scheduler"):
-        for change in differences(before[what], now[what], what):
-            reject(*change)
+    """Refuse other optimizers, schedules or groups than those of the run that wrote the checkpoint."""
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            reject(name, before.get(name), now.get(name))
 
 
 def apply_numbers(trainer: Trainer, before: list[Any], now: list[Any]) -> list[str]:
-    """Let changed numbers of the optimizers take effect in a resumed run.
+    """Let changed numbers of the optimizers take effect; refuse other options, and those that a schedule sets.
 
     Args:
-        trainer: After it restored the checkpoint, at the start of training.
+        trainer: After it restored the checkpoint.
         before: The options of each optimizer's groups in the run that wrote the checkpoint.
         now: Those in this run.
 
     Returns:
         A text for each change: "optimizer.lr 0.01 to 0.04".
-
-    Raises:
-        UserError: If an option changed that is no number, or that a schedule sets.
     """
     scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
     changed: dict[str, None] = {}
@@ -301,11 +277,7 @@ def apply_numbers(trainer: Trainer, before: list[Any], now: list[Any]) -> list[s
 
 
 def reject(name: str, before: Any, now: Any) -> None:
-    """Say that a change is impossible, and what to do.
-
-    Raises:
-        UserError: Always.
-    """
+    """Say that a change is impossible, and what to do."""
     raise UserError(
         f"{name} cannot change from {before} to {now} in a resumed run. Leave the option out, or start a new run from "
         "the weights: --transfer.weights with the path of the checkpoint, in place of --ckpt_path."
