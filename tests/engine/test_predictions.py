@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from src.engine.errors import UserError
-from src.engine.loggers.predictions import Outputs
+from src.engine.loggers.predictions import columns_of
 from tests.conftest import SMALL
 from tests.engine.prediction_tasks import NUM_ROWS, Bare, Found, Pair, boxes, image
 from tests.processes import finish, launch, processes, start
@@ -241,7 +241,7 @@ class ModelOutput(OrderedDict):
 
 def taken(outputs, size=4):
     """As plain values."""
-    columns = Outputs().columns(outputs, [size])
+    columns = columns_of(outputs, [size], ())
     return {name: [v.tolist() if isinstance(v, torch.Tensor) else v for v in each] for name, each in columns.items()}
 
 
@@ -288,14 +288,13 @@ def test_a_list_and_a_tuple_mean_the_same(kind):
         ([torch.rand(3, 3)] * 2, ["output_0", "output_1"]),
         ([scores[:1], scores, scores], ["score"]),
     ):
-        outputs = Outputs()
-        outputs.columns(kind(before), [3])
-        assert list(outputs.columns(kind([scores, scores]), [2])) == names
+        known = columns_of(kind(before), [3], ())
+        assert list(columns_of(kind([scores, scores]), [2], known)) == names
 
 
 def test_columns_hold_no_gradient_and_arrays_are_tensors():
-    assert not Outputs().columns(torch.rand(4, requires_grad=True), [4])["score"].requires_grad
-    assert torch.equal(Outputs().columns(FOUR.numpy(), [4])["score"], FOUR)
+    assert not columns_of(torch.rand(4, requires_grad=True), [4], ())["score"].requires_grad
+    assert torch.equal(columns_of(FOUR.numpy(), [4], ())["score"], FOUR)
 
 
 @pytest.mark.parametrize(
@@ -313,4 +312,4 @@ def test_columns_hold_no_gradient_and_arrays_are_tensors():
 )
 def test_what_fits_no_sample_is_one_clear_error(outputs, said):
     with pytest.raises(UserError, match=said):
-        Outputs().columns(outputs, [4])
+        columns_of(outputs, [4], ())

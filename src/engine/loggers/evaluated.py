@@ -99,11 +99,7 @@ class Evaluated:
         return target.detach().cpu()
 
     def places(self, num_rows: int) -> Tensor:
-        """(B,) int64, where the samples lie in their data, whatever the number of processes.
-
-        Args:
-            num_rows: B.
-        """
+        """(B,) int64, where the B = `num_rows` samples lie in their data, whatever the number of processes."""
         loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
         indices = getattr(loaders[self.number], "sample_indices", None)
         places: Tensor | None = indices(self.batch_idx) if indices else None

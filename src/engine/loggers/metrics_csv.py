@@ -43,12 +43,8 @@ class MetricsCsv(RunCallback):
         self._num_rows = len(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "num_rows": self._num_rows,
-            "names": self._names,
-            "last_epoch": self._last_epoch,
-            "validated": self._validated,
-        }
+        rows = {"num_rows": self._num_rows, "names": self._names}
+        return rows | {"last_epoch": self._last_epoch, "validated": self._validated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._stage != "fit":

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -59,7 +59,6 @@ class PredictionsCsv(RunCallback):
         self._rows: Any = getattr(getattr(trainer, "datamodule", None), "prediction_rows", None)
         callbacks: list[Callback] = getattr(trainer, "callbacks", [])
         self._is_replaced = any(isinstance(callback, BasePredictionWriter) for callback in callbacks)
-        self._outputs = Outputs()
         self._batches: list[Batch] = []
         self._num_bytes = 0
 
@@ -91,7 +90,7 @@ class PredictionsCsv(RunCallback):
 
     def _columns(self, outputs: Any, batch: Any, sizes: list[int]) -> dict[str, Column]:
         if self._rows is None:
-            return self._outputs.columns(outputs, sizes)
+            return columns_of(outputs, sizes, self._batches[0][-1] if self._batches else ())
         here = torch.device("cpu")
         rows = self._rows(move_data_to_device(outputs, here), move_data_to_device(batch, here))
         if not isinstance(rows, list) or len(rows) not in sizes:
@@ -132,62 +131,57 @@ class PredictionsCsv(RunCallback):
         print(f"written to {shorten(path)}")
 
 
-class Outputs:
-    """Reads what `predict_step` returned: a column for each name.
+def columns_of(outputs: Any, sizes: list[int], known: Collection[str]) -> dict[str, Column]:
+    """Return what `predict_step` returned for a batch as columns on the CPU.
 
-    A list and a tuple follow one rule. If each entry is, or holds, a tensor with B rows, the entries are parts, as in
-    `return logits, features`. Otherwise B entries are samples, as in a list of dicts. B tensors of one shape with B
-    rows could be either: the batches before decide, and without any the batch is refused.
+    Args:
+        outputs: Of any form.
+        sizes: Numbers of samples that the batch may have, the likeliest first.
+        known: The names of an earlier batch.
     """
+    if (size := next((size for size in sizes if fits(outputs, size)), None)) is None:
+        raise UserError(
+            f"predict_step returned {describe(outputs, is_pair=False)} for a batch of {sizes[0]}. Return tensors "
+            f"(B, ...) or lists of B entries, several of them in a dict; or {ROWS}"
+        )
+    found = read(outputs, size, "", known)
+    return {name or ("score" if isinstance(each[0], Tensor) else "output"): each for name, each in found.items()}
 
-    def __init__(self) -> None:
-        self._holds_samples: dict[str, bool] = {}
 
-    def columns(self, outputs: Any, sizes: list[int]) -> dict[str, Column]:
-        """Return the columns of a batch, on the CPU.
+def read(value: Any, size: int, name: str, known: Collection[str]) -> dict[str, Column]:
+    """Return the columns of a part of the outputs, which has a name."""
+    fields = fields_of(value)
+    if fields is None and isinstance(value, list | tuple):
+        if are_samples(value, size, name or "output", known):
+            return by_name([inside(name, fields_of(sample) or {"": sample}) for sample in value])
+        name, fields = name or "output", dict(enumerate(value))
+    if fields is not None:
+        named = inside(name, fields).items()
+        return union(read(part, size, key, known) for key, part in named if part is not None)
+    value = on_cpu(value, name)
+    # A number of the whole batch, as a mean loss is, stands in each row.
+    if isinstance(value, Tensor):
+        return {name: value if value.dim() else value.expand(size)}
+    return {name: [value] * size}
 
-        Args:
-            outputs: Of any form.
-            sizes: Numbers of samples that the batch may have, the likeliest first.
 
-        Raises:
-            UserError: If no number of samples fits, or two columns have one name.
-        """
-        if (size := next((size for size in sizes if fits(outputs, size)), None)) is None:
-            raise UserError(
-                f"predict_step returned {describe(outputs, is_pair=False)} for a batch of {sizes[0]}. Return tensors "
-                f"(B, ...) or lists of B entries, several of them in a dict; or {ROWS}"
-            )
-        found = self._read(outputs, size, "")
-        return {name or ("score" if isinstance(each[0], Tensor) else "output"): each for name, each in found.items()}
+def are_samples(values: Any, size: int, name: str, known: Collection[str]) -> bool:
+    """Return whether a list or a tuple, which mean the same, holds samples or else parts.
 
-    def _read(self, value: Any, size: int, name: str) -> dict[str, Column]:
-        fields = fields_of(value)
-        if fields is None and isinstance(value, list | tuple):
-            if self._are_samples(value, size, name):
-                return by_name([inside(name, fields_of(sample) or {"": sample}) for sample in value])
-            name, fields = name or "output", dict(enumerate(value))
-        if fields is not None:
-            named = inside(name, fields).items()
-            return union(self._read(part, size, key) for key, part in named if part is not None)
-        value = on_cpu(value, name)
-        # A number of the whole batch, as a mean loss is, stands in each row.
-        if isinstance(value, Tensor):
-            return {name: value if value.dim() else value.expand(size)}
-        return {name: [value] * size}
-
-    def _are_samples(self, value: Any, size: int, name: str) -> bool:
-        are_samples = len(value) == size
-        if not are_samples or not are_parts(value, size) or all(fields_of(part) for part in value):
-            self._holds_samples[name] = are_samples
-        elif name not in self._holds_samples and size > 1:
-            if len({part.shape if isinstance(part, Tensor) else type(part) for part in value}) > 1:
-                return False
-            raise UserError(
-                f"predict_step returned {describe(value, is_pair=False)} for a batch of {size}: these could be "
-                f"{size} samples or {size} parts. Return a dict of parts, or a list with a dict for each sample."
-            )
-        return self._holds_samples.get(name, True)  # of one sample the numbers are the same
+    If each entry is, or holds, a tensor with B rows, they are parts, as in `return logits, features`. Otherwise B
+    entries are samples, as in a list of dicts. B tensors of one shape with B rows could be either: an earlier batch
+    decides, and without any the batch is refused.
+    """
+    if len(values) != size or not are_parts(values, size) or all(fields_of(value) for value in values):
+        return len(values) == size
+    if known or size == 1:  # of one sample the numbers are the same
+        return not any(each.startswith(f"{name}_0") for each in known)
+    if len({value.shape if isinstance(value, Tensor) else type(value) for value in values}) == 1:
+        raise UserError(
+            f"predict_step returned {describe(values, is_pair=False)} for a batch of {size}: these could be {size} "
+            f"samples or {size} parts. Return a dict of parts, or a list with a dict for each sample."
+        )
+    return False
 
 
 def fits(value: Any, size: int) -> bool:
@@ -211,11 +205,7 @@ def inside(name: str, fields: dict[Any, Any]) -> dict[str, Any]:
 
 
 def on_cpu(value: Any, name: str) -> Any:
-    """Return a tensor on the CPU, or a plain value as it is; a list of numbers is a vector.
-
-    Raises:
-        UserError: If it is anything else.
-    """
+    """Return a copy of a tensor on the CPU, or a plain value as it is; a list of numbers is a vector."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
         value = torch.as_tensor(value)
     elif isinstance(value, list | tuple) and all(isinstance(each, int | float) for each in value):
@@ -233,11 +223,7 @@ def by_name(samples: list[dict[str, Any]]) -> dict[str, Column]:
 
 
 def join(batches: list[dict[str, Column]]) -> dict[str, Column]:
-    """Put the columns of several batches one below the other.
-
-    Raises:
-        UserError: If they have different names, or a name is a tensor here and a plain value there.
-    """
+    """Put the columns of several batches, which must have the same names, one below the other."""
     for batch in batches:
         refuse_other_names(batches[0], batch)
     return {name: stack([batch[name] for batch in batches], name) for name in batches[0]}
@@ -295,11 +281,7 @@ def cells(name: str, column: Column) -> dict[str, list[Any]]:
 
 
 def write(path: Path, table: dict[str, list[Any]], large: dict[str, Column]) -> None:
-    """Write predictions.csv, after predictions.pt where something is large.
-
-    Raises:
-        UserError: If the disk refuses it.
-    """
+    """Write predictions.csv, after predictions.pt where something is large."""
     try:
         with write_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
             csv.writer(text).writerows([table, *zip(*table.values(), strict=True)])

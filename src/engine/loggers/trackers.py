@@ -191,14 +191,7 @@ def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any)
 
 @rank_zero_only
 def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
-    """Send a picture to each logger of a kind that is known here; others do nothing.
-
-    Args:
-        loggers: Those of the trainer.
-        name: What it shows, `confusion_matrix`; the same name at a later step shows how it grew.
-        path: A PNG.
-        step: The optimizer's steps up to it.
-    """
+    """Send a PNG under its name to the loggers of a kind that is known here."""
     from PIL import Image
 
     with Image.open(path) as file:
