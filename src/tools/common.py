@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import gc
 import io
+import json
 import os
 import sys
 import traceback
@@ -99,12 +100,14 @@ def composed(options: list[str]) -> dict[str, Any]:
     """
     from src.cli import main
 
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             main(["fit", *options, "--print_config"])
         except SystemExit as stop:
-            if stop.code:
+            if isinstance(stop.code, str):
                 raise
+            if stop.code:
+                raise SystemExit(errors.getvalue().strip().splitlines()[-1]) from None
     config: dict[str, Any] = yaml.safe_load(shown.getvalue())
     return config
 
@@ -146,6 +149,14 @@ def run_verb(
             torch.compiler.reset()  # torch compiles a net 8 times per process, and later ones run uncompiled
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    """Read the `summary.json` of a run; empty where there is none."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return found
 
 
 @contextlib.contextmanager

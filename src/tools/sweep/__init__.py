@@ -1,84 +1,84 @@
 """Searches a space of options by many fits: `sweep --config configs/mnist.yaml --sweep configs/sweep/mnist.yaml`.
 
-Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`; a killed sweep goes on with --resume.
+Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`. A sweep that was stopped or killed is
+continued by the same command, or by --resume; an interrupted trial continues from its own checkpoint.
 """
 
 import argparse
+import shlex
+import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
 
-MAX_FAILURES = 3
-
-
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"error: {message}")
+from src.tools.common import Parser, refuse
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The sweep's own options, and those of fit.
-
-    Args:
-        args: What follows `python -m src sweep`.
-    """
+    """Return the sweep's own options, and those of fit."""
     parser = Parser(
         prog="python -m src sweep",
         usage="%(prog)s --config FILE --sweep FILE [options] [any option of fit]\n"
-        "       %(prog)s --resume FOLDER [--trials N] [--workers W] [--storage WHERE]",
+        "       %(prog)s --resume FOLDER [--trials N] [--workers W]",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--sweep",
-        metavar="FILE",
-        help="YAML with the space, as configs/sweep/mnist.yaml; also metric, direction, sampler, pruner, trials",
-    )
-    add("--trials", type=int, metavar="N", help="how many, in all; by default as the YAML says, else 20")
-    add(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="W",
-        help="processes on this machine, spread over its GPUs; default: 1",
-    )
-    add("--resume", type=Path, metavar="FOLDER", help="go on with a sweep, or join it from another machine; "
-        "with --sweep it is begun in this folder if need be")  # fmt: skip
-    add("--storage", metavar="WHERE", help="sqlite (default) or journal (for a shared disk), files in the sweep's "
-        "folder; or a database, postgresql://host/name")  # fmt: skip
-    add(
-        "--max_failures",
-        type=int,
-        default=MAX_FAILURES,
-        metavar="N",
-        help="stop after so many failed trials in a row; default: 3",
-    )
-    add("--worker", metavar="CREW", help=argparse.SUPPRESS)
+    add("-c", "--config", metavar="FILE", action="append", help="YAML of an experiment, as of fit")
+    add("--sweep", metavar="FILE", help="YAML with space, metric, direction, sampler, pruner and trials; "
+        "configs/sweep/mnist.yaml explains it")  # fmt: skip
+    add("--trials", type=int, metavar="N", help="how many in all; default: as the YAML says, else 20")
+    add("--workers", type=int, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
+    add("--resume", type=Path, metavar="FOLDER", help="continue the sweep in this folder; with --sweep begin it there")
+    add("--storage", metavar="URL", help="postgresql://host/name: the database of a study that several machines share, "
+        "by Optuna's heartbeat and retry, which are experimental")  # fmt: skip
+    add("--max_failures", type=int, default=3, metavar="N", help="stop after so many failures in a row; default: 3")
+    add("--ckpt_path", help=argparse.SUPPRESS)
+    add("--print_config", nargs="?", const="", help=argparse.SUPPRESS)
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):
         if (value := getattr(own, name)) is not None and value < 1:
-            parser.error(f"--{name} {value}: must be at least 1")
+            refuse(f"--{name} {value}: must be at least 1.")
     if own.sweep is None and own.resume is None:
-        parser.error("--sweep FILE is missing: a YAML with the space. Or go on with one: --resume FOLDER")
+        refuse("--sweep FILE is missing: a YAML with the space. To continue a sweep: --resume FOLDER.")
     return own, options
 
 
 def main(args: list[str]) -> None:
-    """Begin a sweep, or go on with one; print a line per trial and a table at the end.
-
-    Args:
-        args: What follows `python -m src sweep`.
-    """
+    """Begin or continue a sweep; print a line per trial and a table at the end."""
     own, options = parse(args)
-    # Optuna and torch: the help needs neither.
-    from src.tools.sweep.begin import begin
-    from src.tools.sweep.crew import be_a_worker, run
+    from src.tools.sweep.plan import begin  # Optuna and torch, which the help does not need
+    from src.tools.sweep.results import close
+    from src.tools.sweep.search import Search, search_here, search_with_others, search_with_workers
 
-    if own.worker:
-        be_a_worker(own.resume, own.worker, own.max_failures)
-    elif code := run(begin(own, options), own.workers, own.max_failures):
-        sys.exit(code)
+    if own.storage and own.workers > 1:
+        refuse("--workers: with --storage start the command once for each GPU, by CUDA_VISIBLE_DEVICES.")
+    sweep = begin(own, options)
+    again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"
+    search = Search(sweep, own.max_failures)
+    sweep.save()
+    print(f"sweep {sweep.folder}: {sweep.trials} trials; to continue after a stop: {again}", flush=True)
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
+    try:
+        if sweep.plan["storage"]:
+            search_with_others(search)
+        elif own.workers > 1:
+            search_with_workers(search, own.workers)
+        else:
+            search_here(search)
+        close(sweep, search.study, again)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code >= 128:
+            print(f"{signal.Signals(stop.code - 128).name}; continue with: {again}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        sweep.lock.release()
+        for stop_signal, handler in before.items():
+            signal.signal(stop_signal, handler)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Leave at a signal between two trials, as a fit does."""
+    sys.exit(128 + number)

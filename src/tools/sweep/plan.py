@@ -1,114 +1,228 @@
-"""What a sweep is: read from a YAML and the command line once, kept in its folder, the same for all who work on it."""
+"""A sweep's plan: read from a YAML and the command line, checked before a folder is made, kept in the folder."""
 
-from dataclasses import asdict, dataclass
+import argparse
+import contextlib
+import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from jsonargparse import get_loader
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from src.tools.sweep.space import Space, read_space, refuse
+from src.tools.common import claim, composed, refuse, write
+from src.tools.sweep.space import FILES, Space, as_yaml, fragment, label, points, probes, read_space, walk
+from src.tools.sweep.study import rehearse
 
+FILE, BASE = "sweep.yaml", "base.yaml"
 KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
-DIRECTIONS = ("minimize", "maximize")
-SAMPLER = {"class_path": "optuna.samplers.TPESampler"}
-EXAMPLES = {"sampler": SAMPLER["class_path"], "pruner": "optuna.pruners.MedianPruner"}
-GRID = "GridSampler"
+NUM_TRIALS = 20
+OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")  # set by a sweep itself
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that decides what the trials of a sweep are.
+@dataclass
+class Sweep:
+    """All that decides what the trials are, and where they lie.
 
     Attributes:
-        space: As the YAML has it.
-        metric: The validation metric that is compared.
-        direction: `minimize` or `maximize`.
-        sampler: `class_path` and `init_args`, of Optuna's or another.
-        pruner: The same; None lets every trial come to its end.
-        options: What every trial is given, for the command line of `fit`.
+        plan: `space` as the YAML has it, the options of its `files`, `metric`, `direction`, `sampler`, `pruner`, and
+            `storage`, the database that several machines share. It stays the same as long as the sweep lives.
+        base: The composed config of all trials; a trial's point is applied on top.
+        trials: How many there are to be.
+        finished: Whether the trials are done and the best one is tested.
+        folder: Where everything lies.
     """
 
-    space: dict[str, Any]
-    metric: str
-    direction: Literal["minimize", "maximize"]
-    sampler: dict[str, Any]
-    pruner: dict[str, Any] | None
-    options: list[str]
+    plan: dict[str, Any]
+    base: dict[str, Any]
+    trials: int = NUM_TRIALS
+    finished: bool = False
+    folder: Path = Path()
 
-    @property
-    def read(self) -> Space:
-        """The space."""
-        return read_space(self.space)
+    @cached_property
+    def space(self) -> Space:
+        """The searched options."""
+        return read_space(self.plan["space"])
 
-    @property
-    def forced(self) -> list[str]:
-        """Further options of every trial: the validation decides, on one device."""
-        mode = "min" if self.direction == "minimize" else "max"
-        return [
-            "--test_after_fit=false",
-            "--trainer.devices=1",
-            f"--checkpoint.monitor={self.metric}",
-            f"--checkpoint.mode={mode}",
-        ]
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the searched options, each once."""
+        return list(dict.fromkeys(each.name for each, _ in walk(self.space)))
 
-    @property
-    def is_grid(self) -> bool:
-        """Whether each point of the space is a trial."""
-        return str(self.sampler["class_path"]).rpartition(".")[2] == GRID
+    @cached_property
+    def grid(self) -> list[dict[str, Any]]:
+        """All points of a grid; none for another sampler."""
+        return points(self.space) if self.plan["sampler"]["class_path"].endswith("GridSampler") else []
 
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Where another plan is not the same, in words."""
-        mine, found = asdict(self), []
-        for key in mine:
-            if key == "space":
-                found += _changes(dict(other.get(key) or {}), mine[key])
-            elif mine[key] != other.get(key):
-                found.append(f"{key} was {_short(other.get(key))}, now {_short(mine[key])}")
-        return found
+    @cached_property
+    def lock(self) -> FileLock:
+        """Held by the one process that works on the sweep."""
+        return FileLock(self.folder / ".locks" / "sweep")
 
+    def point(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """Return the config of a point: the value of each option, the label of a choice."""
+        choices = {(each.name, label(value)): value for each, _ in walk(self.space)
+                   for value in each.given if isinstance(value, list | dict)}  # fmt: skip
+        choices |= {(FILES, file): options for file, options in self.plan["files"].items()}
+        return fragment({name: choices.get((name, value), value) for name, value in drawn.items()})
 
-def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    names = [name for name in {**was, **now} if was.get(name, ...) != now.get(name, ...)]
-    return [
-        f"{name} " + (f"was {_short(was[name])}, " if name in was else "was not there, ")
-        + (f"now {_short(now[name])}" if name in now else "is gone now")
-        for name in names
-    ]  # fmt: skip
+    def save(self) -> None:
+        """Write `base.yaml` once, and `sweep.yaml`."""
+        if not (self.folder / BASE).is_file():
+            write(self.folder / BASE, as_yaml(self.base))
+        write(self.folder / FILE, as_yaml(self.plan | {"trials": self.trials, "finished": self.finished}))
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return repr(" ".join(value))
-    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("\n...\n").strip()
+def load(folder: Path) -> Sweep:
+    """Read the sweep that lies in a folder."""
+    try:
+        plan, base = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (FILE, BASE))
+        return Sweep(plan, base, plan.pop("trials"), plan.pop("finished"), folder)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError) as error:
+        refuse(f"{folder} is no sweep: {' '.join(str(error).split())}. Name the folder of one, runs/<name>/sweep_<n>.")
 
 
-def read_sweep(path: str) -> dict[str, Any]:
-    """The YAML of a sweep.
+def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
+    """Return the sweep that a command line asks for, its folder made and locked.
 
     Args:
-        path: As the user gave it.
+        own: The sweep's own options.
+        options: Those of fit.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        refuse(f"--sweep {path}: there is no such file.")
+    if own.sweep:
+        sweep = _continued(own.resume, _new(own, options))
+    elif options or own.config or own.storage:
+        refuse("--resume without --sweep continues a sweep as it began: leave out all but --trials and --workers.")
+    else:
+        sweep = load(own.resume)
+    sweep.trials = min(own.trials or sweep.trials, len(sweep.grid) or sys.maxsize)
+    sweep.finished = False
     try:
-        given = get_loader("yaml")(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        refuse(f"--sweep {path}: this is no YAML: {' '.join(str(error).split())}.")
-    if not isinstance(given, dict) or not given.keys() <= set(KEYS) or "space" not in given:
-        got = ", ".join(map(str, given)) if isinstance(given, dict) else type(given).__name__
-        refuse(f"--sweep {path}: expected `space` and, if you like, {', '.join(KEYS[1:])}; got {got}.")
-    if given.get("direction") not in (None, *DIRECTIONS):
-        refuse(f"direction: {given['direction']} must be {' or '.join(DIRECTIONS)}.")
-    for key in ("sampler", "pruner"):
-        if isinstance(given.get(key), str):
-            given[key] = {"class_path": given[key]}
-        if given.get(key) is not None and "class_path" not in given[key]:
-            refuse(f"{key}: expected a class_path, such as {EXAMPLES[key]}.")
-        if given.get(key) is not None and given[key].get("init_args", ...) is None:
-            del given[key]["init_args"]  # left empty
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        if not sweep.plan["storage"]:
+            sweep.lock.acquire(timeout=0)
+    except Timeout:
+        refuse(f"another process works on {sweep.folder}: wait for it, or end it.")
+    except OSError as error:
+        refuse(f"--resume {sweep.folder}: cannot make this folder: {error.strerror}. Name another.")
+    return sweep
+
+
+def _continued(folder: Path | None, asked: Sweep) -> Sweep:
+    """Return the sweep in the folder, or the one that the same command began and did not finish, or else a new one."""
+    root = Path(asked.base["trainer"]["default_root_dir"] or ".").expanduser() / asked.base["experiment"]
+    for file in [folder / FILE] if folder else sorted(root.glob(f"sweep_*/{FILE}")):
+        known = load(file.parent) if file.is_file() else asked
+        changed = [key for key in asked.plan if asked.plan[key] != known.plan.get(key)]
+        changed += ["options"] if asked.base != known.base else []
+        if folder and changed:
+            refuse(
+                f"{folder} is another sweep, with other {' and '.join(changed)}. Leave out --sweep, or begin a new one."
+            )
+        if not (folder or changed or known.finished):
+            with contextlib.suppress(Timeout), known.lock.acquire(timeout=0):
+                return known
+        elif folder and known is not asked:
+            return known
+    asked.folder = folder or claim(root, "sweep")
+    return asked
+
+
+def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
+    """Read and check the YAML, the options, and each bound and choice; nothing is started."""
+    if own.ckpt_path is not None:
+        refuse("--ckpt_path: each trial is a new run. To start from weights: --transfer.weights.")
+    if own.print_config is not None:
+        refuse("--print_config: a sweep has no config of its own. Ask for it with `fit` in place of `sweep`.")
+    if not own.config:
+        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
+    if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
+        refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
+    given = _read(f"--sweep {own.sweep}", own.sweep)
+    if unknown := [*(given.keys() - set(KEYS)), *({"space"} - given.keys())]:
+        refuse(f"--sweep {own.sweep}: expected `space` and optionally {', '.join(KEYS[1:])}; see {', '.join(unknown)}.")
     trials = given.get("trials")
-    if trials is not None and (not isinstance(trials, int) or trials < 1):
+    if trials is not None and (type(trials) is not int or trials < 1):
         refuse(f"trials: {trials} must be a number of trials, at least 1.")
-    return given
+    space, fixed = read_space(given["space"]), {word.lstrip("-").partition("=")[0] for word in options}
+    for name in (each.name for each, _ in walk(space)):
+        if name.replace(".init_args", "") in OWN:
+            refuse(f"{name}: a sweep sets it itself, to compare its trials. Leave it out of the space.")
+        if name in fixed:
+            refuse(f"{name} is in the space, and given as an option. Leave out one of them.")
+    files = {file for each, _ in walk(space) if each.name == FILES for file in each.given if isinstance(file, str)}
+    base = composed([*(word for file in own.config for word in ("--config", file)), *options])
+    _refuse_what_no_trial_can(base["trainer"])
+    metric = given.get("metric") or base["checkpoint"]["monitor"]
+    direction = given.get("direction") or _direction(metric, **base["checkpoint"])
+    if direction not in ("minimize", "maximize"):
+        refuse(f"direction: {direction} must be minimize or maximize.")
+    base["experiment"] = base["experiment"] or Path(own.config[0]).stem
+    base["test_after_fit"], base["trainer"]["devices"] = False, 1
+    base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
+    plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}
+    plan |= {"metric": metric, "direction": direction, "storage": own.storage}
+    for key, default in (("sampler", "optuna.samplers.TPESampler"), ("pruner", None)):
+        kind = given.get(key) or default
+        plan[key] = {"class_path": kind} if isinstance(kind, str) else kind
+    sweep = Sweep(plan, base)
+    _check(sweep)
+    rehearse(sweep)
+    sweep.trials = trials or len(sweep.grid) or NUM_TRIALS
+    return sweep
+
+
+def _read(name: str, path: str) -> dict[str, Any]:
+    try:
+        found = get_loader("yaml")(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        refuse(f"{name}: {error.strerror}.")
+    except yaml.YAMLError as error:
+        refuse(f"{name}: this is no YAML: {' '.join(str(error).split())}.")
+    if not isinstance(found, dict) or FILES in found:
+        refuse(f"{name}: expected a YAML with options, without a `config` of its own.")
+    return found
+
+
+def _check(sweep: Sweep) -> None:
+    """Let the parser read each bound and each choice.
+
+    A range between whole numbers gets fractions where the option takes them: `{low: 0, high: 1}` of a rate.
+    """
+
+    def read(drawn: dict[str, Any]) -> None:
+        texts = [as_yaml(tree, width=1_000_000, default_flow_style=True) for tree in (sweep.base, sweep.point(drawn))]
+        composed([word for text in texts for word in ("--config", text)])
+
+    for point in probes(sweep.space):
+        read(point)
+    for each, above in walk(sweep.space):
+        at = each.distribution
+        if isinstance(at, IntDistribution) and "step" not in each.given:
+            with contextlib.suppress(SystemExit):
+                read({**above, each.name: at.low + 0.5})
+                each.given |= {"low": float(at.low), "high": float(at.high)}
+                each.distribution = FloatDistribution(at.low, at.high, at.log)
+        elif isinstance(at, IntDistribution | FloatDistribution) and at.high != each.given["high"]:
+            print(f"note: {each.name}: step {at.step} does not divide {at.low} to {each.given['high']}: the highest "
+                  f"value is {at.high}.", file=sys.stderr)  # fmt: skip
+
+
+def _direction(metric: str, monitor: str, mode: str | None, **_: Any) -> str:
+    if metric == monitor and mode:
+        return f"{mode}imize"
+    if "loss" not in metric:
+        refuse(f"{metric}: is a larger one better? Say `direction: maximize` (or minimize) in the sweep's YAML.")
+    return "minimize"
+
+
+def _refuse_what_no_trial_can(trainer: dict[str, Any]) -> None:
+    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
+        refuse(f"trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: a trial runs on one device. "
+               "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
+    if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
+        refuse("trainer.fast_dev_run, barebones, enable_checkpointing: trials are compared by their checkpoints.")

@@ -1,151 +1,144 @@
-"""What a sweep leaves: `trials.csv`, `best.yaml`, four pictures, and the words on the screen."""
+"""What a sweep leaves: `trials.csv`, `best.yaml`, the test of the best trial, four plots, and a table on the screen."""
 
 import csv
 import io
+import re
+import shlex
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
 
-from src.tools.sweep.folder import Sweep, replace
-from src.tools.sweep.fragment import as_file
-from src.tools.sweep.kept import kept
-from src.tools.sweep.plan import Plan
-from src.tools.sweep.space import all_names, label
+from src.tools.common import lines_of, refuse, run_verb, summary_of, write
+from src.tools.sweep.plan import BASE, Sweep
+from src.tools.sweep.space import as_yaml
+from src.tools.sweep.study import drawn_by, trials_of
 
 TRIALS, BEST = "trials.csv", "best.yaml"
-SAME_AS = "same_as"  # the attribute with the number of the trial that has the same point, and was fitted
-STATES = {TrialState.FAIL: "failed"}
+SAME_AS = "same_as"  # attribute with the number of the trial that fitted the same point
+NUM_SHOWN = 5
 
 
-def values_of(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
-    """Of each option what a trial has drawn; nothing before it has drawn all."""
-    drawn: dict[str, Any] = {}
-    try:
-        for each in plan.read:
-            drawn |= each.suggest(FixedTrial(trial.params), lambda key: None)
-    except ValueError:
-        return {}
-    return drawn
+def state_of(trial: FrozenTrial) -> str:
+    """Return complete, pruned, failed, running or waiting."""
+    return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+
+
+def cells_of(sweep: Sweep, trial: FrozenTrial, digits: str = "") -> list[str]:
+    """Return a trial's value of each option as YAML has it, empty where it has none; digits formats fractions."""
+    words = {None: "null", True: "true", False: "false"}
+    drawn = drawn_by(sweep, trial)
+    cells = {name: f"{value:{digits}}" if isinstance(value, float) else str(value) for name, value in drawn.items()}
+    cells |= {name: words[value] for name, value in drawn.items() if value is None or isinstance(value, bool)}
+    return [cells.get(name, "") for name in sweep.names]
 
 
 def write_trials(sweep: Sweep, study: optuna.Study) -> None:
-    """A row for each trial, in `trials.csv`."""
-    names = [name for each in sweep.plan.read for name in all_names(each)]
+    """Write a row for each trial."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["number", "state", "value", *names, "folder", "seconds", "error"])
-    for trial in study.get_trials(deepcopy=False)[: sweep.trials]:
-        drawn, about = values_of(sweep.plan, trial), trial.user_attrs
-        own = [in_cell(drawn[name]) if name in drawn else "" for name in names]
-        rest = [about.get(key, "") for key in ("folder", "seconds", "error")]
-        writer.writerow([trial.number, state(trial), trial.value, *own, *rest])
-    replace(sweep.folder / TRIALS, file.getvalue())
+    writer.writerow(["number", "state", "value", *sweep.names, "folder", "seconds", "error"])
+    for trial in trials_of(study):
+        about = [trial.user_attrs.get(key, "") for key in ("folder", "seconds", "error")]
+        writer.writerow([trial.number, state_of(trial), trial.value, *cells_of(sweep, trial), *about])
+    write(sweep.folder / TRIALS, file.getvalue())
 
 
-def in_cell(value: Any) -> Any:
-    """As YAML would have it; a number with all its digits."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else label(value)
+def best_of(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials that were fitted, the best one first."""
+    done = [each for each in trials_of(study) if each.state == TrialState.COMPLETE and SAME_AS not in each.user_attrs]
+    return sorted(done, key=lambda trial: trial.value or 0.0, reverse=sweep.plan["direction"] == "maximize")
 
 
-def state(trial: FrozenTrial) -> str:
-    """In a word: complete, pruned, failed, running, waiting."""
-    return STATES.get(trial.state, trial.state.name.lower())
-
-
-def best_of(study: optuna.Study) -> FrozenTrial | None:
-    """The best complete trial, if there is one; of several with one point that which was fitted."""
-    try:
-        best = study.best_trial
-    except ValueError:
-        return None
-    same = best.user_attrs.get(SAME_AS)
-    return best if same is None else study.get_trials(deepcopy=False)[same]
-
-
-def in_words(values: dict[str, Any]) -> str:
-    """In words: "model.optimizer.lr 0.0132  data.batch_size 256"."""
-    return "  ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else in_cell(v)}" for name, v in values.items())
-
-
-def describe(sweep: Sweep, study: optuna.Study, number: int) -> str:
-    """A trial that has ended, in a line."""
-    trial, best = study.get_trials(deepcopy=False)[number], best_of(study)
-    how = "" if trial.value is None else f"  {sweep.plan.metric} {trial.value:.4f}"
-    how = how if trial.state == TrialState.COMPLETE else f"  {state(trial)}{how}"
-    seconds = trial.user_attrs.get("seconds", 0.0)
-    said = f"trial {number:<4}{how}  {seconds:.1f} s  {in_words(values_of(sweep.plan, trial))}"
+def describe(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return a line for a trial that has ended."""
+    words = [f"trial {trial.number:<3}", "" if trial.state == TrialState.COMPLETE else state_of(trial)]
+    words += ["" if trial.value is None else f"{sweep.plan['metric']} {trial.value:.4f}"]
+    words += [f"{trial.user_attrs['seconds']:.1f} s"]
+    words += [f"{name} {cell}" for name, cell in zip(sweep.names, cells_of(sweep, trial, ".4g"), strict=True) if cell]
     if (same := trial.user_attrs.get(SAME_AS)) is not None:
-        return f"{said}  the same point as trial {same}, not fitted again"
-    if trial.state == TrialState.FAIL:
-        return f"{said}  {trial.user_attrs.get('error', '')}"
-    return f"{said}  best so far" if best and best.number == number else said
+        words += [f"the same point as trial {same}, not fitted again"]
+    elif trial.number in [each.number for each in best_of(sweep, study)[:1]]:
+        words += ["best so far"]
+    return "  ".join(filter(None, [*words, trial.user_attrs["error"]]))
 
 
-def write_best(sweep: Sweep, study: optuna.Study, test: dict[str, float]) -> None:
-    """The best trial's options as a fragment, in `best.yaml`.
+def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
+    """Test the best trial once; write and print what the sweep found.
 
     Args:
-        sweep: The sweep.
+        sweep: The sweep, its search ended.
         study: Its study.
-        test: What the test of the best one gave.
+        again: The command that continues it.
     """
-    if (best := best_of(study)) is None:
-        return
-    tested = "".join(f", {name} {value:.4f}" for name, value in test.items())
-    head = f"# Trial {best.number} of {sweep.folder}: {sweep.plan.metric} {best.value:.4f}{tested}.\n"
-    told = as_file(values_of(sweep.plan, best), sweep.folder, kept(sweep.folder))
-    replace(sweep.folder / BEST, head + told)
+    trials, best = trials_of(study), best_of(sweep, study)
+    if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
+        last = [trial.user_attrs for trial in trials if trial.state == TrialState.FAIL][-1]
+        refuse(f"too many trials in a row failed, {left} are left; the last one, {last['folder']}: "
+               f"{last['error'].rstrip('.')}. Continue with: {again}")  # fmt: skip
+    if not best:
+        refuse(f"no trial is complete; see {sweep.folder / TRIALS}")
+    with FileLock(sweep.folder / ".locks" / "close"):  # one of several machines tests
+        tested, notes = _test(sweep, best[0])
+        found = "".join(f", {name} {value:.4f}" for name, value in tested.items())
+        head = f"# Trial {best[0].number} of {sweep.folder}: {sweep.plan['metric']} {best[0].value:.4f}{found}.\n"
+        write(sweep.folder / BEST, head + as_yaml(sweep.point(drawn_by(sweep, best[0]))))
+        notes += _plot(sweep, study)
+        sweep.finished = True
+        sweep.save()
+    rows = [[str(each.number), f"{each.value:.4f}", *cells_of(sweep, each, ".4g")] for each in best[:NUM_SHOWN]]
+    print("", *lines_of([["trial", sweep.plan["metric"], *sweep.names], *rows]), "", sep="\n")
+    states = [state_of(trial) for trial in trials]
+    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
+    if same := sum(SAME_AS in trial.user_attrs for trial in trials):
+        counts += [f"{same} of them a point of another trial, not fitted again"]
+    seconds = sum(trial.user_attrs["seconds"] for trial in trials)
+    print(f"sweep {len(trials)} trials: {', '.join(counts)}; {seconds:.1f} s in all")
+    print(f"best  trial {best[0].number}, {sweep.plan['metric']} {best[0].value:.4f}{found}")
+    print(f"files {TRIALS}, {BEST} and plots in {sweep.folder}", *(f"note: {note}" for note in notes), sep="\n")
+    configs = [word for name in (BASE, BEST) for word in ("--config", str(sweep.folder / name))]
+    print(f"next  python -m src fit {shlex.join(configs)}", flush=True)
 
 
-def table(sweep: Sweep, study: optuna.Study, most: int = 5) -> list[str]:
-    """The best trials, a line each, the best one first."""
-    every = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(SAME_AS) is None]
-    done = [trial for trial in every if trial.state == TrialState.COMPLETE]
-    best = sorted(done, key=lambda trial: trial.value or 0.0, reverse=sweep.plan.direction == "maximize")[:most]
-    names = [name for each in sweep.plan.read for name in all_names(each)]
-    rows = [["trial", sweep.plan.metric, *names]]
-    for trial in best:
-        drawn = values_of(sweep.plan, trial)
-        own = [in_words({"": drawn[name]}).strip() if name in drawn else "" for name in names]
-        rows.append([str(trial.number), f"{trial.value:.4f}", *own])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _test(sweep: Sweep, best: FrozenTrial) -> tuple[dict[str, float], list[str]]:
+    """Return the best trial's metrics on the test data, and why there are none."""
+    folder = sweep.folder / f"test_{best.number}"
+    if summary_of(folder).get("state") != "finished":
+        folder.mkdir(exist_ok=True)
+        checkpoint = f"{best.user_attrs['folder']}/checkpoints/best.ckpt"
+        words = ["test", "--ckpt_path", checkpoint, "--trainer.devices=1"]
+        _, error = run_verb(words, folder / "output.txt", (), folder)
+        if error:
+            return {}, [f"trial {best.number} was not tested: {error}"]
+    metrics = summary_of(folder)["metrics"]
+    return {name: float(value) for name, value in metrics.items() if re.match("test[/_]", name)}, []
 
 
-def draw(sweep: Sweep, study: optuna.Study) -> list[str]:
-    """Optuna's pictures, into the sweep's folder.
-
-    Returns:
-        What could not be drawn, a line each.
-    """
+def _plot(sweep: Sweep, study: optuna.Study) -> list[str]:
+    """Save Optuna's plots; return a line for each that could not be drawn."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
-    from optuna.visualization import matplotlib as pictures
+    from optuna.visualization import matplotlib as plots
 
     notes = []
-    plots: tuple[tuple[str, Callable[..., Any]], ...] = (
-        ("history", pictures.plot_optimization_history),
-        ("importance", pictures.plot_param_importances),
-        ("slices", pictures.plot_slice),
-        ("parallel", pictures.plot_parallel_coordinate),
-    )
-    for name, plot in plots:
-        file: Path = sweep.folder / f"{name}.png"
+    for name, kind in {
+        "history": "optimization_history",
+        "importance": "param_importances",
+        "slices": "slice",
+        "parallel": "parallel_coordinate",
+    }.items():
         try:
-            with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all that is drawn later
+            with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all later plots
                 warnings.simplefilter("ignore")
-                plot(study, target_name=sweep.plan.metric)
-                if name in ("slices", "parallel"):  # an axis for each
+                getattr(plots, f"plot_{kind}")(study, target_name=sweep.plan["metric"])
+                if name in ("slices", "parallel"):  # an axis for each option
                     pyplot.gcf().set_size_inches(max(8, 4 * len(study.best_params)), 5)
-                pyplot.gcf().savefig(file, dpi=120, bbox_inches="tight")
+                pyplot.gcf().savefig(sweep.folder / f"{name}.png", dpi=120, bbox_inches="tight")
         except (ValueError, RuntimeError, ImportError) as error:
-            notes.append(f"{file.name} is left out: {' '.join(str(error).split())}")
+            notes.append(f"{name}.png is left out: {' '.join(str(error).split())}")
         finally:
             pyplot.close("all")
     return notes

@@ -1,199 +1,201 @@
-"""What is searched: options by their own names, each with a range or with choices."""
+"""The space of a sweep: options by their own names, each with a range or with choices."""
 
+import copy
 import itertools
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from optuna.distributions import FloatDistribution, IntDistribution
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-RANGE = {"low", "high", "log", "step"}
-MOST_POINTS = 100_000
-Begin = Callable[[str], None]  # called with the key of what is drawn next
+from src.tools.common import refuse
 
-
-def refuse(text: str) -> NoReturn:
-    """End with one line; nothing was started."""
-    raise SystemExit(f"error: {text}")
+FILES = "config"  # choices of this name are YAML files, or dicts with options
+MAX_POINTS = 100_000
 
 
 @dataclass
-class Range:
-    """Numbers between two bounds, both included; whole numbers where the bounds (and the step) are.
+class Option:
+    """A searched option.
 
     Attributes:
-        name: The option.
-        key: Its name in the study; below a choice it says which, since each may have another range.
-        distribution: Optuna's.
+        name: As on the command line.
+        key: Its name in the study. Below a choice it names the choice, since each may have another range.
+        given: What the YAML says.
+        distribution: Optuna's; of a choice it has the labels.
+        below: The space that a choice brings along, by its label.
     """
 
     name: str
     key: str
-    distribution: FloatDistribution | IntDistribution
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it gives whole numbers."""
-        return isinstance(self.distribution, IntDistribution)
-
-    def suggest(self, trial: BaseTrial, begin: Begin) -> dict[str, Any]:
-        """Let a trial draw a value."""
-        begin(self.key)
-        at = self.distribution
-        if isinstance(at, IntDistribution):
-            return {self.name: trial.suggest_int(self.key, at.low, at.high, step=at.step, log=at.log)}
-        return {self.name: trial.suggest_float(self.key, at.low, at.high, step=at.step, log=at.log)}
-
-    def probes(self) -> list[dict[str, Any]]:
-        """Values that say whether the option takes all of them: the ends, and one between."""
-        at = self.distribution
-        between = at.low + (at.step or (at.high - at.low) / 3)
-        return [{self.name: value} for value in (at.low, at.high, *([between] if between < at.high else []))]
-
-    def points(self) -> Iterator[dict[str, Any]]:
-        """Each value, for a grid."""
-        at = self.distribution
-        if at.log or at.step is None:
-            refuse(f"{self.name}: a grid needs a step, or a list of values, and no log.")
-        number = round((at.high - at.low) / at.step)
-        yield from ({self.key: at.low + at.step * k} for k in range(number + 1))
+    given: Any
+    distribution: IntDistribution | FloatDistribution | CategoricalDistribution
+    below: dict[Any, "list[Option]"] = field(default_factory=dict)
 
 
-@dataclass
-class Choices:
-    """Values to choose from, each with a space of its own that counts only where it is chosen.
-
-    Attributes:
-        name: The option.
-        key: Its name in the study.
-        values: Each value, by what the study keeps of it.
-        below: The space of each, by the same.
-    """
-
-    name: str
-    key: str
-    values: dict[Any, Any]
-    below: dict[Any, "list[Range | Choices]"] = field(default_factory=dict)
-
-    def suggest(self, trial: BaseTrial, begin: Begin) -> dict[str, Any]:
-        """Let a trial choose, and draw what the choice brings along."""
-        begin(self.key)
-        label = trial.suggest_categorical(self.key, tuple(self.values))
-        drawn = {self.name: self.values[label]}
-        for each in self.below.get(label, []):
-            drawn |= each.suggest(trial, begin)
-        return drawn
-
-    def probes(self) -> list[dict[str, Any]]:
-        """Each choice with all that it brings along."""
-        return [
-            {self.name: value} | rest for label, value in self.values.items() for rest in probes(self.below.get(label))
-        ]
-
-    def points(self) -> Iterator[dict[str, Any]]:
-        """Each choice with each point of the space that it brings along."""
-        for label in self.values:
-            yield from ({self.key: label} | rest for rest in points(self.below.get(label)))
-
-
-Space = list[Range | Choices]
+Space = list[Option]
 
 
 def read_space(given: Any, at: str = "space", branch: str = "") -> Space:
-    """The space of a YAML.
+    """Read the space of a YAML.
 
     Args:
-        given: A dict: of an option's name its range `{low, high, log, step}`, its choices as a list, or as a dict that
-            gives each choice a space of its own.
+        given: Maps an option to its range `{low, high, log, step}`, to a list of choices, or to a dict that gives each
+            choice a space of its own.
         at: Where it stands, for the message.
         branch: The choice that brings it along.
     """
     if not isinstance(given, dict) or not given:
         refuse(f"{at}: expected options by their names, such as `model.optimizer.lr: {{low: 1e-4, high: 0.1}}`.")
     space = [_read(str(name), value, branch) for name, value in given.items()]
-    names = [name for each in space for name in all_names(each)]
+    names = [name for each in space for name in {option.name for option, _ in walk([each])}]
     if double := {name for name in names if names.count(name) > 1}:
         refuse(f"{at}: {', '.join(sorted(double))} stands there more than once.")
     return space
 
 
-def _read(name: str, given: Any, branch: str) -> Range | Choices:
+def _read(name: str, given: Any, branch: str) -> Option:
     key = f"{name} ({branch})" if branch else name
     if isinstance(given, dict) and {"low", "high"} & given.keys():
-        return Range(name, key, _read_range(name, given))
-    if isinstance(given, list) and given:
-        values = {label(value): value for value in given}
-        if len(values) < len(given):
-            same = next(value for value in given if [label(each) for each in given].count(label(value)) > 1)
-            alike = " and ".join(repr(value) for value in given if label(value) == label(same))
-            refuse(f"{name}: {alike} are one choice, not several: Python finds them equal. Leave all but one out.")
-        return Choices(name, key, values)
-    if isinstance(given, dict) and given:
+        return Option(name, key, given, _read_range(name, **given))
+    if not isinstance(given, list | dict) or not given:
+        refuse(f"{name}: expected a range {{low: 1, high: 9}}, a list of choices, or choices with a space each.")
+    labels, below = [label(value) for value in given], {}
+    if double := [value for value in given if labels.count(label(value)) > 1]:
+        refuse(f"{name}: {double[0]!r} and {double[1]!r} are one choice, not two: Python finds them equal.")
+    if isinstance(given, dict):
         below = {value: read_space(rest, f"{name}: {value}", str(value)) for value, rest in given.items() if rest}
-        return Choices(name, key, {value: value for value in given}, below)
-    refuse(f"{name}: expected a range {{low: 1, high: 9}}, a list of choices, or choices with a space each.")
+    return Option(name, key, given, CategoricalDistribution(labels), below)
 
 
-def _read_range(name: str, given: dict[str, Any]) -> FloatDistribution | IntDistribution:
-    low, high, log, step = (given.get(key) for key in ("low", "high", "log", "step"))
-    wrong = [f"{key}: {value!r}" for key, value in given.items() if key not in RANGE]
-    wrong += [f"{key}: {given.get(key)!r} is no number" for key in ("low", "high") if not is_number(given.get(key))]
-    wrong += [f"step: {step!r} is no number"] if step is not None and not is_number(step) else []
-    wrong += [f"log: {log!r} is neither true nor false"] if log not in (None, True, False) else []
-    if wrong:
-        refuse(f"{name}: {', '.join(wrong)}. A range takes low and high, both numbers, and if you like log and step.")
-    whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
+def _read_range(
+    name: str, low: Any = None, high: Any = None, log: Any = False, step: Any = None, **other: Any
+) -> FloatDistribution | IntDistribution:
+    numbers = [low, high, *([] if step is None else [step])]
+    if other or not all(type(each) in (int, float) for each in numbers) or not isinstance(log, bool):
+        refuse(f"{name}: expected {{low: number, high: number}} and optionally step: number and log: true; got "
+               f"{dict(low=low, high=high, log=log, step=step) | other}.")  # fmt: skip
     try:
-        with warnings.catch_warnings():
-            # Optuna warns at each reading of a step that does not divide the range: the sweep says it once.
+        with warnings.catch_warnings():  # the plan reports a step that does not divide its range
             warnings.simplefilter("ignore", UserWarning)
-            if whole:
-                return IntDistribution(low, high, bool(log), step or 1)  # type: ignore[arg-type]  # numbers, see above
-            return FloatDistribution(low, high, bool(log), step)  # type: ignore[arg-type]
+            if all(isinstance(each, int) for each in numbers):
+                return IntDistribution(low, high, log, step or 1)
+            return FloatDistribution(low, high, log, step)
     except ValueError as error:
         refuse(f"{name}: low {low}, high {high}: {str(error).rstrip('.')}.".replace("`", ""))
 
 
-def short_of_the_bound(space: Space, given: dict[str, Any]) -> Iterator[tuple[Range, float]]:
-    """Each range whose step leaves out its upper bound, and that bound."""
-    for each in space:
-        value = given[each.name]
-        if isinstance(each, Range) and each.distribution.high != value["high"]:
-            yield each, value["high"]
-        for choice, below in getattr(each, "below", {}).items():
-            yield from short_of_the_bound(below, value[choice])
-
-
-def is_number(value: Any) -> bool:
-    """Whether YAML gave a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def label(value: Any) -> Any:
-    """What stands for a choice in the study: itself, of a list or a dict its text."""
+    """Return what the study stores of a choice: itself, or the JSON text of a list or a dict."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def all_names(each: Range | Choices) -> list[str]:
-    """Its option, and those that its choices bring along; what two choices bring counts once."""
-    below = {name: None for rest in getattr(each, "below", {}).values() for part in rest for name in all_names(part)}
-    return [each.name, *below]
+def walk(space: Space, above: dict[str, Any] | None = None) -> Iterator[tuple[Option, dict[str, Any]]]:
+    """Yield each option, each with the choices that bring it along."""
+    for each in space:
+        yield each, above or {}
+        for choice, below in each.below.items():
+            yield from walk(below, {**(above or {}), each.name: choice})
 
 
-def probes(space: Space | None) -> list[dict[str, Any]]:
-    """A few points in which each bound and each choice is there at least once."""
-    columns = [each.probes() for each in space or []]
-    rows = range(max((len(column) for column in columns), default=1))
+def draw(space: Space, trial: BaseTrial, begin: Callable[[str], None] = lambda key: None) -> dict[str, Any]:
+    """Let a trial draw its point; what it drew before it was interrupted stays.
+
+    Args:
+        space: The space.
+        trial: Optuna's.
+        begin: Called with the key of each option before it is drawn.
+
+    Returns:
+        The value of each option; the label of a choice.
+    """
+    drawn: dict[str, Any] = {}
+    for each in space:
+        begin(each.key)
+        at = each.distribution
+        if isinstance(at, CategoricalDistribution):
+            drawn[each.name] = trial.suggest_categorical(each.key, at.choices)
+            drawn |= draw(each.below.get(drawn[each.name], []), trial, begin)
+        elif isinstance(at, IntDistribution):
+            drawn[each.name] = trial.suggest_int(each.key, at.low, at.high, step=at.step, log=at.log)
+        else:
+            drawn[each.name] = trial.suggest_float(each.key, at.low, at.high, step=at.step, log=at.log)
+    return drawn
+
+
+def probes(space: Space) -> list[dict[str, Any]]:
+    """Return a few points, by the names of the options, in which each bound and each choice occurs."""
+
+    def values(each: Option) -> list[Any]:
+        at: Any = each.distribution
+        return list(dict.fromkeys((at.low, at.high, min(at.low + (at.step or (at.high - at.low) / 3), at.high))))
+
+    columns = [_column(each, each.name, values, probes) for each in space]
+    rows = range(max(map(len, columns), default=1))
     return [{k: v for column in columns for k, v in column[row % len(column)].items()} for row in rows]
 
 
-def points(space: Space | None) -> list[dict[str, Any]]:
-    """All points of a grid, by the labels of their choices."""
-    found = itertools.product(*(list(each.points()) for each in space or []))
-    rows = list(itertools.islice(found, MOST_POINTS + 1))
-    if len(rows) > MOST_POINTS:
-        refuse(f"the grid has more than {MOST_POINTS:,} points. Take wider steps, or another sampler.")
+def points(space: Space) -> list[dict[str, Any]]:
+    """Return all points of a grid, by the keys of the study."""
+
+    def values(each: Option) -> list[Any]:
+        at: Any = each.distribution
+        if at.log or at.step is None:
+            refuse(f"{each.name}: a grid needs a step, or a list of values, and no log.")
+        return [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
+
+    columns = [_column(each, each.key, values, points) for each in space]
+    rows = list(itertools.islice(itertools.product(*columns), MAX_POINTS + 1))
+    if len(rows) > MAX_POINTS:
+        refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
     return [{name: value for part in row for name, value in part.items()} for row in rows]
+
+
+def _column(
+    each: Option, name: str, values: Callable[[Option], list[Any]], rest: Callable[[Space], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return an option's values, each choice with all points of the space that it brings along."""
+    if not isinstance(each.distribution, CategoricalDistribution):
+        return [{name: value} for value in values(each)]
+    return [{name: choice} | row for choice in each.distribution.choices for row in rest(each.below.get(choice, []))]
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes a text that a reader of YAML 1.2 would take for a number, such as `1e3`."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None)
+
+
+Dumper.add_representer(str, Dumper.represent_text)
+
+
+def as_yaml(tree: dict[str, Any], **more: Any) -> str:
+    """Return a config as text."""
+    return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, **{"width": 120} | more))
+
+
+def fragment(values: dict[str, Any]) -> dict[str, Any]:
+    """Turn options by their names into a config.
+
+    Args:
+        values: The value of each option; that of `config` is a dict with options.
+    """
+    tree: dict[str, Any] = copy.deepcopy(values.get(FILES, {}))
+    for name in sorted(
+        values.keys() - {FILES}, key=lambda name: (name.count("."), name)
+    ):  # a class, then its arguments
+        *above, last = [part for part in name.split(".") if part not in ("init_args", "class_path")]
+        at = tree
+        for part in above:
+            child = at.get(part)
+            child = {"class_path": child} if isinstance(child, str) else child if isinstance(child, dict) else {}
+            at[part] = child
+            at = child.setdefault("init_args", {}) if "class_path" in child else child
+        at[last] = copy.deepcopy(values[name])
+    return tree
