@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.callbacks.first_layer import mosaic, plot_units, units
+from src.callbacks.first_layer import plot_units, units
 from tests.pictures import CLASSIFICATION, REGRESSION, Drawn, run, write_yaml
 
 FIRST_LAYER = "src.callbacks.first_layer.FirstLayer"
@@ -21,7 +21,7 @@ def tiles(figure, num, height, width):
     array = np.ma.getdata(figure.axes[0].images[0].get_array())
     columns = int(np.ceil(np.sqrt(num)))
     gap = max(width // 14, 1)
-    places = [(k // columns * (height + gap), k % columns * (width + gap)) for k in range(num)]
+    places = [(k // columns * (height + gap) + gap, k % columns * (width + gap) + gap) for k in range(num)]
     return [array[row : row + height, column : column + width] for row, column in places]
 
 
@@ -45,7 +45,7 @@ def test_a_convolution_has_its_kernels(channels, expected):
     figure = plot_units(units(layer, (channels, 28, 28), 9), 16)
     assert "weights of 9 of 16 units" in figure.axes[0].get_title()
     shown = figure.axes[0].images[0].get_array()
-    assert shown.shape[:2] == (3 * 4, 3 * 6)
+    assert shown.shape[:2] == (1 + 3 * 4, 1 + 3 * 6)
     assert shown.ndim == (3 if channels == 3 else 2)
 
 
@@ -53,12 +53,6 @@ def test_a_layer_of_photos_is_made_small():
     layer = nn.Linear(3 * 600 * 400, 30)
     assert units(layer, (3, 600, 400), 16).shape == (16, 3, 308, 205)
     assert units(layer, (3, 600, 400), 1_000).shape == (30, 3, 205, 137)
-
-
-def test_a_mosaic_has_its_images_line_by_line():
-    grid = mosaic(torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 2), columns=3, between=-1.0)
-    assert grid[0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, -1]]
-    assert (grid[0, 2::3] == -1).all()
 
 
 def test_another_layer_can_be_named_and_a_wrong_name_lists_them(tmp_path, capfd):

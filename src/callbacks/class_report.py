@@ -1,6 +1,6 @@
-"""What a classifier mistakes for what: confusion.png and report.csv.
+"""Confusion matrix and per-class precision, recall and F1: confusion.png and report.csv.
 
-Of thousands of classes report.csv has each one. In the picture several neighbours share a cell, as its pixels would.
+With thousands of classes report.csv has each one; in the picture several neighbours share a cell.
 """
 
 import csv
@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
 
-COLUMNS = ("precision", "recall", "f1")
-MOST = 25  # classes whose counts are written into their cells
-MOST_NAMES, MOST_CELLS = 100, 1_000  # beside an axis; along it
+SCORES = ("precision", "recall", "f1")
+MAX_ANNOTATED = 25  # classes; with more, cells show colour only
+MAX_NAMES, MAX_CELLS = 100, 1_000  # beside an axis; along it
 
 
 class ClassReport(EvaluationPicture):
-    """Draws the confusion matrix and, beside it, precision, recall and F1 of each class; these go to report.csv, too.
+    """Draws the confusion matrix and, beside it, precision, recall and F1 of each class; writes these to report.csv.
 
     Classes have the names that the data module has in `class_names`.
     """
@@ -31,7 +33,7 @@ class ClassReport(EvaluationPicture):
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         names = class_names(trainer)
-        names = names if len(names) == len(seen.right) else [str(number) for number in range(len(seen.right))]
+        names = names if len(names) == len(seen.stats) else [str(number) for number in range(len(seen.stats))]
         rows = report(seen, names)
         path = Path(trainer.default_root_dir, f"report{suffix}.csv")
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -42,92 +44,77 @@ class ClassReport(EvaluationPicture):
 
 
 class Counts:
-    """The confusion matrix of the batches so far, and what it says of each class.
+    """The confusion matrix so far, and the counts of each class.
 
     Attributes:
-        matrix: (M, M) int64, true classes by guessed ones; M is C, unless there are more than MOST_CELLS.
+        matrix: (M, M) int64, true classes by guessed ones; M is C, unless there are more than MAX_CELLS.
         per_cell: How many neighbouring classes share a row and a column of it.
-        right: (C,) int64, samples of each class that were guessed.
-        samples: (C,) int64, all of each class.
-        guesses: (C,) int64, how often each was the guess.
+        stats: (C, 3) int64: correct guesses, guesses and samples of each class.
     """
 
     def __init__(self) -> None:
         self.matrix = torch.zeros(0, 0, dtype=torch.int64)
+        self.stats = torch.zeros(0, 3, dtype=torch.int64)
         self.per_cell = 1
-        self.right = self.samples = self.guesses = torch.zeros(0, dtype=torch.int64)
 
     def add(self, batch: Evaluated) -> None:
-        """Count a batch."""
+        """Take in a batch."""
         seen = batch.guesses()
-        self.grow(seen.num_classes, 1)
-        for counts, classes in (
-            (self.samples, seen.truth),
-            (self.guesses, seen.guess),
-            (self.right, seen.truth[seen.truth == seen.guess]),
-        ):
-            counts += torch.bincount(classes, minlength=len(counts))
-        ones = torch.ones_like(seen.truth)
-        self.matrix.index_put_((seen.truth // self.per_cell, seen.guess // self.per_cell), ones, accumulate=True)
+        self._grow(seen.num_classes)
+        truth, guess = seen.truth // self.per_cell, seen.guess // self.per_cell
+        self.matrix += multiclass_confusion_matrix(guess, truth, len(self.matrix), validate_args=False)
+        columns = (seen.truth[seen.truth == seen.guess], seen.guess, seen.truth)
+        self.stats += torch.stack([torch.bincount(each, minlength=len(self.stats)) for each in columns], dim=1)
 
     def merge(self, other: "Counts") -> None:
-        """Count what another process saw."""
-        num_classes, per_cell = max(len(self.right), len(other.right)), max(self.per_cell, other.per_cell)
-        for each in (self, other):
-            each.grow(num_classes, per_cell)
+        """Take in what another process saw."""
+        for one, another in ((self, other), (other, self)):
+            one._grow(len(another.stats))
         self.matrix += other.matrix
-        self.right, self.samples = self.right + other.right, self.samples + other.samples
-        self.guesses = self.guesses + other.guesses
+        self.stats += other.stats
 
-    def grow(self, num_classes: int, per_cell: int) -> None:
-        """Make room for more classes: where a step gave classes alone, a later batch may have one that is new."""
-        more = num_classes - len(self.right)
-        if more > 0:
-            self.right, self.samples, self.guesses = (
-                functional.pad(counts, (0, more)) for counts in (self.right, self.samples, self.guesses)
-            )
-        while self.per_cell < per_cell or len(self.right) > MOST_CELLS * self.per_cell:
+    def _grow(self, num_classes: int) -> None:
+        """Make room for more classes: where a step returned classes alone, a later batch may have a new one."""
+        self.stats = functional.pad(self.stats, (0, 0, 0, max(num_classes - len(self.stats), 0)))
+        while len(self.stats) > MAX_CELLS * self.per_cell:
             self.matrix = functional.pad(self.matrix, (0, len(self.matrix) % 2) * 2)
             half = len(self.matrix) // 2
             self.matrix = self.matrix.reshape(half, 2, half, 2).sum(dim=(1, 3))
             self.per_cell *= 2
-        more = -(-len(self.right) // self.per_cell) - len(self.matrix)
-        if more > 0:
-            self.matrix = functional.pad(self.matrix, (0, more) * 2)
+        more = -(-len(self.stats) // self.per_cell) - len(self.matrix)
+        self.matrix = functional.pad(self.matrix, (0, max(more, 0)) * 2)
 
 
 def report(seen: Counts, names: list[str]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class, and their means over the classes that there are, as torchmetrics has them.
+    """Return precision, recall and F1 of each class, and their means over the classes that occur.
 
     Args:
         seen: The counts of C classes.
         names: C of them.
     """
-    right, samples, guesses = seen.right.double(), seen.samples, seen.guesses
+    right, guesses, samples = seen.stats.double().unbind(dim=1)
     # A class that was never guessed has no precision: 0, as in torchmetrics.
-    part = {"precision": right / guesses.clamp(min=1), "recall": right / samples.clamp(min=1)}
-    part["f1"] = 2 * right / (samples + guesses).clamp(min=1)
-    there = (samples + guesses) > 0
-    mean = {name: round(float(value[there].mean()), 4) for name, value in part.items()}
-    columns = {name: [round(each, 4) for each in value.tolist()] for name, value in part.items()}
-    columns |= {"class": names, "samples": samples.tolist(), "guesses": guesses.tolist()}
-    order = ("class", *part, "samples", "guesses")
-    rows = [dict(zip(order, values, strict=True)) for values in zip(*(columns[name] for name in order), strict=True)]
-    return [*rows, {"class": "mean"} | mean | {"samples": int(samples.sum()), "guesses": int(guesses.sum())}]
+    scores = (right / guesses.clamp(min=1), right / samples.clamp(min=1), 2 * right / (samples + guesses).clamp(min=1))
+    table = torch.stack([*scores, samples, guesses], dim=1)
+    mean = torch.cat([table[samples + guesses > 0, :3].mean(dim=0), table[:, 3:].sum(dim=0)])
+    return [
+        {"class": name}
+        | {score: round(value, 4) for score, value in zip(SCORES, values, strict=False)}
+        | {"samples": int(values[3]), "guesses": int(values[4])}
+        for name, values in zip((*names, "mean"), (*table.tolist(), mean.tolist()), strict=True)
+    ]
 
 
 def plot_report(seen: Counts, names: list[str], of_what: str) -> Any:
-    """A figure: the confusion matrix on the left, the report on the right.
+    """Return a figure: the confusion matrix on the left, the report on the right.
 
     Args:
         seen: The counts of C classes.
         names: C of them.
         of_what: In the title.
     """
-    from torchmetrics.utilities.plot import plot_confusion_matrix
-
     rows, number = report(seen, names), len(names)
-    short, every = number <= MOST, -(-number // MOST_NAMES)
+    short, every = number <= MAX_ANNOTATED, -(-number // MAX_NAMES)
     named = {k / seen.per_cell: as_label(names[k]) for k in range(0, number, every)}
     label = 0.15 + 0.075 * max(len("precision"), *map(len, named.values()))  # inches a name takes
     side = min(0.5, 9 / number)  # of a cell
@@ -142,9 +129,9 @@ def plot_report(seen: Counts, names: list[str], of_what: str) -> Any:
         left.set(xlabel="Predicted class", ylabel="True class")
         left.set_xticks(list(named), list(named.values()), rotation=45)
         left.set_yticks(list(named), list(named.values()), rotation=25)
-    values = [[row[name] for name in COLUMNS] for row in rows[:-1]]
+    values = [[row[name] for name in SCORES] for row in rows[:-1]]
     right.imshow(values, cmap="Greens", vmin=0, vmax=1, alpha=0.4, aspect="auto")
-    right.set_xticks(range(3), COLUMNS, rotation=45)
+    right.set_xticks(range(3), SCORES, rotation=45)
     right.set_yticks(())
     for row, column in itertools.product(range(number if short else 0), range(3)):
         right.text(column, row, f"{values[row][column]:.3f}", ha="center", va="center")
@@ -152,8 +139,8 @@ def plot_report(seen: Counts, names: list[str], of_what: str) -> Any:
         axes.tick_params(length=0)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts, axes.xaxis.label, axes.yaxis.label):
             text.set_fontsize(9 if short else 6)
-    total = int(seen.samples.sum())
-    accuracy = int(seen.right.sum()) / max(total, 1)
+    total = rows[-1]["samples"]
+    accuracy = int(seen.stats[:, 0].sum()) / max(total, 1)
     shared = f"; {seen.per_cell} classes a cell" if seen.per_cell > 1 else ""
     figure.suptitle(
         f"{as_label(of_what)}: {accuracy:.2%} of {total:,} right, mean F1 {rows[-1]['f1']:.3f}{shared}",

@@ -1,10 +1,10 @@
-"""The images that a classifier was surest about and wrong: mistakes.png."""
+"""The images that a classifier got wrong with the highest confidence: mistakes.png."""
 
+import heapq
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -12,11 +12,11 @@ from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure, thumbnail
 
-SIDE = 132  # pixels that the picture has for the longer side of an image
+SIDE = 132  # pixels of the picture, for the longer side of an image
 
 
 class Mistakes(EvaluationPicture):
-    """Draws the most confident mistakes, the surest first, each with the true class and the guess.
+    """Draws the most confident mistakes, each with the true class and the guess.
 
     Args:
         most: How many.
@@ -26,118 +26,107 @@ class Mistakes(EvaluationPicture):
         super().__init__()
         self.most = most
 
-    def begin(self) -> "Surest":
-        return Surest(self.most)
+    def begin(self) -> "TopMistakes":
+        return TopMistakes(self.most)
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         of_what = f"{self.of_what}{suffix.replace('_', ' ')}"
         self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), of_what))
 
 
-class Surest:
-    """The mistakes so far, the surest first; of equally sure ones that which comes first in the data.
+class Mistake(NamedTuple):
+    """A sample with its classes and its image (1 or 3, H, W), at most SIDE pixels long; the index lies in the data."""
 
-    Attributes:
-        images: K of (1 or 3, H, W), as the net saw them, but at most SIDE pixels long.
-        rows: (K, 7) float64: sureness, place in the data, true class, guess; and of the image as it was its smallest and
-            its largest value, and whether all are whole.
-        num_mistakes: Of all samples.
-        num_samples: All.
+    confidence: float
+    index: int
+    truth: int
+    guess: int
+    image: Any
+
+
+class TopMistakes:
+    """The most confident mistakes so far; the index in the data breaks ties.
+
+    Args:
+        most: How many are kept.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.images: list[Tensor] = []
-        self.rows = torch.empty(0, 7, dtype=torch.float64)
+        self.mistakes: list[Mistake] = []
         self.num_mistakes = self.num_samples = 0
 
     def add(self, batch: Evaluated) -> None:
-        """Look at a batch."""
+        """Take in a batch."""
         images, seen = batch.images, batch.guesses()
         if seen.confidence is None:
-            raise UserError("the step gave classes alone: without probabilities nobody knows how sure it was.")
-        if seen.kept.shape != (len(images),) and seen.kept.shape != (len(images), 1):
+            raise UserError("the step returned classes alone: without probabilities there is no confidence.")
+        if seen.kept.shape not in ((len(images),), (len(images), 1)):
             raise UserError(f"the targets {tuple(seen.kept.shape)} are not one class for each image.")
-        wrong = seen.guess != seen.truth
+        wrong, kept = seen.guess != seen.truth, seen.kept.flatten()
+        columns = (seen.confidence, batch.places(len(images))[kept], seen.truth, seen.guess, kept.nonzero().flatten())
+        new = [Mistake(*each) for each in zip(*(column[wrong].tolist() for column in columns), strict=True)]
         self.num_samples += len(wrong)
-        self.num_mistakes += int(wrong.sum())
-        places = batch.places(len(images))[seen.kept.flatten()]
-        # The last digits differ with the number of processes: they shall not decide.
-        sure = (seen.confidence.double() * 1e4).round() / 1e4
-        rows = torch.stack([sure, places.double(), seen.truth.double(), seen.guess.double()], dim=1)[wrong]
-        which = seen.kept.flatten().nonzero().flatten()[wrong]
+        self.num_mistakes += len(new)
+        self._keep(new)
         # Only images that stay are made small, one by one: a batch of photos may take as much memory as there is.
-        known = len(self.rows)
-        first = order(torch.cat([self.rows[:, :4], rows]))[: self.most]
-        first = first[first >= known] - known
-        new = [images[k] for k in which[first].tolist()]
-        self._keep([thumbnail(image, SIDE) for image in new], torch.cat([rows[first], scales(new)], dim=1))
+        self.mistakes = [
+            each._replace(image=thumbnail(images[each.image], SIDE)) if isinstance(each.image, int) else each
+            for each in self.mistakes
+        ]
 
-    def merge(self, other: "Surest") -> None:
-        """Take those of another process, too."""
+    def merge(self, other: "TopMistakes") -> None:
+        """Take in those of another process."""
         self.num_samples += other.num_samples
         self.num_mistakes += other.num_mistakes
-        self._keep(other.images, other.rows)
+        self._keep(other.mistakes)
 
-    def _keep(self, images: list[Tensor], rows: Tensor) -> None:
-        images, rows = [*self.images, *images], torch.cat([self.rows, rows])
-        first = order(rows)[: self.most]
-        self.images, self.rows = [images[k] for k in first.tolist()], rows[first]
+    def _keep(self, new: list[Mistake]) -> None:
+        # The last digits depend on the number of processes and must not decide.
+        def rank(mistake: Mistake) -> tuple[float, int]:
+            return -round(mistake.confidence, 4), mistake.index
 
-
-def order(rows: Tensor) -> Tensor:
-    """(K,) int64, the surest first and among equals the first in the data."""
-    by_place = rows[:, 1].argsort(stable=True)
-    return by_place[rows[by_place, 0].argsort(descending=True, stable=True)]
+        self.mistakes = heapq.nsmallest(self.most, [*self.mistakes, *new], key=rank)
 
 
-def scales(images: Iterable[Tensor]) -> Tensor:
-    """(K, 3) float64 the smallest and the largest value of each image, and whether all are whole."""
-    floats = (image.float() for image in images)
-    rows = [(*map(float, each.aminmax()), bool((each == each.round()).all())) for each in floats]
-    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
-
-
-def viewable(images: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
-    """Images brought to [0, 1], each by itself where they were normalised: K of (1 or 3, H, W) float32 both.
+def viewable(images: Sequence[Tensor]) -> list[Tensor]:
+    """Return images in [0, 1], each scaled by itself if they were normalised: K of (1 or 3, H, W) float32.
 
     Args:
         images: In [0, 1], in [0, 255], or normalised.
-        scale: (K, 3) as `scales` gave it before they were made small.
     """
-    low, high, whole = scale.unbind(dim=1)
-    if bool((low >= 0).all()) and bool((high <= 1).all()):
-        return list(images)
-    if bool((low >= 0).all()) and bool((high > 16).any()) and bool(whole.all()):
-        return [image / 255 for image in images]
+    low = min((float(image.min()) for image in images), default=0.0)
+    high = max((float(image.max()) for image in images), default=1.0)
+    if low >= 0 and (high <= 1 or high > 16):
+        return [image if high <= 1 else image / 255 for image in images]
     return [(image - image.min()) / (image.max() - image.min()).clamp(min=1e-12) for image in images]
 
 
-def plot_mistakes(seen: Surest, names: list[str], of_what: str) -> Any:
-    """A figure: a grid of images, over each of them the true class, the guess and how sure it was.
+def plot_mistakes(seen: TopMistakes, names: list[str], of_what: str) -> Any:
+    """Return a figure: a grid of images with the true class, the guess and its probability.
 
     Args:
         seen: The mistakes.
         names: Of the classes; none where nobody knows them.
         of_what: In the title.
     """
-    columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.rows))), 4), 8)
-    lines = max(-(-len(seen.rows) // columns), 1)
-    images = [image.permute(1, 2, 0).numpy() for image in viewable(seen.images, seen.rows[:, 4:])]
+    columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.mistakes))), 4), 8)
+    lines = max(-(-len(seen.mistakes) // columns), 1)
+    images = [image.permute(1, 2, 0).numpy() for image in viewable([each.image for each in seen.mistakes])]
     sizes = [[1.2 * side / max(image.shape[:2]) for side in image.shape[:2]] for image in images]
     line = max((height for height, _ in sizes), default=1.2) + 0.45  # with its words
     figure = new_figure(1.3 * columns, line * lines + 0.4, margins=(0, 0, 0, 0.4))
-    wrong = f"{seen.num_mistakes:,} of {seen.num_samples:,} are wrong; the surest of them"
+    wrong = f"{seen.num_mistakes:,} of {seen.num_samples:,} are wrong; the most confident of them"
     figure.suptitle(f"{as_label(of_what)}: {wrong}")
     # One part of the figure for all images: one for each would take four times as long.
     axes = figure.add_subplot()
     axes.axis("off")
-    for number, (image, (sure, _, truth, guess, *_)) in enumerate(zip(images, seen.rows.tolist(), strict=True)):
+    for number, (image, mistake) in enumerate(zip(images, seen.mistakes, strict=True)):
         x, y = 1.3 * (number % columns) + 0.05, line * (number // columns) + 0.4
         height, width = sizes[number]
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y), interpolation="nearest")
-        true, guessed = (as_label(names[int(k)] if int(k) < len(names) else int(k), 24) for k in (truth, guess))
-        said = f"true {true}\nguess {guessed}, {sure:.1%}"
-        axes.text(x + width / 2, y - 0.05, said, fontsize=8, ha="center", va="bottom")
+        true, guess = (as_label(names[k] if k < len(names) else k, 24) for k in (mistake.truth, mistake.guess))
+        text = f"true {true}\nguess {guess}, {mistake.confidence:.1%}"
+        axes.text(x + width / 2, y - 0.05, text, fontsize=8, ha="center", va="bottom")
     axes.set(xlim=(0, 1.3 * columns), ylim=(line * lines, 0), aspect="auto")
     return figure
