@@ -88,16 +88,13 @@ REST = {"encoder.0", "encoder.3", "head"}
         ({"types": ["BatchNorm1d"]}, REST),
         ({"types": ["_BatchNorm"]}, REST),
         ({"types": ["Linear"]}, NORMS - {"norm"}),
+        (None, REST | NORMS - {"norm"}),
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_what_is_frozen_keeps_weights_and_running_statistics_all_else_learns(fit_normed, freeze, trained):
     one, three = (fit_normed(freeze, epochs=epochs) for epochs in (1, 3))
     assert changed(one, three) == trained
-
-
-def test_nothing_frozen_learns_all_but_what_the_net_keeps_fixed(fit_normed):
-    assert changed(fit_normed(None, epochs=1), fit_normed(None, epochs=3)) == REST | NORMS - {"norm"}
 
 
 VALIDATE_AMID_AN_EPOCH = "--trainer.val_check_interval=3"
@@ -118,7 +115,7 @@ def test_what_was_frozen_trains_later_and_what_the_net_keeps_fixed_does_not(fit_
     assert [modes["encoder.1"] for modes in Watch.seen] == [False] * 24 + [True] * 12
 
 
-@pytest.mark.parametrize("step", [6, 12, 20, 24, 30])
+@pytest.mark.parametrize("step", [6, 20, 24])
 def test_a_run_that_was_stopped_freezes_and_thaws_as_one_that_was_not(tmp_path, step):
     made = experiment({"types": ["BatchNorm1d"], "until_epoch": 2})
     whole = stopping.fit(tmp_path / "whole", made)
@@ -127,21 +124,20 @@ def test_a_run_that_was_stopped_freezes_and_thaws_as_one_that_was_not(tmp_path, 
     assert stopping.run_differences(whole, stopped) == []
 
 
-WRONG = {
-    "a pattern": ({"modules": ["net.decoder.*"]}, "there is no module net.decoder.*; there are"),
-    "a type": ({"types": ["BatchNrom1d"]}, "no module is a BatchNrom1d; there are"),
-    "nothing": ({}, "name what is to be frozen, by modules or types"),
-}
-
-
-@pytest.mark.parametrize(("freeze", "hint"), WRONG.values(), ids=WRONG.keys())
-def test_a_mistake_is_one_clear_error(cli, tmp_path, freeze, hint):
+@pytest.mark.parametrize(
+    ("freeze", "hint", "name"),
+    [
+        ({"modules": ["net.decoder.*"]}, "there is no module net.decoder.*; there are", "net.encoder.0"),
+        ({"types": ["BatchNrom1d"]}, "no module is a BatchNrom1d; there are", "BatchNorm1d"),
+        ({}, "name what is to be frozen, by modules or types", "net.encoder.0"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(cli, tmp_path, freeze, hint, name):
     (tmp_path / "sums.yaml").write_text(yaml.safe_dump(experiment(freeze)))
     done = cli("fit", "--config", "sums.yaml")
     assert done.code == 1
     assert hint in done.err
-    assert ("net.encoder.0" in done.err) == ("types" not in freeze)
-    assert ("BatchNorm1d" in done.err) == ("types" in freeze)
+    assert name in done.err
 
 
 def load(name="last", number=0):
@@ -158,14 +154,6 @@ def test_frozen_modules_keep_their_weights_until_their_epoch(fit_sums, tmp_path)
     assert torch.equal(one["net.0.weight"], two["net.0.weight"])
     assert not torch.equal(one["net.2.weight"], two["net.2.weight"])
     assert not torch.equal(two["net.0.weight"], three["net.0.weight"])
-
-
-def test_freezing_what_is_not_there_names_what_is(cli, tmp_path):
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
-    done = cli("fit", "--config", "sums.yaml", "--config", CONFIGS / "callbacks/freeze.yaml")
-    assert done.code != 0
-    assert "there is no module net.layers.1; there are" in done.err
-    assert "net, net.0, net.1" in done.err
 
 
 class FreezesItself(Normed):
@@ -227,12 +215,11 @@ def test_freeze_and_a_net_that_freezes_itself_go_together(fit_normed):
     assert not any(modes["encoder.1"] for modes in Watch.seen)
 
 
-@pytest.mark.parametrize("step", [6, 12, 20])
-def test_a_net_that_freezes_itself_resumes_to_the_bit(tmp_path, step):
+def test_a_net_that_freezes_itself_resumes_to_the_bit(tmp_path):
     made = experiment(None)
     made["model"]["net"] = {"class_path": f"{__name__}.FreezesItself"}
     whole = stopping.fit(tmp_path / "whole", made)
-    stopped = stopping.fit(tmp_path / "stopped", made, stop_at=("on_train_batch_start", step))
+    stopped = stopping.fit(tmp_path / "stopped", made, stop_at=("on_train_batch_start", 20))
     assert stopping.resume(stopped) == 0
     assert stopping.run_differences(whole, stopped) == []
 

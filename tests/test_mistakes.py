@@ -9,8 +9,7 @@ import torch
 from src.callbacks.mistakes import TopMistakes, plot_mistakes, viewable
 from src.engine.loggers.evaluated import Guesses
 from src.module import LitModule
-from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, formulas, pixels, run, write_yaml
-from tests.processes import launch, processes
+from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, formulas, run, write_yaml
 
 MISTAKES = "src.callbacks.mistakes.Mistakes"
 
@@ -131,12 +130,3 @@ def test_classes_without_probabilities_are_told(tmp_path, capfd):
     }
     assert not run(write_yaml(tmp_path / "x.yaml", task, MISTAKES)).figures
     assert "note: Mistakes drew nothing: the step returned classes alone" in capfd.readouterr().err
-
-
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(drawn, tmp_path):
-    best, place = drawn.folder / "checkpoints/best.ckpt", "--trainer.default_root_dir=two"
-    launch("test", "--ckpt_path", best, *processes(2), place, cwd=tmp_path)
-    assert np.array_equal(
-        pixels(tmp_path / "two/pictures/version_0/mistakes.png"), pixels(drawn.folder / "mistakes.png")
-    )

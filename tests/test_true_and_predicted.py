@@ -9,8 +9,7 @@ from torchmetrics.functional import mean_absolute_error, r2_score
 from src.callbacks.true_and_predicted import Points, plot_points
 from src.module import LitModule
 from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, pixels, run, sums, write_yaml
-from tests.processes import launch, processes
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, run, sums, write_yaml
 
 PICTURE = "src.callbacks.true_and_predicted.TrueAndPredicted"
 
@@ -111,12 +110,3 @@ def test_targets_of_0_and_1_alone_are_told(tmp_path, capfd):
     config = write_yaml(tmp_path / "x.yaml", yaml.safe_load(SMALL.read_text()), PICTURE)
     assert not run(config, "--data.passes=1").figures
     assert "all true values are 0 or 1" in capfd.readouterr().err
-
-
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(drawn, tmp_path):
-    best, place = drawn.folder / "checkpoints/best.ckpt", "--trainer.default_root_dir=two"
-    launch("test", "--ckpt_path", best, *processes(2), place, cwd=tmp_path)
-    one, two = drawn.folder, tmp_path / "two/pictures/version_0"
-    a, b = (pixels(folder / "true_and_predicted.png").astype(int) for folder in (one, two))
-    assert np.abs(a - b).max() <= 2  # a point may lie a millionth beside

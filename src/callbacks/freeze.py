@@ -1,4 +1,4 @@
-"""Freeze a part of the net, and train it along later: named in YAML, see configs/callbacks/freeze.yaml."""
+"""Freeze modules, for good or for the first epochs: see configs/callbacks/freeze.yaml."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,9 +10,9 @@ from src.engine.errors import UserError
 
 
 class Freeze(Callback):
-    """Keeps the weights of some modules as they are, and those modules as in evaluation, for the first epochs.
+    """Freezes modules (no gradient, eval mode) until an epoch.
 
-    In evaluation a batch norm keeps its running statistics, too. With DDP take the strategy
+    In eval mode a batch norm keeps its running statistics, too. With DDP take the strategy
     `ddp_find_unused_parameters_true`. A net that freezes a part by a `train()` of its own needs no callback.
 
     Args:
@@ -28,7 +28,7 @@ class Freeze(Callback):
         self.modules = modules or []
         self.types = types or []
         self.until_epoch = until_epoch
-        # What is frozen now, and whether it was in training before.
+        # The frozen modules, with their mode before.
         self._modes: dict[nn.Module, bool] = {}
         self._weights: list[nn.Parameter] = []
 

@@ -1,4 +1,4 @@
-"""Looks for a learning rate: named in YAML, see configs/debug/lr_range.yaml."""
+"""A learning rate range test: see configs/debug/lr_range.yaml."""
 
 import csv
 from pathlib import Path
@@ -15,8 +15,8 @@ class LrRange(Callback):
     """Raises the learning rate with each step, writes lr_range.csv and says at which rate the loss fell fastest.
 
     A step is one of the optimizer: where gradients are accumulated, its loss is the mean over the batches of the step.
-    Lightning's own finder wants a module with an attribute `lr` and goes on with what it found; this one only reports,
-    so that the rate in YAML is the rate of the run. After Smith, https://arxiv.org/abs/1506.01186.
+    Lightning's own finder needs a module with an attribute `lr` and continues with what it found; this one only
+    reports, so that the rate in YAML is the rate of the run. After Smith, https://arxiv.org/abs/1506.01186.
 
     Args:
         num_steps: Steps of the optimizer from the smallest to the largest rate; the run ends there.

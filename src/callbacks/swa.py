@@ -16,7 +16,7 @@ class Swa(AverageAlsoInTheTest):
     Running statistics of batch norm are averaged like weights (Izmailov et al. 2018).
 
     Args:
-        start: The part of the epochs after which the mean begins.
+        start: The part of the epochs after which averaging starts.
     """
 
     def __init__(self, start: float = 0.75) -> None:
@@ -33,7 +33,7 @@ class Swa(AverageAlsoInTheTest):
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError("Swa needs to know the last epochs. Set --trainer.max_epochs.")
         self._number = trainer.current_epoch - math.ceil(self.start * trainer.max_epochs)
-        # Before the mean begins, what is validated are the weights of now.
+        # Until averaging starts, validation uses the current weights.
         self._due = trainer.is_last_batch or self._number < 0
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 

@@ -1,4 +1,4 @@
-"""What the net makes of the whole plane around XOR's four points: surface.png, and how it came to that."""
+"""The XOR decision surface, surface.png, and its evolution during training, surface_growth.png."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ from src.engine.module.base_module import BaseModule
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import Picture, new_figure
 
-MOST = 20
+MAX_STAGES = 20
 LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid
 
 
 class XorSurface(Picture):
-    """Draws the output over the plane, surface.png, and the same at some steps on the way, surface_growth.png.
+    """Draws the output over the plane around XOR's four points, at the end and at some steps on the way.
 
     Args:
-        stages: The steps, MOST of them; 0 is before the first. The last step is always added.
+        stages: The steps, up to 20; 0 is before the first. The last step is always added.
     """
 
     def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
         self.stages = frozenset(stages)
-        if len(self.stages) > MOST:  # each keeps a copy of all weights
-            raise UserError(f"XorSurface: stages has {len(self.stages)} steps; at most {MOST} fit side by side.")
+        if len(self.stages) > MAX_STAGES:  # each keeps a copy of all weights
+            raise UserError(f"XorSurface: stages has {len(self.stages)} steps; at most {MAX_STAGES} fit side by side.")
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._last: dict[int, dict[str, Tensor]] = {}
 
@@ -33,7 +33,7 @@ class XorSurface(Picture):
         return {"weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The test after a fit loads the best checkpoint: what is known here is newer.
+        # The test after a fit loads the best checkpoint: the weights kept here are newer.
         self._weights = self._weights or state["weights"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -60,18 +60,18 @@ class XorSurface(Picture):
 
 
 def weights_of(module: LightningModule) -> dict[str, Tensor]:
-    """A copy of the weights as they are now, by name, on the CPU."""
+    """Return a copy of the current weights by name, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
 
 
 def grid() -> Tensor:
-    """(SIDE, SIDE, 2) the points of the plane: row by row upwards, from left to right."""
+    """Return the points of the plane, (SIDE, SIDE, 2): row by row upwards, from left to right."""
     ticks = torch.linspace(LOW, HIGH, SIDE)
     return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
 
 
 def surface(module: LightningModule, weights: dict[str, Tensor]) -> Tensor:
-    """(SIDE, SIDE) float32, the probability of a 1 at each point of `grid()`.
+    """Return the probability of a 1 at each point of `grid()`, (SIDE, SIDE) float32.
 
     Args:
         module: On the CPU.
@@ -84,7 +84,7 @@ def surface(module: LightningModule, weights: dict[str, Tensor]) -> Tensor:
 
 
 def _paint(axes: Any, values: Tensor, size: float) -> Any:
-    """Draw a surface, the line on which it is undecided, and the four points in the colours that they should have."""
+    """Draw a surface, the line at one half, and the four points in the colours of their targets."""
     extent, colors = (LOW, HIGH, LOW, HIGH), {"cmap": "coolwarm", "vmin": 0, "vmax": 1}
     array = values.numpy()
     shown = axes.imshow(array, origin="lower", extent=extent, interpolation="bilinear", **colors)
@@ -95,7 +95,7 @@ def _paint(axes: Any, values: Tensor, size: float) -> Any:
 
 
 def plot_surface(values: Tensor) -> Any:
-    """A figure of the plane.
+    """Return a figure of the plane.
 
     Args:
         values: (SIDE, SIDE), as `surface` gives them.
@@ -112,7 +112,7 @@ def plot_surface(values: Tensor) -> Any:
 
 
 def plot_growth(stages: dict[int, Tensor]) -> Any:
-    """A figure of the plane at several steps, side by side.
+    """Return a figure of the plane at several steps, side by side.
 
     Args:
         stages: By the step: (SIDE, SIDE), as `surface` gives them.

@@ -1,4 +1,4 @@
-"""What the net makes of XOR while it learns."""
+"""A table of the loss and the four predictions while XOR is learned."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class XorTable(Callback):
 
     @staticmethod
     def _scores(module: LightningModule) -> Tensor:
-        """(4, 1) float32 on the CPU."""
+        """Return the probabilities of a 1, (4, 1) float32 on the CPU."""
         with torch.no_grad():
             return torch.sigmoid(module(INPUTS.to(next(module.parameters())))).float().cpu()
 
@@ -39,7 +39,7 @@ class XorTable(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._due(trainer.global_step):
-            # Of the processes, each its rows.
+            # Each process has the loss of its own rows.
             loss = trainer.strategy.reduce(outputs["loss"] * batch_weight(trainer, module), reduce_op="mean")
             module.print(f"step {trainer.global_step:>5}  loss {loss.item():.4f}  predictions {self._hard}")
 

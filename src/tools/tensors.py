@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def line(x: Tensor) -> Tensor:
-    """2x + 1, element by element; any shape, the same shape back."""
+    """Compute 2x + 1, element by element; any shape, the same shape back."""
     return 2 * x + 1
 
 
 def parabola(a: Tensor) -> Tensor:
-    """a**2 + 2a + 1, whose slope is 2a + 2; any shape, the same shape back."""
+    """Compute a**2 + 2a + 1, whose slope is 2a + 2; any shape, the same shape back."""
     return a**2 + 2 * a + 1
 
 

@@ -5,15 +5,15 @@ units solve XOR 344 times, 8 units 487 times, 16 and 32 always.
 Half of the seeds leave the plateau by step 40, 27, 20 and 13.
 """
 
-import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from src.tools.common import Parser, refuse
 
 LR = 0.5
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # (4, 2)
@@ -35,7 +35,7 @@ class Fits:
     solved: Tensor
 
     def left(self) -> Tensor:
-        """(S,) float32, the step from which the loss stays below `LEFT`; infinite for a seed that never gets there."""
+        """Return the step (S,) float32 from which the loss stays below `LEFT`; infinite if it never does."""
         high = (self.losses >= LEFT).int()
         last = len(high) - high.flip(0).argmax(dim=0)  # the last step that is high
         step = torch.where(high.any(dim=0), last, 0) + 1.0
@@ -43,7 +43,7 @@ class Fits:
 
 
 def net(hidden: int, seed: int) -> nn.Module:
-    """The net of configs/xor.yaml, with the weights that a run of this seed begins with."""
+    """Make the net of configs/xor.yaml, with the weights that a run of this seed begins with."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
@@ -68,10 +68,8 @@ def train(hidden: int, num_seeds: int, num_steps: int) -> Fits:
     return Fits(torch.stack(losses), torch.stack(solved))
 
 
-def draw(fits: dict[int, Fits]) -> Any:
-    """A figure with the losses of each width, and with the share of seeds that solve it by each step."""
-    from matplotlib.figure import Figure  # a second to import
-
+def draw(fits: dict[int, Fits]) -> Figure:
+    """Make a figure with the losses of each width, and with the share of seeds that solve it by each step."""
     figure = Figure(figsize=(1.8 * (len(fits) + 1.6), 2.4), layout="constrained")
     axes = figure.subplots(1, len(fits) + 1, width_ratios=[1] * len(fits) + [1.1])
     steps = range(1, len(next(iter(fits.values())).losses) + 1)
@@ -88,30 +86,21 @@ def draw(fits: dict[int, Fits]) -> Any:
     return figure
 
 
-def refuse_what_no_picture_can(path: Path) -> None:
-    """Make the folder of the picture; end with one line where it cannot be written: the training takes a while."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
-    if path.suffix.removeprefix(".").lower() not in known or path.is_dir():
-        sys.exit(f"error: --to {path}: the name of a picture ends in one of .{', .'.join(known)}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f"error: --to {path}: cannot make the folder {path.parent}: {error.strerror}.")
-
-
 def main(args: list[str]) -> None:
     """Train each width, print a table, write the picture."""
-    parser = argparse.ArgumentParser("python -m src xor_plateau", description=__doc__)
+    parser = Parser("python -m src xor_plateau", description=__doc__)
     parser.add_argument("--hidden", type=int, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each")
     parser.add_argument("--seeds", type=int, default=500, help="0 to one less")
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--to", type=Path, default=Path("runs/xor_plateau.png"), help="the picture")
     given = parser.parse_args(args)
     if min(given.seeds, given.steps, *given.hidden) < 1:
-        sys.exit("error: --seeds, --steps and --hidden must be at least 1.")
-    refuse_what_no_picture_can(given.to)
+        refuse("--seeds, --steps and --hidden must be at least 1.")
+    try:  # before the training, which takes a while
+        given.to.parent.mkdir(parents=True, exist_ok=True)
+        Figure().savefig(given.to)
+    except (OSError, ValueError) as error:
+        refuse(f"--to {given.to}: cannot write a picture there: {error}")
     fits = {}
     print("hidden  solved      plateau left at step (median)  never left")
     for hidden in given.hidden:

@@ -62,7 +62,8 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
             "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/data/splits.py, the line: "
             "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
         )
-    composed([*options, own])
+    if kind == "fold":
+        composed([*options, own])
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("a repeat needs checkpoints: leave out fast_dev_run, barebones and enable_checkpointing.")
     stage = "test" if kind == "seed" and has_test(config) else "val"
