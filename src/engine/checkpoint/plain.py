@@ -25,7 +25,7 @@ from src.engine.errors import UserError
 SIMPLE = (type(None), bool, int, float, str, bytes, list, tuple, dict, OrderedDict, torch.dtype, torch.Size)
 KINDS = (Metric, MetricCollection, MetricTracker)
 OBJECT = "__object__"
-NO_STATE = {*vars(nn.Module()), "_device"}
+NO_STATE = set(vars(nn.Module()))
 
 
 def walk(value: Any, change: Callable[[Any, str], Any], at: str = "") -> Any:
@@ -158,7 +158,7 @@ def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
     for name, part in metrics_in(module).items():
         held = states[name] = {}
         for key, value in (vars(part) | dict(part.named_buffers("", False))).items():
-            if key in NO_STATE:
+            if key in NO_STATE or isinstance(value, torch.device):
                 continue
             try:
                 held[key] = _copied(pack(value, key))

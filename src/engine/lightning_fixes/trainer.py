@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -134,3 +135,9 @@ def spare_the_question_for_a_gpu() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def writes_a_folder(strategy: Strategy) -> bool:
+    """Return whether a strategy writes a checkpoint as a folder with a part for each process."""
+    sharded = getattr(strategy, "_state_dict_type", "full") == "sharded"
+    return sharded or getattr(strategy, "_save_distributed_checkpoint", False)
