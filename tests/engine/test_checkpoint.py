@@ -33,11 +33,6 @@ def test_every_verb_runs_from_the_checkpoint_alone(fitted, cli, verb):
     assert done.code == 0, done.err
 
 
-def test_a_folder_of_a_run_means_its_last_checkpoint(fitted, cli):
-    (fitted / "checkpoints/best.ckpt").unlink()
-    assert cli("test", "--ckpt_path", fitted).code == 0
-
-
 @pytest.mark.slow
 def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
     elsewhere = tmp_path / "elsewhere"
@@ -49,9 +44,11 @@ def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
 
 
 def test_options_beside_the_checkpoint_win(fitted, cli, tmp_path):
-    assert cli("test", "--ckpt_path", fitted, "--data.batch_size=2", "--model.metrics=null").code == 0
+    (tmp_path / "more.yaml").write_text("data: {init_args: {passes: 3}}\n")
+    options = ("--config", "more.yaml", "--data.batch_size=2", "--model.metrics=null")
+    assert cli("test", "--ckpt_path", fitted, *options).code == 0
     config = yaml.safe_load((tmp_path / "runs/xor/version_1/config.yaml").read_text())
-    assert config["data"]["init_args"]["batch_size"] == 2
+    assert (config["data"]["init_args"]["batch_size"], config["data"]["init_args"]["passes"]) == (2, 3)
     assert config["model"]["init_args"]["metrics"] is None
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
 
@@ -60,13 +57,6 @@ def test_a_number_that_json_does_not_know_is_carried_too(cli):
     assert cli("fit", "--config", SMALL, *SHORT, "--trainer.gradient_clip_val=.inf").code == 0
     done = cli("test", "--ckpt_path", "runs/xor/version_0")
     assert done.code == 0, done.err
-
-
-def test_a_config_beside_the_checkpoint_wins_too(fitted, cli, tmp_path):
-    (tmp_path / "more.yaml").write_text("data: {init_args: {batch_size: 1}}\n")
-    assert cli("test", "--config", "more.yaml", "--ckpt_path", fitted).code == 0
-    config = yaml.safe_load((tmp_path / "runs/xor/version_1/config.yaml").read_text())
-    assert config["data"]["init_args"]["batch_size"] == 1
 
 
 def test_test_metrics_from_the_checkpoint_are_those_of_the_fit(fitted, cli):

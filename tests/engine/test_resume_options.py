@@ -38,17 +38,6 @@ def begun(tmp_path, capfd):
     return go_on
 
 
-def test_the_same_options_say_nothing(begun):
-    code, said, _ = begun(config(max_epochs=2, scheduler=STEP))
-    assert (code, said) == (0, [])
-
-
-def test_another_rate_acts_where_no_schedule_sets_it(begun):
-    code, said, run = begun(config(max_epochs=2), "--model.optimizer.lr=0.04")
-    assert (code, said) == (0, ["changed  optimizer.lr 0.01 to 0.04"])
-    assert states(run)[0]["lr"] == 0.04
-
-
 def test_a_group_keeps_its_own_rate(begun):
     made = config(max_epochs=2)
     made["model"]["groups"] = [{"names": ["*.bias"], "lr": 0.5}]
@@ -75,29 +64,23 @@ class Plain(LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.gamma)]
 
 
-def test_another_rate_of_any_module_acts(begun):
-    made = config(max_epochs=2) | {"model": {"class_path": f"{__name__}.Plain"}}
-    code, said, run = begun(made, "--model.rate=0.2")
-    assert (code, said) == (0, ["changed  optimizer.lr 0.1 to 0.2"])
-    assert states(run)[0]["lr"] == 0.2
-
-
-def test_another_schedule_of_any_module_is_rejected(begun):
-    made = config(max_epochs=2) | {"model": {"class_path": f"{__name__}.Plain", "init_args": {"gamma": 0.9}}}
-    code, said, _ = begun(made, "--model.gamma=0.5")
-    assert code == 1
-    assert said[0].startswith("error: scheduler.gamma cannot change from 0.9 to 0.5")
+PLAIN = {"class_path": f"{__name__}.Plain"}
 
 
 @pytest.mark.parametrize(
-    ("option", "name", "value"), [("weight_decay=0.1", "weight_decay", 0.1), ("betas=[0.5, 0.9]", "betas", [0.5, 0.9])]
+    ("model", "option", "changed", "value"),
+    [
+        ({}, "optimizer.lr=0.04", "lr 0.01 to 0.04", 0.04),
+        ({}, "optimizer.weight_decay=0.1", "weight_decay 0.0 to 0.1", 0.1),
+        ({}, "optimizer.betas=[0.5, 0.9]", "betas [0.9, 0.999] to [0.5, 0.9]", (0.5, 0.9)),
+        ({"model": PLAIN}, "rate=0.2", "lr 0.1 to 0.2", 0.2),
+        ({}, "compile=false", None, None),
+    ],
 )
-def test_other_options_of_the_optimizer_act(begun, option, name, value):
-    code, said, run = begun(config(max_epochs=2), f"--model.optimizer.{option}")
-    assert code == 0
-    assert said[0].startswith(f"changed  optimizer.{name} ")
-    found = states(run)[0][name]
-    assert (list(found) if name == "betas" else found) == value
+def test_numbers_of_the_optimizer_act_where_no_schedule_sets_them(begun, model, option, changed, value):
+    code, said, run = begun(config(max_epochs=2) | model, f"--model.{option}")
+    assert (code, said) == (0, [f"changed  optimizer.{changed}"] if changed else [])
+    assert changed is None or states(run)[0][changed.split()[0]] == value
 
 
 @pytest.mark.parametrize(
@@ -112,11 +95,15 @@ def test_other_options_of_the_optimizer_act(begun, option, name, value):
         (STEP, ["--model.optimizer.lr=0.04"], "optimizer.lr .* 0.01 to 0.04"),
         (ONE_CYCLE, ["--model.scheduler.pct_start=0.6"], "scheduler.pct_start .* 0.6"),
         (ONE_CYCLE, ["--model.optimizer.betas=[0.5, 0.9]"], "optimizer.betas"),
+        (0.9, ["--model.gamma=0.5"], "scheduler.gamma .* 0.9 to 0.5"),
         (None, ["--model.groups=[{names: ['*.bias'], weight_decay: 0.0}]"], "groups"),
     ],
 )
 def test_what_cannot_act_is_refused_and_the_run_left_as_it_was(begun, before, options, named):
-    made = config(max_epochs=2, scheduler=before, interval="step" if before is ONE_CYCLE else "epoch")
+    if before == 0.9:  # of any module
+        made = config(max_epochs=2) | {"model": PLAIN | {"init_args": {"gamma": before}}}
+    else:
+        made = config(max_epochs=2, scheduler=before, interval="step" if before is ONE_CYCLE else "epoch")
     code, said, run = begun(made, *options)
     assert code == 1
     (line,) = said

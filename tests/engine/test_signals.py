@@ -37,7 +37,9 @@ def send(number: int):
 )
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_path, capfd):
     whole = fit(tmp_path / "whole", config(**trainer))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run = fit(tmp_path / "stopped", config(**trainer), stop, send(signal.SIGTERM))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert f"go on with: python -m src fit --ckpt_path {run}" in capfd.readouterr().err
     assert resume(run) == 0
     assert run_differences(whole, run) == []
@@ -190,13 +192,6 @@ def test_a_closed_terminal_that_nohup_ignores_is_ignored(tmp_path):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
-
-
-def test_the_handlers_of_before_are_back_after_a_run(tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    fit(tmp_path / "whole", config(max_epochs=1))
-    fit(tmp_path / "stopped", config(max_epochs=1), ("on_train_batch_end", 3), send(signal.SIGTERM))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @ON_POSIX
