@@ -201,6 +201,20 @@ def test_the_generators_are_left_as_they_were():
         assert generators() == drawn
 
 
+def test_a_block_within_another_leaves_its_generators_as_they_were():
+    def drawn(between):
+        with seeded(1):
+            np.random.rand(), np.random.normal()
+            between()
+            return [*generators(), np.random.normal()]
+
+    def within():
+        with seeded(2):
+            generators(), np.random.normal()
+
+    assert drawn(within) == drawn(lambda: None)
+
+
 class Rows(LightningDataModule):
     """Draws its rows in a hook."""
 

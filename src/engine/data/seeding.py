@@ -69,7 +69,8 @@ def preserve_rng_state() -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
         np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
-        if numpy_state["has_gauss"]:  # np.random.normal keeps a second number for later
+        # np.random.normal keeps a second number for later; a block within another keeps the spare's state.
+        if numpy_state["has_gauss"] or numpy_generator is _spare:
             np.random.set_state(numpy_state)
 
 
