@@ -240,13 +240,12 @@ class OrderedLoader(RunLoader):
         now = self.state_dict()
         if self.role.progress.trained() % state["num_batches"] and state != now:
             was, are = (
-                f"{each['num_batches']} batches of {each['global_batch_size']} in the order of seed {each['seed']}"
+                "{num_batches} batches of {global_batch_size} in the order of seed {seed}".format(**each)
                 for each in (state, now)
             )
             raise UserError(
                 f"The checkpoint is within an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
-                "number of processes (in Python also the seed: adopt(..., seed=...)), or resume from a checkpoint "
-                "between two epochs."
+                "number of processes (in Python also adopt(..., seed=...)), or resume from between two epochs."
             )
 
 

@@ -2,7 +2,7 @@
 
 Hooks of data draw the same in every stage, verb and process: `setup()` runs for the fit and again for the test, and a
 `random_split` there would otherwise put rows that trained into the test set. A sample's draws are a function of (seed,
-epoch, index), on any worker and process, an evaluation's one of (seed, stage, batch). Training notices none of them.
+epoch, index), on any worker and process, an evaluation's one of (seed, stage). Training notices none of them.
 """
 
 import functools
@@ -221,38 +221,22 @@ class SeededLoop:
     def __call__(self) -> Any:
         _aside.append(random_state())  # a checkpoint saved within the evaluation holds these
         try:
-            with seeded(self._number()):
+            # Each process has other rows, and draws other numbers.
+            with seeded(hash_seed(self._seed.value, self._stage, self._trainer.global_rank, 4)):
                 return type(self._loop).run(self._loop)
         finally:
             _aside.pop()
 
-    def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
-        """Seed the generators for a step; each process has other rows, and draws other numbers."""
-        number = self._number(dataloader_idx, batch_idx)
-        seed_all(number)
-        _seed_devices(number)
-
-    def _number(self, *numbers: int) -> int:
-        return hash_seed(self._seed.value, self._stage, self._trainer.global_rank, *numbers, 4)
-
-
-def _evaluation_loops(trainer: Trainer) -> dict[str, Any]:
-    """Return the loop that evaluates, by the trainer's method that runs."""
-    loops = trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop
-    return dict(zip(("fit", "validate", "test", "predict"), loops, strict=True))
-
 
 def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
     """Let each evaluation of a trainer draw from the seed of a run."""
-    for verb, loop in _evaluation_loops(trainer).items():
-        loop.run = SeededLoop(loop, "val" if verb in ("fit", "validate") else verb, trainer, seed)
-
-
-def seed_batch(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
-    """Seed the generators for the step of the evaluation at hand."""
-    run = _evaluation_loops(trainer)[trainer.state.fn.value if trainer.state.fn else "fit"].run
-    if isinstance(run, SeededLoop):
-        run.seed_batch(batch_idx, dataloader_idx)
+    for stage, loop in (
+        ("val", trainer.fit_loop.epoch_loop.val_loop),
+        ("val", trainer.validate_loop),
+        ("test", trainer.test_loop),
+        ("predict", trainer.predict_loop),
+    ):
+        loop.run = SeededLoop(loop, stage, trainer, seed)  # type: ignore[method-assign]
 
 
 def random_state() -> dict[str, Any]:
