@@ -53,7 +53,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     for source in sources:
         for name, method in list(vars(source).items()):
             if isinstance(method, Wrapped):  # of an earlier trainer: two of them never lie around each other
-                vars(source)[name] = innermost(method)
+                vars(source)[name] = method.method
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
             wrap(source, hook, trainer, functools.partial(_call_seeded, run_seed))
@@ -85,9 +85,8 @@ class Wrapped:
 
     @property
     def __wrapped__(self) -> Any:
-        """The method below all wrappers: Lightning looks at its code to see whether somebody wrote it."""
-        method = innermost(self)
-        return getattr(method, "func", method)
+        """The method: Lightning looks at its code to see whether somebody wrote it."""
+        return getattr(self.method, "func", self.method)
 
     @property
     def trainer(self) -> Trainer:
@@ -108,13 +107,6 @@ class Wrapped:
 def wrap(owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
     """Put something around a method of one object, see `Wrapped`."""
     setattr(owner, name, Wrapped(owner, name, trainer, act))
-
-
-def innermost(method: Any) -> Any:
-    """Return a method without the wrappers around it."""
-    while isinstance(method, Wrapped):
-        method = method.method
-    return method
 
 
 def _hook_seed(hook: Wrapped, seed: RunSeed) -> int:
