@@ -4,11 +4,10 @@ import logging
 import os
 import signal
 import time
+from subprocess import Popen
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-
-CHILD_ENDS_WITHIN_S = 20
 
 
 def is_rank_zero() -> bool:
@@ -35,7 +34,7 @@ def record_for_torchrun(error: BaseException) -> None:
 
 def note_killed_processes(trainer: Trainer, error: BaseException) -> None:
     """Add a note to an error for each process that Lightning started here and a signal ended: it printed nothing."""
-    children = getattr(trainer.strategy.launcher, "procs", [])
+    children = [child for child in getattr(trainer.strategy.launcher, "procs", []) if isinstance(child, Popen)]
     time.sleep(0.5 if children else 0)  # the connection to one that dies is lost before it is dead
     for rank, child in enumerate(children, start=1):
         if (code := child.poll() or 0) < 0:

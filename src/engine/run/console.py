@@ -28,7 +28,7 @@ class Console(RunCallback):
         self.refresh_rate = refresh_rate
         self.every_s = every_s
         self.epochs = True  # whether each gets a line
-        self._begun = self._trained = False
+        self._begun = False
         self._num_samples = 0
         self._start_s = self._train_start_s = self._train_s = self._printed_s = 0.0
 
@@ -52,23 +52,18 @@ class Console(RunCallback):
         """Count samples; read the loss only to print it: on a GPU reading waits for the device."""
         self._num_samples += count_samples(batch)
         if time.perf_counter() - self._printed_s > self.every_s and not trainer.progress_bar_callback:
-            loss = loss_of(trainer, outputs)
-            self._print(trainer, f"step {trainer.global_step:,}" + ("" if loss is None else f"  loss {loss:.4f}"))
+            self._print(trainer, f"step {trainer.global_step:,}  {in_words(loss_of(trainer, outputs))}")
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the epoch before: only now are its numbers complete."""
-        self._report(trainer)
-        self._trained = True
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._train_s = time.perf_counter() - self._train_start_s
-        self._report(trainer)
-
-    def _report(self, trainer: Trainer) -> None:
-        if self._trained or trainer.callback_metrics:
+        if trainer.callback_metrics or trainer.global_step > (self.run.first_step or 0):
             values = in_words({name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
             epoch = f"{trainer.current_epoch}{_of(trainer)}"
             self._print(trainer, f"epoch {epoch}  step {trainer.global_step}  {values}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._train_s = time.perf_counter() - self._train_start_s
+        self.on_train_epoch_start(trainer, module)  # the last one
 
     def _print(self, trainer: Trainer, text: str) -> None:
         self._printed_s = time.perf_counter()
@@ -104,7 +99,7 @@ class Bar(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        self._loss: float | None = None
+        self._loss: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
         super().on_train_epoch_start(trainer, *rest)
@@ -118,18 +113,17 @@ class Bar(TQDMProgressBar):
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        loss = {} if self._loss is None else {"loss": self._loss}
         val = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
-        return {name: f"{value:.4f}" for name, value in (loss | brief(val)).items()}
+        return {name: f"{value:.4f}" for name, value in (self._loss | brief(val)).items()}
 
 
 def _of(trainer: Trainer) -> str:
     return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
 
 
-def loss_of(trainer: Trainer, outputs: Any) -> float | None:
-    """Return the loss of a step, which Lightning divides for accumulated gradients; None of a module without one."""
-    return float(outputs["loss"]) * trainer.accumulate_grad_batches if outputs and "loss" in outputs else None
+def loss_of(trainer: Trainer, outputs: Any) -> dict[str, float]:
+    """Return the loss of a step, which Lightning divides for accumulated gradients; nothing of a module without one."""
+    return {"loss": float(outputs["loss"]) * trainer.accumulate_grad_batches} if outputs and "loss" in outputs else {}
 
 
 def describe(trainer: Trainer) -> str:

@@ -1,6 +1,7 @@
 """A run's folder: claimed by one process, and found again by a job that was stopped and started anew."""
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -54,7 +55,8 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
         return root
     try:
         if not folder:
-            folder = _make(own) if own else _claim(root)
+            (own or root).mkdir(parents=True, exist_ok=True)
+            folder = own.absolute() if own else _claim(root)
         if not (folder / "config.yaml").exists():
             (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
         for name in _jobs():
@@ -66,20 +68,13 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
     return folder
 
 
-def _make(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.absolute()
-
-
 def _claim(root: Path) -> Path:
-    number = 0
-    while True:
-        folder = _make(root) / f"version_{number}"
-        try:
-            folder.mkdir()  # the process that makes the folder owns it, however many start at the same instant
-            return folder
-        except FileExistsError:
-            number += 1
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            # The process that makes the folder owns it, however many start at the same instant.
+            (root / f"version_{number}").mkdir()
+            break
+    return root / f"version_{number}"
 
 
 def cannot_write(folder: Path, error: OSError) -> UserError:

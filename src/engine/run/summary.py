@@ -8,7 +8,6 @@ import platform
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from src.engine.errors import UserError, one_line
 from src.engine.paths import write_whole
 from src.engine.run.console import why_ended
-from src.engine.run.failures import READ_WELL, add_notes
+from src.engine.run.failures import add_notes
 from src.engine.run.folder import cannot_write, give_back
 from src.engine.run.record import add_entry
 from src.engine.run.run import RunCallback, metrics_of, stage_of
@@ -36,7 +35,7 @@ class Summary(RunCallback):
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        self._begun_s = self._seconds_before = self._written_s = 0.0
+        self._begun_s = self._written_s = 0.0
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Tell all processes the folder that rank zero claimed; begin, once for a fit and its test."""
@@ -49,9 +48,6 @@ class Summary(RunCallback):
             give_back(self.run.folder)
             raise cannot_write(self.run.folder, error) from error
         self._begin()
-        if stage == "fit":  # an earlier test was of other weights
-            metrics = self._values["metrics"]
-            self._values["metrics"] = {name: value for name, value in metrics.items() if stage_of(name) != "test"}
         device = trainer.strategy.root_device
         self._values |= {
             "note": self.run.config.get("note"),
@@ -65,30 +61,33 @@ class Summary(RunCallback):
         self._write("running")
         self._written_s = 0.0  # the first epoch is written at once
 
+    def _begin(self) -> None:
+        """Start with what an earlier part of the run left; a test of its weights says nothing of those to come."""
+        self._values = {"verb": self.run.verb, "started": _now(), "seconds": 0.0, "metrics": {}}
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is broken
+            self._values |= json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
+        kept = {name: value for name, value in self._values["metrics"].items() if stage_of(name) != "test"}
+        self._values |= {"metrics": kept, "reason": None}
+        self._begun_s = time.monotonic() - self._values["seconds"]
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.run.first_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the epoch before: only now are its numbers complete."""
-        self._update(trainer)
+        if trainer.global_step:
+            self._update(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """An epoch may last for days."""
         if trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch):
             self._update(trainer)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._update(trainer)
-
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write that the verb is done; a fit that is to be tested is still running."""
-        if not trainer.is_global_zero:
-            return
-        self._take_metrics(trainer)
         if stage == "fit":
             self._values["reason"] = why_ended(trainer, self.run.first_step)
-        tested = stage == "fit" and self.run.config.get("test_after_fit")
-        self._write("running" if tested else "finished")
+        self._update(trainer, "running" if stage == "fit" and self.run.config.get("test_after_fit") else "finished")
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Write what ended the run, perhaps before it began; the device is not asked, it may be what failed."""
@@ -96,9 +95,6 @@ class Summary(RunCallback):
             add_notes(exception, self.run, trainer, module)
         if not trainer.is_global_zero or not self.run.folder.is_dir():
             return
-        if self.run.verb == "fit" and isinstance(exception, Exception) and not isinstance(exception, READ_WELL):
-            text = "".join(traceback.format_exception(exception))
-            (self.run.folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
         if not self._values:
             self._begin()
         elif trainer.state.fn == "fit":
@@ -106,30 +102,20 @@ class Summary(RunCallback):
         state, self._values["reason"] = how_it_ended(exception)
         self._write(state)
 
-    def _begin(self) -> None:
-        """Start with what an earlier part of the run left."""
-        self._begun_s = time.monotonic()
-        self._values = {"verb": self.run.verb, "started": _now(), "seconds": 0.0, "metrics": {}}
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it is broken
-            self._values |= json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
-        self._values["reason"] = None
-        self._seconds_before = self._values["seconds"]
-
-    def _update(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and trainer.global_step:
-            self._take_metrics(trainer)
-            if time.monotonic() - self._written_s > EVERY_S:
-                self._write("running")
-
-    def _take_metrics(self, trainer: Trainer) -> None:
+    def _update(self, trainer: Trainer, state: str = "running") -> None:
+        """Take the newest numbers and write them; while it runs, not too often."""
+        if not trainer.is_global_zero:
+            return
         self._values["metrics"] |= {name: _plain(value) for name, value in metrics_of(trainer).items()}
         if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
             self._values |= {"monitor": self.run.monitor, "best": _plain(self.run.best_score)}
+        if state != "running" or time.monotonic() - self._written_s > EVERY_S:
+            self._write(state)
 
     def _write(self, state: str) -> None:
         self._written_s = time.monotonic()
-        seconds = round(self._seconds_before + self._written_s - self._begun_s, 3)
+        seconds = round(self._written_s - self._begun_s, 3)
         self._values |= {"state": state, "updated": _now(), "host": platform.node(), "seconds": seconds}
         path = self.run.folder / "summary.json"
         try:
