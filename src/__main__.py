@@ -1,30 +1,55 @@
 """Starts the command line, `python -m src`: a verb of src/cli.py, or a program of src/tools by the name of its file."""
 
+import ast
 import importlib
-import importlib.util
 import io
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from src.engine.lightning_fixes.start import without_scipy_signal
 
+HELP = """usage: python -m src VERB [options]
+
+Train and use a net that a YAML file describes. Begin with: python -m src fit --config configs/<name>.yaml
+
+    fit         Train a net, or resume a run (--ckpt_path runs/<name>/version_0)
+    validate    Compute the metrics on the validation data
+    test        Compute the metrics on the test data (--ckpt_path runs/<name>/version_0 is enough)
+    predict     Score new data, print a table and write predictions.csv
+"""
+
 
 def start() -> None:
     """Run what the first word names, and import nothing else."""
-    before = signal.signal(signal.SIGINT, leave)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is written by its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    if word.isidentifier() and importlib.util.find_spec(f"src.tools.{word}"):
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    tools = programs(Path(__file__).parent / "tools")
+    if word in ("-h", "--help"):
+        print(HELP, *(f"    {name:<12}{about}\n" for name, about in tools.items()), sep="", end="")
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    if word in tools:
         module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]
     else:
         with without_scipy_signal():
             module, arguments = importlib.import_module("src.cli"), []
     signal.signal(signal.SIGINT, before)
     module.main(*arguments)
+
+
+def programs(folder: Path) -> dict[str, str]:
+    """Return the first phrase of each program's docstring by the program's name; none is imported."""
+    files = {file.stem: file for file in folder.glob("[a-z]*.py")}
+    files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
+    texts = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+    says = {name: ast.get_docstring(ast.parse(text)) for name, text in texts.items() if "\ndef main(" in text}
+    return {name: re.split(r"[:.](?=\s|$)|\n", text or "")[0] for name, text in says.items()}
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,5 @@
 """The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
 
-import ast
-import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -17,18 +15,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
-from src.engine.config.files import (
-    as_yaml,
-    merge,
-    read_config,
-    read_env_file,
-    read_local,
-    take_options,
-    with_references,
-)
+from src.engine.config.files import as_yaml, compose, given, read_env_file, with_references
 from src.engine.config.instantiate import instantiate
 from src.engine.config.messages import nearest
-from src.engine.config.parser import Parser, look_ahead
+from src.engine.config.parser import Parser
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
 from src.engine.data.order import hash_seed
 from src.engine.data.seeding import STREAMS, seeded, settle_seed
@@ -41,13 +31,7 @@ from src.engine.run.quiet import Quiet
 from src.engine.run.run import Run
 from src.module import LitModule
 
-PROGRAM = "python -m src"
-VERBS = {
-    "fit": "Train a net, or resume a run (--ckpt_path runs/<name>/version_0).",
-    "validate": "Compute the metrics on the validation data.",
-    "test": "Compute the metrics on the test data (--ckpt_path runs/<name>/version_0 is enough).",
-    "predict": "Score new data, print a table and write predictions.csv.",
-}
+VERBS = ("fit", "validate", "test", "predict")
 ABOUT = """Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer.
 Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins;
 local.yaml and .env of the current folder are read first."""
@@ -74,7 +58,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"description": VERBS[self.verb], "usage": f"{PROGRAM} {self.verb} [options]"},
+            parser_kwargs={"description": ABOUT, "usage": f"python -m src {self.verb} [options]"},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
@@ -100,18 +84,15 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
         """Put together files, the checkpoint's config and the options, of which the later wins, and parse them."""
         read_env_file(Path(".env"))
-        early = look_ahead(self._words)
-        self.ckpt_path = find_checkpoint(early.ckpt_path) if early.ckpt_path is not None else None
+        paths, files = given(self._words, "ckpt_path"), given(self._words, "config", "c")
+        self.ckpt_path = find_checkpoint(paths[-1]) if paths else None
         carried = self._carried()
-        config = merge(read_local(), carried)
-        for name in early.config:
-            config = merge(config, read_config(name))
-        if config.pop("ckpt_path", None):
+        self.given, left = compose(carried, self._words)
+        if self.given.pop("ckpt_path", None):
             raise UserError(
                 "ckpt_path stands in a config file, where it comes too late: the checkpoint's own config is read "
                 "first. Give it on the command line: --ckpt_path PATH."
             )
-        self.given, left = take_options(config, self._words)
         text = ["--config", as_yaml(self.given)] if self.given else []
         self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
         kept = carried.get("seed_everything")
@@ -121,7 +102,7 @@ class CLI(LightningCLI):
             self.config.seed_everything = kept
         self.config.seed_everything = settle_seed(self.config.seed_everything)
         self.seed = self.config.seed_everything if kept is None else kept
-        self.config.experiment = self.config.experiment or (Path(early.config[0]).stem if early.config else "run")
+        self.config.experiment = self.config.experiment or (Path(files[0]).stem if files else "run")
 
     def _carried(self) -> dict[str, Any]:
         """The config inside the checkpoint that the run starts from."""
@@ -196,29 +177,6 @@ class CLI(LightningCLI):
             getattr(self.trainer, self.verb)(self.model, ckpt_path=path, verbose=False, **parts)
 
 
-def programs(folder: Path) -> dict[str, str]:
-    """Return the first phrase of each program's docstring by the program's name; none is imported."""
-    files = {file.stem: file for file in folder.glob("[a-z]*.py")}
-    files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
-    texts = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
-    says = {name: ast.get_docstring(ast.parse(text)) for name, text in texts.items() if "\ndef main(" in text}
-    return {name: re.split(r"[:.](?=\s|$)|\n", text or "")[0] for name, text in says.items()}
-
-
-def check_verb(words: list[str]) -> None:
-    """See that a command line begins with a verb; show the help where that is asked for."""
-    first = words[0] if words else ""
-    if first in ("-h", "--help"):
-        lines = [
-            f"    {name:<12}{about}" for name, about in (VERBS | programs(Path(__file__).parent / "tools")).items()
-        ]
-        print(f"usage: {PROGRAM} VERB [options]", "", ABOUT, "", *lines, sep="\n")
-        sys.exit()
-    if first not in VERBS:
-        got = f"got {first!r}{nearest(first, VERBS)}" if first else f"See {PROGRAM} --help."
-        raise UserError(f"Name a verb first: {', '.join(VERBS)}. {got}")
-
-
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:
     """Run the command line; a user's mistake ends it with one line and a code that is not 0.
 
@@ -232,7 +190,9 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
     """
     try:
         words = sys.argv[1:] if args is None else [str(each) for each in args]
-        check_verb(words)
+        if not words or words[0] not in VERBS:
+            got = f"got {words[0]!r}{nearest(words[0], VERBS)}" if words else "see python -m src --help."
+            raise UserError(f"Name a verb first, one of {', '.join(VERBS)}; {got}")
         return CLI(words, callbacks, folder)
     except KeyboardInterrupt:
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")

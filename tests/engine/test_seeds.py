@@ -37,6 +37,11 @@ def by_sklearn():
     return [train, *train_test_split(rest, test_size=10)]
 
 
+def by_numpy():
+    order = np.random.permutation(60).tolist()
+    return [order[:40], order[40:50], order[50:]]
+
+
 def by_python():
     order = list(range(60))
     random.shuffle(order)
@@ -115,10 +120,13 @@ def parts(folder):
     return train, val, test
 
 
+OTHERS = ("by_sklearn", "by_numpy", "by_python")
 EVERYWHERE = [("by_torch", where) for where in ("__init__", "prepare_data", "setup", "loaders")]
 
 
-@pytest.mark.parametrize(("how", "where"), [*EVERYWHERE, ("by_sklearn", "setup"), ("by_python", "setup")])
+@pytest.mark.parametrize(
+    ("how", "where"), [*EVERYWHERE, ("by_sklearn", "setup"), ("by_numpy", "setup"), ("by_python", "setup")]
+)
 def test_no_row_that_trained_is_tested(splits, cli, how, where):
     done = cli("fit", "--config", "split.yaml", f"--data.how={how}", f"--data.where={where}")
     assert done.code == 0, done.err
@@ -141,20 +149,28 @@ def test_a_seed_that_is_drawn_or_looked_up_is_kept(splits, cli, monkeypatch, see
     assert type(kept) is int
 
 
-@pytest.mark.parametrize("start", [{"SLURM_JOB_ID": "7"}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}])
-def test_processes_that_something_else_starts_draw_the_same_seed(start, monkeypatch):
+def test_two_drawn_seeds_differ():
     assert settle_seed(False) != settle_seed(False)
+
+
+def test_processes_that_something_else_starts_draw_the_same_seed(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = settle_seed(False)
+    assert settle_seed(True) == first
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert settle_seed(False) != first
+
+
+def test_processes_that_are_started_by_hand_draw_the_same_seed(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # of an earlier run in this process
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    for name, value in start.items():
-        monkeypatch.setenv(name, value)
     drawn = []
     for rank in "01":
         monkeypatch.setenv("LOCAL_RANK", rank)
-        drawn.append(settle_seed(rank == "0"))
-    monkeypatch.setenv([*start][-1], "8")
-    assert drawn[0] == drawn[1] != settle_seed(False)
-    assert drawn[0] != 1
+        drawn.append(settle_seed(False))
+    assert drawn[0] == drawn[1] != 1
 
 
 @pytest.mark.slow
@@ -171,30 +187,18 @@ def generators():
 
 
 def test_the_generators_are_left_as_they_were():
-    expected = []
-    for block in (False, True):
-        torch.manual_seed(1), np.random.seed(1), random.seed(1)
-        if block:
-            with seeded(2**63 + 1):
-                drawn = generators()
-            with seeded(2**63 + 1):
-                assert generators() == drawn
-        expected.append(generators())
-    assert expected[0] == expected[1]
-
-
-def test_a_block_within_another_leaves_its_generators_as_they_were():
-    def drawn(between):
-        with seeded(1):
-            np.random.rand(), np.random.normal()
-            between()
-            return [*generators(), np.random.normal()]
-
-    def within():
-        with seeded(2):
-            generators(), np.random.normal()
-
-    assert drawn(within) == drawn(lambda: None)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    expected = generators()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with seeded(2**63 + 1):
+        drawn = generators()
+    assert generators() == expected
+    with seeded(2**63 + 1):
+        assert generators() == drawn
 
 
 class Rows(LightningDataModule):

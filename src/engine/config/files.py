@@ -77,11 +77,6 @@ def as_yaml(config: Any) -> str:
     return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def read_local() -> dict[str, Any]:
-    """Return the options of `local.yaml`, where it is there; it may be empty."""
-    return _read(LOCAL, ()) if LOCAL.is_file() else {}
-
-
 def read_config(name: str) -> dict[str, Any]:
     """Read what --config was given.
 
@@ -301,25 +296,32 @@ def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
         print(f"note: {told}", file=sys.stderr)
 
 
-def take_options(config: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Put the options of the command line on top of a config, by the same rule as a file.
+def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Put together `local.yaml`, a checkpoint's config, the files and the options, of which the later wins.
 
     Args:
-        config: What the files say.
+        carried: The config of the checkpoint that the run starts from, or an empty dict.
         words: The command line behind the verb.
 
     Returns:
         The config, and the words that are no options of the run: `--help`, `--print_config`, or a mistake.
     """
-    left = []
-    for name, value, given in _options(words):
+    config, left = merge(_read(LOCAL, ()) if LOCAL.is_file() else {}, carried), []
+    for name in given(words, "config", "c"):
+        config = merge(config, read_config(name))
+    for name, value, own_words in _options(words):
         if value is None or name.startswith("print_") or name.endswith("help"):
-            left += given
+            left += own_words
         elif name not in ("config", "c", "ckpt_path"):
             *path, key = name.split(".")
             entry = {key: _as_option(value) if key.endswith("+") or value in ("null", "~") else value}
             config = merge(config, reduce(lambda below, part: {part: below}, reversed(path), entry))
     return _settled(config), left
+
+
+def given(words: list[str], *names: str) -> list[str]:
+    """Return what an option was given, each time it was."""
+    return [value for name, value, _ in _options(words) if name in names and value is not None]
 
 
 def _as_option(text: str) -> Any:

@@ -7,10 +7,12 @@ jsonargparse nests: `Parser key "model"` holds `Problem with given class_path 'L
 import difflib
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from collections.abc import Iterable
 from pydoc import locate
+from typing import Any
 
 # Where the classes stand that an option takes by their name alone.
 PLACES = {
@@ -55,49 +57,48 @@ def explain(message: str, options: list[str]) -> str:
         path += [match[1]] if match[1] else []
         named = re.search(r"class_path='(.+?)'", message[begin:]) if match[3] else None
         kind = named[1] if named else match[2] or ("" if match[1] else kind)
-    return _say(".".join(path), kind, message[begin:].strip(": \n"), options)
+    lines = message[begin:].split("\n")
+    deeper = itertools.takewhile(lambda line: not line.strip() or len(line) - len(line.lstrip()) > last[0], lines[1:])
+    return _say(".".join(path), kind, "\n".join([lines[0], *deeper]).strip(": \n"), message, options)
 
 
-def _say(option: str, kind: str, text: str, options: list[str]) -> str:
+def _say(option: str, kind: str, text: str, message: str, options: list[str]) -> str:
     """Say what is wrong.
 
     Args:
         option: Its whole name.
         kind: The class whose argument it is about, if it is about one.
         text: The complaint.
+        message: All of it.
         options: Names of all options.
     """
     if found := re.search(r"arguments are required: (.*?)(?:\. Got value|\n|$)", text):
-        return _lacks(option, kind, found[1], text)
-    if found := re.search(
-        r"ption '([\w.+-]+)' is not accepted|Group '(\w+)' does not accept option '([\w.+-]+)'", text
-    ):
-        name = found[1] or f"{found[2]}.{found[3]}"
-        return (
-            _unknown_argument(option, kind, name)
-            if option
-            else f"{name}: there is no such option{_meant(name, options) or '.'}"
-        )
+        return _lacks(option, kind, found[1], message)
+    if found := re.search(r"(?:Group '(\w+)' does not accept o|O)ption '([\w.+-]+)'", text):
+        name = f"{found[1]}.{found[2]}" if found[1] else found[2]
+        near = _not_accepted(option, kind, name.partition(".")[0]) if option else ""
+        return near or f"{name}: there is no such option{_meant(name, options) or '.'}"
     if found := re.match(r"unrecognized arguments: (\S+)", text):
         name, equals, value = found[1].partition("=")
-        near = f". Did you mean --config {name}?" if name.endswith((".yaml", ".yml")) else _meant(name, options)
-        near = near.replace("mean ", "mean --").replace("?", f"={value}?") if equals else near
+        if name.endswith((".yaml", ".yml")):
+            return f"unrecognized arguments: {name}. Did you mean --config {name}?"
+        near = _meant(name, options).replace("mean ", "mean --").replace("?", f"{equals}{value}?")
         return f"unrecognized arguments: {found[1]}{near}"
     if "Literal[" not in text and (told := _wrong_class(option, text)):
         return f"{option}: {told}"
     union = re.search(r"Subtypes: \[(.*?)\]\n.*?\n\s*Given value: (.*?)(?:\. Got value|\n|$)", text, re.DOTALL)
     if found := union or re.search(r"Expected an? (.*)\. Got value: (.*)", text):
-        expected, given = _types(found[1]), found[2]
-        near = nearest(given, re.findall(r"[\w.-]+", expected)) if expected.startswith("one of") else ""
-        return f"{option}: expected {expected}; got {'null' if given == 'None' else repr(given)}{near}"
+        expected, given = _types(found[1]), "null" if found[2] == "None" else repr(found[2])
+        near = nearest(found[2], re.findall(r"[\w.-]+", expected)) if expected.startswith("one of") else ""
+        return f"{option}: expected {expected}; got {given}{near}"
     return f"{option}: {' '.join(text.split())}".removeprefix(": ")
 
 
-def _lacks(option: str, kind: str, names: str, text: str) -> str:
+def _lacks(option: str, kind: str, names: str, message: str) -> str:
     """Name the missing arguments, and both ways to give them."""
     if not kind or (option == "model" and names.startswith("net")):
         return f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml"
-    entry = re.search(rf"'(\w+)': Namespace\(class_path='{re.escape(kind)}'", text)
+    entry = re.search(rf"'(\w+)': Namespace\(class_path='{re.escape(kind)}'", message)
     option = f"{option}.{entry[1]}" if entry and option.endswith("metrics") else option
     flags = " ".join(f"--{option}.{name} VALUE" for name in names.split(", "))
     inits = ", ".join(f"{name}: VALUE" for name in names.split(", "))
@@ -107,44 +108,40 @@ def _lacks(option: str, kind: str, names: str, text: str) -> str:
     )
 
 
-def _unknown_argument(option: str, kind: str, name: str) -> str:
+def _not_accepted(option: str, kind: str, name: str) -> str:
     """Name the argument that a class does not take, and what is meant or allowed."""
-    found, first = locate(kind), name.partition(".")[0]
+    found: Any = locate(kind)
     given = inspect.signature(found).parameters.values() if inspect.isclass(found) else []
     known = [each.name for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if not known:
-        return f"{option}.{first}: Option {first!r} is not accepted. Name the class first: --{option} CLASS"
-    meant = ELSEWHERE.get(first, "")
-    short = meant.rpartition(".")[2]
-    near = (
-        f". Did you mean {short if short in known else meant}?"
-        if short in known or (meant and "." not in option)
-        else ""
-    )
-    near = near or nearest(first, known) or f". It takes {', '.join(known)}."
-    return f"{option}.{first}: Option {first!r} is not accepted by {kind.rpartition('.')[2]}{near}"
+        return f"{option}.{name}: Option {name!r} is not accepted. Name the class first: --{option} CLASS"
+    same = [each for each in found.__subclasses__() if each.__name__ == found.__name__]
+    if takes := [each for each in same if name in inspect.signature(each).parameters]:  # Lightning's ReduceLROnPlateau
+        near = f". Did you mean the class {takes[0].__module__}.{takes[0].__name__}?"
+    elif name in ELSEWHERE and "." not in option:
+        near = f". Did you mean {ELSEWHERE[name]}?"
+    else:
+        near = nearest(name, known) or f". It takes {', '.join(known)}."
+    return f"{option}.{name}: Option {name!r} is not accepted by {kind.rpartition('.')[2]}{near}"
 
 
 def _wrong_class(option: str, text: str) -> str:
     """Say why a class or function cannot be taken; nothing where the complaint is about something else."""
-    places = places_of(option)
     if found := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*?)\.?\n", text):
         return f"several classes are called {found[1]}. Write one of {found[2]}."
     if found := re.search(r"Expected '([\w.]+)' to be a function that returns .*?(\w+)'?[],>]", text):
         return f"{found[1]} does not say what it returns: def {found[1].rpartition('.')[2]}(...) -> {found[2]}: ..."
-    if found := re.search(
-        r"Import path (\S+) does not .* of (\w+)|Expected '(\S+)' to be a subclass of \W*(?:class ')?(\w+)", text
-    ):
-        return f"{found[1] or found[3]} is no {found[2] or found[4]}. Write the path of one: package.module.Class"
+    if found := re.search(r"(?:Import path|Expected) '?([\w.]+)'? .*a subclass of (?:<class ')?(\w+)", text):
+        return f"{found[1]} is no {found[2]}. Write the path of one: package.module.Class"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'|No module named '([\w.]+)'", text):
         module, name = (found[1], found[2]) if found[1] else found[3].rpartition(".")[::2]
-        there = [f". Did you mean {place}.{name}?" for place in places if hasattr(locate(place), name)]
-        return (
-            f"there is no {name!r}{f' in {module}' if module else ''}{(there or [nearest(name, _members(module))])[0]}"
-        )
+        moved = [f". Did you mean {place}.{name}?" for place in places_of(option) if hasattr(locate(place), name)]
+        within = f" in {module}" if module else ""
+        return f"there is no {name!r}{within}{moved[0] if moved else nearest(name, _members(module))}"
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
-        near = nearest(found[1], [name for place in places for name in _members(place) if name[0].isupper()])
-        return f"there is no {found[1]!r}{near or '. Write the path of a class: package.module.Class'}"
+        known = [name for place in places_of(option) for name in _members(place) if name[0].isupper()]
+        near = nearest(found[1], known) or ". Write the path of a class: package.module.Class"
+        return f"there is no {found[1]!r}{near}"
     return ""
 
 
@@ -154,25 +151,23 @@ def places_of(option: str) -> tuple[str, ...]:
 
 
 def _members(module: str) -> list[str]:
-    """Names in a module, and the modules below it; of no module those at the top."""
+    """Return the names in a module, those of modules below it first; of no module those at the top."""
     found = importlib.import_module(module) if module else None
     below = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", [] if module else None))]
     return below + [name for name in dir(found) if not inspect.ismodule(getattr(found, name))]
 
 
 def _meant(name: str, options: list[str]) -> str:
-    """The nearest option to a name without its section, of another library, or mistyped."""
-    name = name.strip("-").replace("-", "_").replace(".init_args", "").removesuffix(".class_path")
-    last = name.rpartition(".")[2]
-    same = [each for each in options if each.rpartition(".")[2] == last]
-    first = ELSEWHERE.get(name) or ELSEWHERE.get(name.partition(".")[0])
-    meant = first or (name if name in options else same[0] if len(same) == 1 and name == last else "")
-    return f". Did you mean {meant}?" if meant else nearest(name, options)
+    """Name the nearest option to one without its section, of another library, or mistyped."""
+    name = name.strip("-").replace("-", "_")
+    same = [each for each in options if each.rpartition(".")[2] == name]
+    meant = ELSEWHERE.get(name.partition(".")[0], same[0] if len(same) == 1 else "")
+    return f". Did you mean {meant}?" if meant else nearest(name, options) or nearest(name.partition(".")[0], options)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message that names the nearest word, or nothing."""
-    by_lower = {each.lower(): each for each in known if each != word}
+    """Return the end of a message that names the nearest word, or nothing."""
+    by_lower = {each.lower(): each for each in known}
     begins = [each for each in by_lower if len(word) > 2 and each.startswith(word.lower())]
     found = difflib.get_close_matches(word.lower(), by_lower, n=1) or begins
     return f". Did you mean {by_lower[found[0]]}?" if found else ""
@@ -181,12 +176,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _types(text: str) -> str:
     """Write types as a user would: "int or null", "one of MNIST, KMNIST", "list[Callback] or null"."""
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null")
-    choices = [choice.strip(" '") for group in re.findall(r"Literal\[(.*?)\]", text) for choice in group.split(",")]
-    text = re.sub(r"(?:typing\.)?Literal\[.*?\]", "", text)
-    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), .*?\]", r"\1", text)
-    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
-    names = [name.strip() for name in re.split(r",(?![^\[]*\])", text) if name.strip()]
-    if "Tensor" in names:  # a number is what is meant by the `lr` of torch's optimizers, which takes both
-        names = [*([] if "float" in names else ["numbers such as [1.0, 5.0]"]), *(n for n in names if n != "Tensor")]
-    words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
-    return " or ".join([*words, *dict.fromkeys(names)])
+    text = re.sub(r"Annotated\[(\w+), .*?\]", r"\1", re.sub(r"\b(?:[a-z]\w*\.)+(\w+)", r"\1", text))
+    choices = re.findall(r"[^\s',]+", " ".join(re.findall(r"Literal\[(.*?)\]", text)))
+    names = re.split(r",\s*(?![^\[]*\])", re.sub(r"Literal\[.*?\](?:,\s*)?", "", text))
+    words = ["numbers such as [1.0, 5.0]" if name == "Tensor" else name for name in names if name]
+    return " or ".join([f"one of {', '.join(dict.fromkeys(choices))}"] * bool(choices) + words)

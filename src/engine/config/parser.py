@@ -1,6 +1,5 @@
 """The parser of a verb: `${...}` between values, mistakes in one line, and a help that can be read."""
 
-import argparse
 import inspect
 import re
 import warnings
@@ -83,9 +82,9 @@ class Parser(LightningArgumentParser):
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Leave out what text cannot hold: no file gave it, it is the default of a class, and will be so again."""
-        kept, defaults = namespace.clone(), self.get_defaults()
+        kept = namespace.clone()
         for name, value in vars(namespace).items():
-            if not _is_plain(value) and (repr(value) == repr(defaults.get(name)) or not self._can_write(name, value)):
+            if not (_is_plain(value) or self._can_write(name, value)):
                 del kept[name]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")
@@ -132,11 +131,3 @@ def _read_text(text: str) -> Any:
 
 set_loader("omegaconf+", _read_text, (yaml.YAMLError,))
 set_dumper("yaml", as_yaml)
-
-
-def look_ahead(words: list[str]) -> argparse.Namespace:
-    """Find what has to be known before a command line is parsed: `ckpt_path`, and the list `config`."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--ckpt_path")
-    early.add_argument("-c", "--config", action="append", default=[])
-    return early.parse_known_args(words)[0]

@@ -12,8 +12,11 @@ from torch import Tensor
 
 def to_tensor(value: Any) -> Tensor:
     """Make a tensor of a number, or of numbers in lists, as deep as they go."""
-    number = float(value) if isinstance(value, str) else value  # from the command line
-    return torch.tensor(number, dtype=torch.get_default_dtype())
+    try:
+        number = float(value) if isinstance(value, str) else value  # from the command line
+        return torch.tensor(number, dtype=torch.get_default_dtype())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"a tensor is written as its numbers, [1.0, 5.0]; got {value!r}") from error
 
 
 def to_numbers(tensor: Tensor) -> Any:
@@ -27,10 +30,4 @@ def to_numbers(tensor: Tensor) -> Any:
     return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()  # by way of text: 0.1, not 0.1000000015
 
 
-register_type(
-    Tensor,
-    to_numbers,
-    to_tensor,
-    deserializer_exceptions=(ValueError, TypeError, RuntimeError),
-    type_check=isinstance,
-)
+register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)
