@@ -1,6 +1,7 @@
 """Learning curves hold what metrics.csv holds, however a fit ended."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -135,6 +136,16 @@ def test_names_are_drawn_letter_by_letter_and_of_thousands_of_metrics_some_have_
 def test_two_columns_of_one_name_are_two_curves():
     (axes,) = plot_curves([{"epoch": "1", "step": "3", "train_loss_step": "1", "train_loss_epoch": "2"}]).axes
     assert sorted(line.get_ydata()[0] for line in axes.get_lines()) == [1, 2]
+
+
+def test_a_long_file_is_thinned_out_says_so_and_keeps_the_test(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("src.callbacks.curves.MAX_VALUES", 20)
+    drawn = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, CURVES["class_path"]))
+    every = int(re.search(r"curves.png has one of (\d+) rows", capfd.readouterr().err)[1])
+    assert every > 1
+    train, val, test = (len(line.get_xdata()) for line in drawn.axes("curves")[0].get_lines())
+    assert train == val == -(-4 // every)
+    assert test == 1
 
 
 def test_a_loss_of_several_orders_has_a_logarithmic_axis_also_with_a_nan_in_it():

@@ -1,5 +1,6 @@
 """The most confident mistakes are those of the data, in their order, with truth and guess."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,8 +76,8 @@ def test_what_is_kept_does_not_grow_with_the_data_nor_depend_on_the_batches():
     one.merge(other)
     assert len(one.mistakes) == 7
     for mine, expected in zip(one.mistakes, whole.mistakes, strict=True):
-        assert mine[:4] == expected[:4]
         assert torch.equal(mine.image, expected.image)
+        assert replace(mine, image=None) == replace(expected, image=None)
     assert one.num_mistakes == whole.num_mistakes == 1_000
 
 

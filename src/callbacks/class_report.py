@@ -60,7 +60,7 @@ class Counts:
     def add(self, batch: Evaluated) -> None:
         """Take in a batch."""
         seen = batch.guesses()
-        self._grow(seen.num_classes)
+        self.grow(seen.num_classes)
         truth, guess = seen.truth // self.per_cell, seen.guess // self.per_cell
         self.matrix += multiclass_confusion_matrix(guess, truth, len(self.matrix), validate_args=False)
         columns = (seen.truth[seen.truth == seen.guess], seen.guess, seen.truth)
@@ -69,11 +69,11 @@ class Counts:
     def merge(self, other: "Counts") -> None:
         """Take in what another process saw."""
         for one, another in ((self, other), (other, self)):
-            one._grow(len(another.stats))
+            one.grow(len(another.stats))
         self.matrix += other.matrix
         self.stats += other.stats
 
-    def _grow(self, num_classes: int) -> None:
+    def grow(self, num_classes: int) -> None:
         """Make room for more classes: where a step returned classes alone, a later batch may have a new one."""
         self.stats = functional.pad(self.stats, (0, 0, 0, max(num_classes - len(self.stats), 0)))
         while len(self.stats) > MAX_CELLS * self.per_cell:

@@ -31,10 +31,11 @@ class Curves(Picture):
         if self.run.verb != "fit" or not path.exists():
             return
         with path.open(newline="", encoding="utf-8") as file:
-            num_values = (file.readline().count(",") + 1) * sum(1 for _ in file)
+            num_columns, num_rows = file.readline().count(",") + 1, sum(1 for _ in file)
             file.seek(0)
-            every = -(-num_values // MAX_VALUES)
-            rows = [row for number, row in enumerate(csv.DictReader(file)) if number % every == 0]
+            every = -(-num_columns * num_rows // MAX_VALUES)
+            kept = {*range(0, num_rows, max(every, 1)), num_rows - 1}  # the last one is the test's
+            rows = [row for number, row in enumerate(csv.DictReader(file)) if number in kept]
         if rows:
             if every > 1:
                 print(f"note: curves.png has one of {every} rows of metrics.csv", file=sys.stderr)

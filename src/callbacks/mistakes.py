@@ -3,7 +3,8 @@
 import heapq
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -34,14 +35,15 @@ class Mistakes(EvaluationPicture):
         self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), of_what))
 
 
-class Mistake(NamedTuple):
-    """A sample with its classes and its image (1 or 3, H, W), at most SIDE pixels long; the index lies in the data."""
+@dataclass
+class Mistake:
+    """A wrong guess; `index` is its place in the data, `image` is (1 or 3, H, W) and at most SIDE pixels long."""
 
     confidence: float
     index: int
     truth: int
     guess: int
-    image: Any
+    image: Any  # until its batch is done, the number of the image in the batch
 
 
 class TopMistakes:
@@ -70,10 +72,9 @@ class TopMistakes:
         self.num_mistakes += len(new)
         self._keep(new)
         # Only images that stay are made small, one by one: a batch of photos may take as much memory as there is.
-        self.mistakes = [
-            each._replace(image=thumbnail(images[each.image], SIDE)) if isinstance(each.image, int) else each
-            for each in self.mistakes
-        ]
+        for each in self.mistakes:
+            if isinstance(each.image, int):
+                each.image = thumbnail(images[each.image], SIDE)
 
     def merge(self, other: "TopMistakes") -> None:
         """Take in those of another process."""

@@ -80,14 +80,14 @@ class RowsDataModule(LightningDataModule):
     def test_dataloader(self) -> TensorLoader:
         return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows)
 
-    # What `predict` reads: batches of x, with what its rows are to name; here the number of each.
+    # Batches for `predict`: x and an id per row, here its index.
     def predict_dataloader(self) -> TensorLoader:
         x = self.tensors[0]
         return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows)
 
     # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
-        """What `predict` prints and writes: each row's likeliest class and its probability.
+        """Return what `predict` prints and writes: each row's likeliest class and its probability.
 
         Args:
             outputs: (B, 3) float32 probabilities.

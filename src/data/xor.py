@@ -35,7 +35,7 @@ class XorDataModule(LightningDataModule):
     test_dataloader = predict_dataloader = val_dataloader
 
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
-        """What `predict` prints and writes, a dict per row of XOR.
+        """Return what `predict` prints and writes, a dict per row of XOR.
 
         Args:
             outputs: (B, 1) float32, the probability of a 1.

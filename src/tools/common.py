@@ -34,24 +34,6 @@ class Parser(argparse.ArgumentParser):
         refuse(message)
 
 
-def experiment_folder(options: list[str], config: dict[str, Any]) -> Path:
-    """Return the folder for the runs of an experiment, as `fit` chooses it.
-
-    Args:
-        options: Those of `fit`.
-        config: What they compose.
-    """
-    early = Parser(add_help=False, allow_abbrev=False)
-    early.add_argument("-c", "--config", action="append")
-    files = early.parse_known_args(options)[0].config
-    if not files:
-        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
-    root = str(config["trainer"]["default_root_dir"] or ".")
-    if "://" in root:
-        refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
-    return Path(root).expanduser() / (config["experiment"] or Path(files[0]).stem)
-
-
 def claim(root: Path, kind: str) -> Path:
     """Make the next free folder `<kind>_<n>` under root; whoever makes it owns it."""
     if "::" in str(root.absolute()):

@@ -59,21 +59,6 @@ class Folded(stopping.Sums):
         return self._loader(self.rows, shuffle=self.shuffle)
 
 
-class Compiled(stopping.Net):
-    """A net that is compiled without a compiler, in no time; counts how often."""
-
-    seen: ClassVar[list[int]] = []
-
-    def compile(self, *args, **kwargs):
-        Compiled.seen.append(0)
-        super().compile(backend=note_graph)
-
-
-def note_graph(graph, inputs):
-    Compiled.seen[-1] += 1
-    return graph
-
-
 class Chunks(Folded):
     """Folds of the user's own, by chunks of 16 rows: the fifth has none; or by `fold_of`, which refuses that."""
 
@@ -187,16 +172,12 @@ def test_mean_spread_and_interval_are_those_of_numpy_and_scipy(seeds):
         assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), rel=1e-9)
         line = f"mean {found['mean']:.4f}  std {found['std']:.4f}  95% {found['low']:.4f} to {found['high']:.4f}"
         assert re.search(rf"^{name} +{re.escape(line)}  \(3 seeds\)$", out, re.MULTILINE)
-
-
-def test_a_line_for_each_run_names_seed_metrics_and_folder(seeds):
-    out, made = seeds
-    for number, (seed, row) in enumerate(zip(SEEDS, numbers(made / "results.csv"), strict=True)):
-        told = f"test/loss {row['test/loss']:.4f}  test/mae {row['test/mae']:.4f}"
-        assert f"\nseed {seed}  {told}  runs/sums/repeat_0/version_{number}\n" in out
-    assert [(row["seed"], row["run"], row["error"]) for row in table(made / "results.csv")] == [
-        (str(seed), f"version_{number}", "") for number, seed in enumerate(SEEDS)
-    ]
+    for number, (seed, row) in enumerate(zip(SEEDS, table(made / "results.csv"), strict=True)):
+        assert (row["seed"], row["run"], row["error"]) == (str(seed), f"version_{number}", "")
+        result = f"test/loss {float(row['test/loss']):.4f}  test/mae {float(row['test/mae']):.4f}"
+        assert f"\nseed {seed}  {result}  runs/sums/repeat_0/version_{number}\n" in out
+    assert "note" not in told  # seeds are compared by the test, which chose nothing
+    assert "note: " not in out
 
 
 def test_each_row_is_predicted_once_by_the_net_that_has_not_seen_it(folds):
@@ -228,7 +209,7 @@ def test_of_folds_the_validation_of_the_best_checkpoint_is_told(folds):
     assert "test/" not in out  # that data stays unseen
 
 
-def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(folds, seeds):
+def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(folds):
     """Folds share training rows, so an interval by Student's t would be too narrow."""
     out, made = folds
     told = yaml.safe_load((made / "summary.yaml").read_text())
@@ -240,9 +221,6 @@ def test_folds_get_no_interval_and_both_outputs_say_what_chose_the_checkpoints(f
     note = "each fold's checkpoint was chosen on that fold, by val/loss, so its score is optimistic"
     assert told["note"] == note
     assert f"\nnote: {note}\n" in out
-    # Seeds are compared by the test, which chose nothing.
-    assert "note" not in yaml.safe_load((seeds[1] / "summary.yaml").read_text())
-    assert "note: " not in seeds[0]
 
 
 ONCE = ("--config", "sums.yaml", "--trainer.max_epochs", 1)
@@ -261,15 +239,6 @@ def test_an_empty_fold_ends_it_before_the_first_fit_or_is_noted(folder):
     assert "Traceback" not in done.err
     done = call(folder, "--folds", 2, *chunks, "--trainer.limit_val_batches", 0)
     assert "the part is empty, or --trainer.limit_val_batches is 0. After fixing it: " in done.err
-
-
-def test_each_fit_is_compiled_anew(folder):
-    """In one process torch compiles a net for eight shapes and then leaves it as it is, in silence."""
-    Compiled.seen.clear()
-    options = ("--model.net", f"{__name__}.Compiled", "--model.compile", "true")
-    assert call(folder, "--seeds", 3, *ONCE, *options).code == 0
-    assert len(Compiled.seen) == 3
-    assert all(Compiled.seen)
 
 
 def test_seeds_without_a_test_say_that_the_validation_chose_the_checkpoints(folder):
@@ -357,18 +326,18 @@ SUMS = "--config sums.yaml"
     [
         ("", "one of the arguments --seeds --folds --resume is required"),
         ("--seeds 2 --folds 2", "argument --folds: not allowed with argument --seeds"),
-        ("--seeds two", "--seeds two: name how many"),
-        ("--seeds 0", "--seeds 0: name how many"),
-        ("--seeds 3 3", "or different ones from 0 to 4294967295"),
-        ("--seeds 1 5000000000", "or different ones from 0 to 4294967295"),
+        (f"--seeds two {SUMS}", "--seeds two: name how many"),
+        (f"--seeds 0 {SUMS}", "--seeds 0: name how many"),
+        (f"--seeds 3 3 {SUMS}", "or different ones from 0 to 4294967295"),
+        (f"--seeds 1 5000000000 {SUMS}", "or different ones from 0 to 4294967295"),
         ("--seeds 3", "name the YAML of an experiment first"),
-        ("--folds 1", "--folds 1 must be at least 2"),
+        (f"--folds 1 {SUMS}", "--folds 1 must be at least 2"),
         ("--folds x", "argument --folds: invalid int value: 'x'"),
         ("--resume nowhere", "--resume nowhere is no repeat"),
         ("--resume nowhere --trainer.max_epochs 3", "leave out --trainer.max_epochs 3"),
-        ("--seeds 2 --seed_everything 7", "--seeds sets --seed_everything: leave it out"),
-        ("--folds 2 --data.fold=[0,2]", "--folds sets --data.fold: leave it out"),
-        ("--seeds 2 --ckpt_path last.ckpt", "--ckpt_path: a repeat begins new runs."),
+        (f"--seeds 2 {SUMS} --seed_everything 7", "--seeds sets --seed_everything: leave it out"),
+        (f"--folds 2 {SUMS} --data.fold=[0,2]", "--folds sets --data.fold: leave it out"),
+        (f"--seeds 2 {SUMS} --ckpt_path last.ckpt", "--ckpt_path: a repeat begins new runs."),
         (f"--seeds 2 {SUMS} --print_config", "repeat prints no config"),
         (f"--folds 2 {SUMS} --test_after_fit=true", "repeat sets it"),
         (f"--seeds 2 {SUMS} --trainer.max_epoch 3", "Did you mean trainer.max_epochs?"),

@@ -329,6 +329,7 @@ def test_an_odd_name_is_listed_and_can_be_named(name, runs, root):
     assert len(runs().out.splitlines()) == 1 + 8
     assert runs("--format=json", "--", name).names == [f"{name}/version_0"]
     assert "small/version_0" in runs("compare", "--", name, "small").out
+    assert "val/loss" in runs("show", "--", name).out
 
 
 def test_a_run_counts_once_whatever_links_lead_to_it(runs, root, tmp_path):
@@ -398,7 +399,7 @@ def test_a_comparison_has_the_options_that_differ_and_the_metrics(runs, root):
         assert metrics[name] == [f"{row[name]:.4f}" for row in rows]
     shutil.copytree(root / "xor/version_0", root / "xor/version_10")
     assert "no option differs" in runs("compare", "xor/version_0", "xor").out
-    assert section(runs("compare", "runs/xor/version_0").out, "options")["model.optimizer.lr"] == ["0.5"]
+    assert section(runs("show", "runs/xor/version_0").out, "options")["model.optimizer.lr"] == ["0.5"]
 
 
 def test_an_option_that_a_resume_changed_is_the_later_one(runs, root):

@@ -27,18 +27,22 @@ def main(args: list[str]) -> None:
     what.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
     what.add_argument("--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`")
     what.add_argument("--resume", type=Path, metavar="FOLDER", help="resume a repeat, which has all options")
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML of an experiment")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one fit alone, in a process of its own
     given, options = parser.parse_known_args(args)
+    options = [*(f"--config={file}" for file in given.config), *options]
     if given.resume and options:
         refuse(f"--resume takes no other option, the repeat has them: leave out {' '.join(options)}.")
+    if not given.resume and not given.config:
+        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     if given.folds is not None and given.folds < 2:
         refuse(f"--folds {given.folds} must be at least 2.")
     if given.resume:
         folder, plan = given.resume, read_plan(given.resume)
     elif given.seeds:
-        folder, plan = begin("seed", read_seeds(given.seeds), options)
+        folder, plan = begin("seed", read_seeds(given.seeds), options, Path(given.config[0]).stem)
     else:
-        folder, plan = begin("fold", list(range(given.folds)), options)
+        folder, plan = begin("fold", list(range(given.folds)), options, Path(given.config[0]).stem)
     from src.tools.repeat.fits import run_all, run_one  # seconds, which a wrong option need not wait
 
     try:

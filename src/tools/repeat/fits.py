@@ -1,6 +1,5 @@
 """The fits, one after the other: each an ordinary run that is begun, resumed, or finished already."""
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from src import cli
-from src.tools.common import refuse, run_verb
+from src.tools.common import refuse, run_verb, summary_of
 from src.tools.repeat.folds import join, validate
 from src.tools.repeat.plan import Plan
 from src.tools.repeat.report import Row, metrics_of, report, report_row
@@ -67,11 +66,11 @@ def fit(folder: Path, plan: Plan, number: int) -> Row:
             shutil.rmtree(run)  # it died before there was anything to resume from
         args, new = command(folder, plan, number)
         error = run_verb(args, None, (), new)[1] if plan.alone else in_a_process(folder, number)
-    if not error and not summary(run).get("steps"):
+    if not error and not summary_of(run).get("steps"):
         error = "there was no training batch: the part is empty, or --trainer.limit_train_batches is 0."
     if not error and not is_finished(result):
         error = validate(run, plan)
-    metrics = {} if error else metrics_of(summary(result)["metrics"], plan.stage)
+    metrics = {} if error else metrics_of(summary_of(result)["metrics"], plan.stage)
     if plan.kind == "fold" and not metrics and not error:
         error = "no metric was logged in the validation: the part is empty, or --trainer.limit_val_batches is 0."
     return Row(plan.values[number], run, metrics, error)
@@ -82,16 +81,9 @@ def last(run: Path) -> Path:
     return run / "checkpoints" / "last.ckpt"
 
 
-def summary(run: Path) -> dict[str, Any]:
-    """Read the summary of a run; nothing where it is not there."""
-    path = run / "summary.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
-
-
 def is_finished(run: Path) -> bool:
     """Return whether a run came to its end."""
-    return summary(run).get("state") == "finished"
+    return summary_of(run).get("state") == "finished"
 
 
 def command(folder: Path, plan: Plan, number: int) -> tuple[list[Any], Path | None]:
@@ -130,4 +122,4 @@ def in_a_process(folder: Path, number: int) -> str:
     code = 128 - code if code < 0 else code
     if code - 128 in STOPS:
         sys.exit(code)
-    return str(summary(folder / f"version_{number}").get("reason") or f"exit code {code}") if code else ""
+    return str(summary_of(folder / f"version_{number}").get("reason") or f"exit code {code}") if code else ""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from src.tools.common import claim, composed, experiment_folder, refuse, write
+from src.tools.common import claim, composed, refuse, write
 
 FILE = "repeat.json"
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -46,14 +46,17 @@ def read_seeds(words: list[str]) -> list[int]:
     return list(range(int(text))) if text.isdecimal() else seeds
 
 
-def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]:
-    """Check everything that can be known before a fit, then claim `runs/<experiment>/repeat_<n>`."""
+def begin(kind: str, values: list[int], options: list[str], name: str) -> tuple[Path, Plan]:
+    """Check everything that can be known before a fit, then claim `runs/<experiment>/repeat_<n>`.
+
+    An experiment that the config does not name gets the given name.
+    """
     own = Plan(kind, values, options).own(0)
-    for name in (word.partition("=")[0] for word in options):
-        if name in REFUSED:
-            refuse(f"{name}: {REFUSED[name]}")
-        if name == own.partition("=")[0]:
-            refuse(f"--{kind}s sets {name}: leave it out.")
+    for option in (word.partition("=")[0] for word in options):
+        if option in REFUSED:
+            refuse(f"{option}: {REFUSED[option]}")
+        if option == own.partition("=")[0]:
+            refuse(f"--{kind}s sets {option}: leave it out.")
     config = composed(options)
     data, trainer = config["data"] or {}, config["trainer"]
     if kind == "fold" and "fold" not in data.get("init_args", {}):
@@ -70,7 +73,10 @@ def begin(kind: str, values: list[int], options: list[str]) -> tuple[Path, Plan]
     options = [*options, f"--test_after_fit={str(stage == 'test').lower()}"]
     monitor, accelerator = config["checkpoint"]["monitor"], str(trainer["accelerator"])
     plan = Plan(kind, values, options, stage, accelerator, is_alone(trainer), monitor)
-    folder = claim(experiment_folder(options, config), "repeat")
+    root = str(trainer["default_root_dir"] or ".")
+    if "://" in root:
+        refuse(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
+    folder = claim(Path(root).expanduser() / (config["experiment"] or name), "repeat")
     write(folder / FILE, json.dumps(asdict(plan), indent=1) + "\n")
     return folder, plan
 

@@ -1,4 +1,4 @@
-"""Lists all runs in a table, or compares some: `python -m src runs`, `python -m src runs compare xor mnist`.
+"""Lists all runs in a table, compares some, or shows one: `runs`, `runs compare xor mnist`, `runs show xor`.
 
 It reads the files in each run's folder, and imports neither torch nor Lightning.
 """
@@ -10,9 +10,9 @@ from src.tools.runs import compare, listing
 
 
 def main(args: list[str]) -> None:
-    """Compare runs if the first word is `compare`; list them otherwise."""
+    """Compare runs if the first word is `compare`, or `show` for one of them; list them otherwise."""
     try:
-        compare.main(args[1:]) if args[:1] == ["compare"] else listing.main(args)
+        compare.main(args[1:]) if args[:1] in (["compare"], ["show"]) else listing.main(args)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,7 @@ examples:
   python -m src runs                                        every run under runs/
   python -m src runs xor "mnist*" --where "test/acc > 0.98" --sort=-test/acc
   python -m src runs mnist/sweep_0 --columns +model.optimizer.lr --sort best
-  python -m src runs compare mnist/version_3 mnist          what differs
+  python -m src runs compare mnist/version_3 mnist          what differs; `show mnist` is one run in full
 
 columns, beside each metric (val/loss) and each option (model.optimizer.lr):
 """
