@@ -1,8 +1,6 @@
 """Modules whose `predict_step` returns each form of output, over data whose rows know their number."""
 
-from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +13,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 from src.data.loader import TensorLoader
 
 NUM_ROWS = 11  # neither 2 nor a batch of 4 divides it
-
-
-@dataclass
-class Found:
-    score: Tensor
-    boxes: list[Tensor]
-
-
-class Bare:
-    """Neither a dict nor a dataclass."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.logits = torch.stack([x, -x], dim=1)
-        self.loss = x.mean() * 0
-        self.missing = None
-        self._private = "not to be seen"
-
-
-Pair = namedtuple("Pair", ["low", "high"])
 
 
 def boxes(x: Tensor) -> list[Tensor]:
@@ -51,9 +30,6 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
     "vector": lambda x: torch.stack([x, x / 3], dim=1),
     "tuple": lambda x: (x / 3, torch.stack([x, -x], dim=1)),
     "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "sure": x > 4},
-    "dataclass": lambda x: Found(x / 3, boxes(x)),
-    "named-tuple": lambda x: Pair(x - 1, x + 1),
-    "object": Bare,
     "ragged": boxes,
     "detections": lambda x: [{"boxes": b, "label": int(k)} for k, b in zip(x, boxes(x), strict=True)],
     "image": image,
