@@ -66,9 +66,9 @@ def _packed(value: Any, at: str) -> Any:
         return ("__deque__", pack(list(value), at), value.maxlen)
     raise UserError(
         f"{at} is more than tensors and plain values: {kind.__module__}.{kind.__qualname__}. A checkpoint holds "
-        "tensors, NumPy arrays, numbers, texts, paths, and lists, dicts and sets of these. In state_dict() or "
-        "on_save_checkpoint(), return its content as such (.tolist(), dict(...), str(...)) and make the object again "
-        "when it is loaded."
+        "tensors, NumPy arrays (not of objects), numbers, texts, paths, and lists, dicts and sets of these. In "
+        "state_dict() or on_save_checkpoint(), return its content as such (.tolist(), dict(...), str(...)) and make "
+        "the object again when it is loaded."
     )
 
 

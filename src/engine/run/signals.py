@@ -39,21 +39,6 @@ class Signals(RunCallback):
         self._training, self._got = False, 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen(trainer)
-
-    on_test_start = on_predict_start = on_validation_start
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        keep_workers()
-        self._listen(trainer)
-        self._training = True
-        _requeue.clear()
-        for number in (getattr(signal, name) for name in REQUEUE if hasattr(signal, name)):
-            if self._trainer and callable(before := signal.getsignal(number)):
-                _requeue[number] = before
-                signal.signal(number, self._receive)
-
-    def _listen(self, trainer: Trainer) -> None:
         """Take over the signals once a stage; they belong to the main thread."""
         if self._trainer or threading.current_thread() is not threading.main_thread():
             return
@@ -63,8 +48,21 @@ class Signals(RunCallback):
             if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
                 signal.signal(number, self._receive)
 
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        keep_workers()
+        self.on_validation_start(trainer, module)
+        self._training = True
+        _requeue.clear()
+        for number in (getattr(signal, name) for name in REQUEUE if hasattr(signal, name)):
+            if self._trainer and callable(before := signal.getsignal(number)):
+                _requeue[number] = before
+                signal.signal(number, self._receive)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid or self._trainer is None:  # a worker of a DataLoader inherits this handler
+        trainer = self._trainer
+        if os.getpid() != self._pid or trainer is None:  # a worker of a DataLoader inherits this handler
             return
         (last, last_s), now = self._last, time.monotonic()
         if number == last and number not in _requeue:
@@ -74,23 +72,17 @@ class Signals(RunCallback):
                 sys.exit(128 + number)
             return
         self._last, self._got = (number, now), number
-        name = signal.Signals(number).name
-        if not self._training:
-            self._leave_at_once(self._trainer, number)
-        elif self._trainer.is_global_zero:
-            say(f"{name}: saving at the next step{'' if number in _requeue else '; again to stop at once'}")
-
-    def _leave_at_once(self, trainer: Trainer, number: int) -> None:
-        """Leave where there is nothing to save: outside of training."""
-        if trainer.is_global_zero:
-            where, what = f"in {self.run.verb}", "nothing was written, start it again"
-            if self.run.verb == "fit" and trainer.sanity_checking:
-                where, what = "in the sanity check", "nothing was trained yet, start it again"
-            elif self.run.verb == "fit":
-                where, what = "after the last step", "the fit is whole"
-                if self.run.best:
-                    what += f", test it with: python -m src test --ckpt_path {pasted(self.run.best)}"
-            say(f"{signal.Signals(number).name} {where}: {what}")
+        if self._training:
+            again = "" if number in _requeue else "; again to stop at once"
+            say(trainer, number, f": saving at the next step{again}")
+            return
+        where, what = f"in {self.run.verb}", "nothing was written, start it again"
+        if self.run.verb == "fit" and trainer.sanity_checking:
+            where, what = "in the sanity check", "nothing was trained yet, start it again"
+        elif self.run.verb == "fit":
+            best = f", test it with: python -m src test --ckpt_path {pasted(self.run.best)}" if self.run.best else ""
+            where, what = "after the last step", f"the fit is whole{best}"
+        say(trainer, number, f" {where}: {what}")
         if launcher := trainer.strategy.launcher:
             launcher.kill(number)  # the processes that this one started
         sys.exit(128 + number)
@@ -114,8 +106,8 @@ class Signals(RunCallback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         let_workers_go()
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:  # before anything listened
-            say("SIGINT before the first step; nothing was to save")
+        if isinstance(exception, KeyboardInterrupt):  # before anything listened
+            say(trainer, signal.SIGINT, " before the first step; nothing was to save")
 
 
 def leave(trainer: Trainer, run: Run) -> None:
@@ -124,15 +116,15 @@ def leave(trainer: Trainer, run: Run) -> None:
     if number in _requeue:
         _requeue[number](number, None)
         return
-    if trainer.is_global_zero:
-        how = "nothing was saved: this run writes no checkpoints"
-        if run.last.exists():
-            how = f"go on with: python -m src fit --ckpt_path {pasted(run.folder)}"
-        say(f"{signal.Signals(number).name} at step {trainer.global_step}; {how}")
+    how = "nothing was saved: this run writes no checkpoints"
+    if run.last.exists():
+        how = f"go on with: python -m src fit --ckpt_path {pasted(run.folder)}"
+    say(trainer, number, f" at step {trainer.global_step}; {how}")
     sys.exit(128 + number)
 
 
-def say(text: str) -> None:
-    """Print a line, below the progress bar of a terminal; a handler may have interrupted another print."""
-    start = "\n" if sys.stderr.isatty() else ""
-    os.write(2, f"{start}{text}\n".encode())
+def say(trainer: Trainer, number: int, text: str) -> None:
+    """Print a line about a signal, below a terminal's progress bar; a handler may have interrupted another print."""
+    if trainer.is_global_zero:
+        start = "\n" if sys.stderr.isatty() else ""
+        os.write(2, f"{start}{signal.Signals(number).name}{text}\n".encode())
