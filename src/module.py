@@ -94,4 +94,4 @@ class LitModule(BaseModule):
             return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def configure_optimizers(self) -> Any:
-        return configure(self, self.optimizer, self.groups, self.scheduler, self.scheduler_interval)
+        return configure(self)

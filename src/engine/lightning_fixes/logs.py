@@ -144,9 +144,8 @@ class Results(_ResultCollection):
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
         if fx in CALLED_AGAIN:
-            self.loaded = [
-                {key: each for key, each in share.items() if each["meta"]["fx"] != fx} for share in self.loaded
-            ]
+            for share in self.loaded:
+                share.pop(f"{fx}.{name}", None)
         else:
             self.restore()
         if fx == "training_step" and self._is_padding():

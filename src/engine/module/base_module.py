@@ -87,20 +87,19 @@ class BaseModule(QuickAttributes):
         if stage == "train" and is_padding(self.trainer):
             output.num_samples = output.num_samples * 0
         self._num_samples = output.num_samples
-        for name in output.parts:
+        self._log_mean((stage, number, "", "loss"), output.loss, output.num_samples)
+        for name, value in output.parts.items():
             if name == "loss" or name.partition("/")[0] in self.metrics:
                 raise UserError(
                     f"StepOutput: parts has the name {name!r}, which is that of the loss or of a metric "
                     f"({', '.join(['loss', *map(str, self.metrics)])}). Give the part another name."
                 )
-        for name, value in {"loss": output.loss, **output.parts}.items():
             self._log_mean((stage, number, "", name), value, output.num_samples)
         if stage != "train" and len(self.metrics):
             if output.outputs is None:
-                names = ", ".join(map(str, self.metrics))
                 raise UserError(
-                    f"The step of {stage} gave no outputs for the metrics {names}. Let it return "
-                    f"{FORM}, or leave out the metrics (--model.metrics null)."
+                    f"The step of {stage} gave no outputs for the metrics {', '.join(map(str, self.metrics))}. Let it "
+                    f"return {FORM}, or leave out the metrics (--model.metrics null)."
                 )
             scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
             for metric in self._metrics_of(number).values():
@@ -199,14 +198,15 @@ class BaseModule(QuickAttributes):
     ) -> Any:
         """Build the module from the config inside a checkpoint, load its weights, and set it to evaluate.
 
-        It is the module that the config names, a plain LightningModule too.
-
         Args:
             checkpoint_path: A checkpoint that a run of the command line wrote, or the run's folder.
             map_location: Where the weights go, as for `torch.load`; by default the CPU.
-            hparams_file: Lightning's; the checkpoint has its own config.
+            hparams_file: Without effect: the checkpoint has its own config.
             strict: Whether each weight must have its place; by default the module's `strict_loading`.
-            weights_only: Lightning's; nothing but tensors and plain values is ever read.
+            weights_only: Without effect: nothing but tensors and plain values is ever read.
             overrides: Arguments of the module that replace the config's: objects, or `class_path` and `init_args`.
+
+        Returns:
+            The module that the config names, a plain LightningModule too.
         """
         return load_module(cls, checkpoint_path, map_location or "cpu", overrides, strict).eval()

@@ -50,20 +50,16 @@ def to_scores(loss: Any, activation: Any, outputs: Any) -> Any:
     Raises:
         NoActivation: If there is none.
     """
-    match activation:
-        case "softmax":
-            return outputs.softmax(dim=class_dim(loss, activation, outputs))
-        case "identity":
-            return outputs
-        case str():
-            return getattr(outputs, activation)()
-        case None:
-            who = "a net that computes its loss (loss: null)" if isinstance(loss, NetLoss) else type(loss).__name__
-            raise NoActivation(
-                f"Metrics need scores, and {who} does not say what turns the outputs into scores. "
-                "Set --model.activation sigmoid, softmax, exp, identity or a class of yours."
-            )
-    return activation(outputs)
+    if activation is None:
+        who = "a net that computes its loss (loss: null)" if isinstance(loss, NetLoss) else type(loss).__name__
+        raise NoActivation(
+            f"Metrics need scores, and {who} does not say what turns the outputs into scores. "
+            "Set --model.activation sigmoid, softmax, exp, identity or a class of yours."
+        )
+    if activation == "softmax":
+        return outputs.softmax(dim=class_dim(loss, activation, outputs))
+    functions: dict[Any, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "identity": nn.Identity()}
+    return functions.get(activation, activation)(outputs)
 
 
 def take_loss(loss: nn.Module | None, metrics: Mapping[str, Any] | None) -> Any:
@@ -147,12 +143,8 @@ class NetLoss:
     def __call__(self, net: nn.Module, batch: Any) -> StepOutput:
         """Compute the loss of a batch.
 
-        Args:
-            net: Takes the whole batch as keywords, returns an object with `loss` and `logits`.
-            batch: A dict.
-
         Raises:
-            UserError: If the batch is no dict, or the net gave no loss.
+            UserError: If the batch is no dict of the net's keywords, or the net returned no `loss`.
         """
         if not isinstance(batch, Mapping):
             raise UserError(f"With loss: null the batch has to be a dict of the net's keywords. {advice(batch)}")
@@ -183,11 +175,11 @@ def labels_ahead(loss: Tensor, logits: Tensor, labels: Tensor) -> int | None:
         labels: (B, T); those that are no class do not count.
 
     Returns:
-        0, 1, or None where both give the same.
+        0 or 1; None where both give the same.
     """
     target = labels.long().where((labels >= 0) & (labels < logits.shape[2]), NetLoss.ignore_index)
     same = cross_entropy(logits.float().flatten(0, 1), target.flatten())
     ahead = cross_entropy(logits[:, :-1].float().flatten(0, 1), target[:, 1:].flatten())
-    distances = float((same - loss).abs()), float((ahead - loss).abs())
-    margin = max(1e-5, 8 * torch.finfo(loss.dtype).eps) * (1 + abs(float(loss)))
-    return distances.index(min(distances)) if abs(distances[0] - distances[1]) > margin else None
+    margin = max(1e-5, 8 * torch.finfo(loss.dtype).eps) * (1 + loss.abs())
+    gain = (same - loss).abs() - (ahead - loss).abs()
+    return int(gain > 0) if gain.abs() > margin else None

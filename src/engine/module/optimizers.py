@@ -4,11 +4,10 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
@@ -18,6 +17,7 @@ from src.engine.errors import UserError
 # `names`, patterns such as "*.bias", and options of the optimizer; `lr_scale` multiplies the optimizer's own `lr`.
 # Not Any: a parser would take "*.bias" for YAML of its own.
 Group = dict[str, list[str] | list[float] | float | bool | str | None]
+RATES = {"lr", "lr_scale"}
 # Arguments that say how long a scheduler lasts; null is the length of the run.
 LENGTHS = ("total_steps", "T_max", "total_iters")
 
@@ -37,8 +37,7 @@ class WarmupCosine(lr_scheduler.LambdaLR):
     ) -> None:
         if total_steps is None:
             raise UserError("WarmupCosine needs total_steps; a LitModule fills in the length of the run.")
-        self.total_steps = total_steps
-        rising = warmup * total_steps
+        self.total_steps, rising = total_steps, warmup * total_steps
 
         def factor(step: int) -> float:
             if step < rising:
@@ -65,39 +64,33 @@ class SequentialSchedule(lr_scheduler.SequentialLR):
         super().__init__(optimizer, parts, [int(milestone) for milestone in milestones])
 
 
-def configure(
-    module: Any,
-    optimizer: Callable[[Any], Optimizer],
-    groups: list[Group] | None,
-    scheduler: Callable[[Optimizer], Any] | None,
-    interval: str,
-) -> Any:
-    """Return what `configure_optimizers` of a module returns.
-
-    Args:
-        module: A BaseModule with a trainer; its `schedule_length` is set where a length is null.
-        optimizer: Takes the parameters, or groups of them.
-        groups: Options for some parameters; see `build_optimizer`.
-        scheduler: Takes the optimizer.
-        interval: `step` or `epoch`: when the scheduler moves.
+def configure(module: Any) -> Any:
+    """Return what `configure_optimizers` of a LitModule returns.
 
     Raises:
         UserError: If the options do not fit the optimizer, the scheduler or the run.
     """
-    made = build_optimizer(optimizer, module, groups)
-    if scheduler is None:
-        return made
-
-    def length() -> int:
-        # Asked for it, Lightning sets up the data, on a resume too early: the checkpoint has brought it.
-        module.schedule_length = module.schedule_length or run_length(module.trainer, interval)
-        return int(module.schedule_length)
-
-    schedule = build_scheduler(fill_lengths(scheduler, length), made)
-    config = {"scheduler": schedule, "interval": interval}
+    optimizer = build_optimizer(module.optimizer, module, module.groups)
+    if module.scheduler is None:
+        return optimizer
+    schedule = build_scheduler(fill_lengths(module.scheduler, functools.partial(run_length, module)), optimizer)
+    config = {"scheduler": schedule, "interval": module.scheduler_interval}
     if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
-        config |= plateau_options(schedule, interval, module.trainer)
-    return {"optimizer": made, "lr_scheduler": config}
+        monitor = getattr(schedule, "monitor", None)
+        if monitor is None:
+            raise UserError(
+                "torch's ReduceLROnPlateau does not say what it watches. Name "
+                "lightning.pytorch.cli.ReduceLROnPlateau, with monitor: val/loss."
+            )
+        if module.scheduler_interval == "step" and (monitor.startswith("val/") or monitor == "train/loss"):
+            raise UserError(
+                f"ReduceLROnPlateau watches {monitor}, which is not there at each step. "
+                "Set --model.scheduler_interval epoch."
+            )
+        # Between two validations there is nothing new to see.
+        every = module.trainer.check_val_every_n_epoch if monitor.startswith("val/") else None
+        config |= {"monitor": monitor, "frequency": every or 1}
+    return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def build_optimizer(optimizer: Callable[[Any], Optimizer], module: nn.Module, groups: list[Group] | None) -> Optimizer:
@@ -130,9 +123,8 @@ def build_optimizer(optimizer: Callable[[Any], Optimizer], module: nn.Module, gr
 def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]:
     """Sort parameters into groups, as an optimizer takes them.
 
-    A parameter gets the options of all groups that match one of its names. Where two set the same option, the later one
-    wins; `lr` and `lr_scale` replace one another. So the wider group comes first:
-    `[{names: ["*.bias"], weight_decay: 0}, {names: ["net.body.*"], lr_scale: 0.1}]`.
+    A parameter gets the options of all groups that match one of its names; the later one wins, so the wider one comes
+    first: `[{names: ["*.bias"], weight_decay: 0}, {names: ["net.body.*"], lr_scale: 0.1}]`.
 
     Args:
         module: The names are those of its `named_parameters()`: net.layers.0.weight. Tied weights have several.
@@ -144,53 +136,43 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
     Raises:
         UserError: If a group matches no parameter, or has an option that later groups replace everywhere.
     """
-    named = list(module.named_parameters(remove_duplicate=False))
+    parameters = list(module.named_parameters(remove_duplicate=False))
+    matching: dict[nn.Parameter, set[int]] = {parameter: set() for _, parameter in parameters}
     for number, group in enumerate(groups):
-        check_group(f"model.groups[{number}]", group, [name for name, _ in named])
-    matching: dict[nn.Parameter, set[int]] = {}
-    for name, parameter in named:
-        matching.setdefault(parameter, set()).update(k for k, group in enumerate(groups) if matches(group, name))
+        patterns = group.get("names")
+        if not patterns or not isinstance(patterns, list):
+            raise UserError(f'model.groups[{number}] needs a list `names`, of patterns such as "*.bias"; got {group}.')
+        if group.keys() >= RATES:
+            raise UserError(f"model.groups[{number}] has both lr and lr_scale: take one of them.")
+        for pattern in map(str, patterns):
+            found = [parameter for name, parameter in parameters if fnmatchcase(name, pattern)]
+            if not found:
+                near = difflib.get_close_matches(pattern, [name for name, _ in parameters], n=3, cutoff=0)
+                raise UserError(
+                    f"model.groups[{number}]: no parameter is called {pattern}; near are {', '.join(near)}."
+                )
+            for parameter in found:
+                matching[parameter].add(number)
     members: dict[tuple[int, ...], list[nn.Parameter]] = {}
-    for parameter, found in matching.items():
-        members.setdefault(tuple(sorted(found)), []).append(parameter)
+    for parameter, numbers in matching.items():
+        members.setdefault(tuple(sorted(numbers)), []).append(parameter)
     for number, group in enumerate(groups):
         for option in group.keys() - {"names"}:
-            rivals = [[groups[k] for k in numbers if k > number] for numbers in members if number in numbers]
-            if all(any(option in later for later in each) for each in rivals):
+            later = [[groups[k] for k in numbers if k > number] for numbers in members if number in numbers]
+            if all(any(option in each for each in those) for those in later):
                 raise UserError(
                     f"model.groups[{number}]: later groups replace {option} for all parameters of {group['names']}. "
                     "The later one wins: put the narrower one last."
                 )
-    return [{"params": members[numbers]} | merge(groups[k] for k in numbers) for numbers in sorted(members)]
-
-
-def check_group(where: str, group: Group, known: list[str]) -> None:
-    """Refuse a group whose patterns match nothing, or that says two things at once."""
-    patterns = group.get("names")
-    if not patterns or not isinstance(patterns, list):
-        raise UserError(f'{where} needs a list `names`, of patterns such as "*.bias"; got {group}.')
-    for pattern in map(str, patterns):
-        if not any(fnmatchcase(name, pattern) for name in known):
-            near = ", ".join(difflib.get_close_matches(pattern, known, n=3, cutoff=0))
-            raise UserError(f"{where}: no parameter is called {pattern}; near are {near}.")
-    if {"lr", "lr_scale"} <= group.keys():
-        raise UserError(f"{where} has both lr and lr_scale: take one of them.")
-
-
-def matches(group: Group, name: str) -> bool:
-    """Return whether a group has the parameter of this name."""
-    patterns = group["names"]
-    return isinstance(patterns, list) and any(fnmatchcase(name, str(pattern)) for pattern in patterns)
-
-
-def merge(groups: Iterable[Group]) -> dict[str, Any]:
-    """Return the options of several groups; the later one wins."""
-    options: dict[str, Any] = {}
-    for group in groups:
-        rates = {"lr", "lr_scale"} if {"lr", "lr_scale"} & group.keys() else set()
-        options = {option: value for option, value in options.items() if option not in rates} | group
-    options.pop("names", None)
-    return options
+    made = []
+    for numbers in sorted(members):
+        options: dict[str, Any] = {}
+        for group in [groups[k] for k in numbers]:
+            replaced = RATES if group.keys() & RATES else set()
+            options = {option: value for option, value in options.items() if option not in replaced} | group
+        options.pop("names", None)
+        made.append({"params": members[numbers]} | options)
+    return made
 
 
 def build_scheduler(scheduler: Callable[[Optimizer], Any], optimizer: Optimizer) -> Any:
@@ -215,7 +197,7 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
 
     Args:
         scheduler: Takes the optimizer.
-        length: Returns how often the scheduler moves in the run; asked only where something needs it.
+        length: Returns how often the scheduler moves; asked only where something needs it.
 
     Raises:
         UserError: If the milestones of a sequence do not rise within the run.
@@ -225,8 +207,8 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
     given = dict(scheduler.keywords)
     if given.get("epochs") is None:  # OneCycleLR knows its length by it
         given |= {name: length() for name in LENGTHS if name in given and given[name] is None}
-    if parts := given.get("schedulers"):
-        ends = [round(end * length()) if end < 1 else int(end) for end in given["milestones"]]
+    if "schedulers" in given:
+        ends = given["milestones"] = [round(end * length()) if end < 1 else int(end) for end in given["milestones"]]
 
         def span(begin: int, end: int | None) -> int:
             moves = (length() if end is None else end) - begin
@@ -238,55 +220,27 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
             return moves
 
         bounds: Any = itertools.pairwise([0, *ends, None])
-        given["milestones"] = ends
-        given["schedulers"] = [
-            fill_lengths(part, functools.partial(span, *each)) for part, each in zip(parts, bounds, strict=False)
-        ]
+        parts = zip(given["schedulers"], bounds, strict=False)
+        given["schedulers"] = [fill_lengths(part, functools.partial(span, *each)) for part, each in parts]
     return functools.partial(scheduler.func, *scheduler.args, **given)
 
 
-def run_length(trainer: Trainer, interval: str) -> int:
-    """Return how often a scheduler moves in a run.
-
-    Args:
-        trainer: Of the run.
-        interval: `step` or `epoch`.
+def run_length(module: Any) -> int:
+    """Return how often the scheduler of a LitModule moves in the run; a resumed run keeps the length it had.
 
     Raises:
         UserError: If nobody knows the end of the run beforehand.
     """
-    length = trainer.estimated_stepping_batches if interval == "step" else (trainer.max_epochs or -1)
-    if length != math.inf and length >= 1:
-        return int(length)
-    # What helps a loader with a length, and a stream, which has none. Each way is enough.
-    ways = "--trainer.max_epochs"
-    if interval == "step" and length == math.inf:
-        ways = "--trainer.max_steps; or --trainer.max_epochs, for a stream with --trainer.limit_train_batches"
-    elif interval == "step":
-        ways = "--trainer.max_steps or --trainer.limit_train_batches"
-    raise UserError(
-        f"The length of a scheduler ({', '.join(LENGTHS)}) is null, but nobody knows how many {interval}s the run has: "
-        f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}. Set {ways}; or give the scheduler a number."
-    )
-
-
-def plateau_options(scheduler: Any, interval: str, trainer: Trainer) -> dict[str, Any]:
-    """Return what Lightning wants to know of a ReduceLROnPlateau.
-
-    Raises:
-        UserError: If it does not say what it watches, or looks more often than its metric is there.
-    """
-    monitor = getattr(scheduler, "monitor", None)
-    if monitor is None:
-        raise UserError(
-            "torch's ReduceLROnPlateau does not say what it watches. Name lightning.pytorch.cli.ReduceLROnPlateau, "
-            "with monitor: val/loss."
-        )
-    if interval == "step" and (monitor.startswith("val/") or monitor == "train/loss"):
-        raise UserError(
-            f"ReduceLROnPlateau watches {monitor}, which is not there at each step. "
-            "Set --model.scheduler_interval epoch."
-        )
-    # Between two validations there is nothing new to see.
-    every = trainer.check_val_every_n_epoch if monitor.startswith("val/") else None
-    return {"monitor": monitor, "frequency": every or 1}
+    # Asked for it, Lightning sets up the data, on a resume too early: the checkpoint has brought it.
+    if module.schedule_length is None:
+        trainer, interval = module.trainer, module.scheduler_interval
+        length = trainer.estimated_stepping_batches if interval == "step" else (trainer.max_epochs or -1)
+        if length == math.inf or length < 1:
+            steps = "--trainer.max_steps, or --trainer.max_epochs (for a stream with --trainer.limit_train_batches)"
+            raise UserError(
+                f"The length of a scheduler ({', '.join(LENGTHS)}) is null, but nobody knows how many {interval}s the "
+                f"run has: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}. "
+                f"Set {steps if interval == 'step' else '--trainer.max_epochs'}; or give the scheduler a number."
+            )
+        module.schedule_length = int(length)
+    return int(module.schedule_length)
