@@ -154,8 +154,8 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
             for parameter in found:
                 matching[parameter].add(number)
     members: dict[tuple[int, ...], list[nn.Parameter]] = {}
-    for parameter, numbers in matching.items():
-        members.setdefault(tuple(sorted(numbers)), []).append(parameter)
+    for parameter, matched in matching.items():
+        members.setdefault(tuple(sorted(matched)), []).append(parameter)
     for number, group in enumerate(groups):
         for option in group.keys() - {"names"}:
             later = [[groups[k] for k in numbers if k > number] for numbers in members if number in numbers]
