@@ -63,17 +63,18 @@ def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tens
         meta = _Metadata(COUNTED, name)
         meta.sync = _Sync()
         results[key] = _ResultMetric(meta, is_tensor=True)
+        results[key].cumulated_batch_size = 0
+        results[key]._update_count = 1
     result = results[key]
     result.value = total + result.value
     result.cumulated_batch_size = weight + result.cumulated_batch_size
-    result._update_count, result._computed, result.has_reset = 1, None, False
+    result._computed = None
 
 
 def is_logged(trainer: pl.Trainer, name: str) -> bool:
     """Return whether a process gave `add_to_mean` anything for this name, at the end of an epoch."""
     results: Any = trainer._results
-    key = f"{COUNTED}.{name}"
-    return key in results and not results[key].has_reset
+    return f"{COUNTED}.{name}" in results
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
@@ -234,6 +235,9 @@ class Results(_ResultCollection):
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget; in an epoch that a checkpoint began only at its end."""
         self._resumed &= fx is not None
+        if fx is None:
+            for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:
+                del self[key]
         if not self._resumed:
             super().reset(metrics, fx)
 

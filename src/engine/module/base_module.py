@@ -152,8 +152,9 @@ class BaseModule(QuickAttributes):
             metrics.reset()
 
     def _log_mean(self, key: tuple[str, int, str, str], mean: Tensor, weight: int | Tensor) -> None:
+        trainer = self.trainer
         for name in self._names.get(key) or self._names_of(key):
-            add_to_mean(self.trainer, name, mean, weight)
+            add_to_mean(trainer, name, mean, weight)
 
     def _names_of(self, key: tuple[str, int, str, str]) -> list[str]:
         """Return the names under which a number is logged: of several data sets the first has the plain name, too.
