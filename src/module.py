@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import Metric
 
 from src.engine.data.batches import take_apart
@@ -12,13 +12,9 @@ from src.engine.module.base_module import BaseModule
 from src.engine.module.optimizers import Group, configure
 from src.engine.module.step import StepOutput
 
-__all__ = ["LitModule", "StepOutput"]
-
 
 class LitModule(BaseModule):
     """Trains a net on batches of (x, target), or on dicts; logs `train/loss`, `val/loss`, and metrics: `val/acc`.
-
-    A training step costs what a hand-written one does: no metric object, no `self.log`, no wait for the device.
 
     Args:
         net: Takes x, or a dict's tensors as keywords; returns logits (or values, for a regression). A plain module.
@@ -77,22 +73,12 @@ class LitModule(BaseModule):
         """
         return losses.to_scores(self.loss, self.activation, outputs)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # validation and test: BaseModule
         return self.count("train", self.step(batch), batch).loss
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("val", self.step(batch), batch, dataloader_idx)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("test", self.step(batch), batch, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the scores of a batch, which may lack the target; the logits where no activation is known."""
-        outputs = self(take_apart(batch, needs_target=False)[0])
-        try:
-            return self.scores(outputs)
-        except losses.NoActivation:
-            return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
+        return self.known_scores(self(take_apart(batch, needs_target=False)[0]))
 
     def configure_optimizers(self) -> Any:
         return configure(self)

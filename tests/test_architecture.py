@@ -104,11 +104,11 @@ def test_a_forbidden_import_is_reported(file, line, name, tmp_path):
     assert breaches(tmp_path / "src") == [f"{file} imports {name}"]
 
 
-def test_a_newcomer_reads_under_400_lines():
+def test_a_newcomer_reads_at_most_350_lines():
     task = "mnist" if (SRC / "models/mnist.py").is_file() else "rows"
     common = [SRC / "module.py", SRC / "data/loader.py"]
     files = [*common, SRC / f"models/{task}.py", SRC / f"data/{task}.py", CONFIGS / f"{task}.yaml"]
-    assert sum(len(path.read_text().splitlines()) for path in files) < 400
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 350
 
 
 def is_private(name: str) -> bool:

@@ -48,13 +48,6 @@ def test_metrics_that_agree_on_the_first_batch_keep_counts_of_their_own():
     assert len(set(alone.values())) == 2
 
 
-def test_a_value_for_each_class_has_a_name_for_each():
-    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, {"f1": MulticlassF1Score(4, average=None)})
-    result = results(module, X, CLASSES, 7)
-    expected = MulticlassF1Score(4, average=None)(X, CLASSES)
-    assert [result[f"test/f1/{k}"] for k in range(4)] == pytest.approx(expected.tolist())
-
-
 class Named(LightningDataModule):
     class_names = ("cat", "dog", "fox", "owl")
 

@@ -18,7 +18,7 @@ from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
 from tests.processes import launch, processes, rows, weights
-from tests.stopping import fit, run_main
+from tests.stopping import fit
 from tests.test_module import Same, sgd, trainer
 
 
@@ -43,11 +43,6 @@ def test_what_goes_into_the_net_and_what_is_the_target():
 def test_a_batch_that_does_not_say_what_it_is_is_refused(batch, problem):
     with pytest.raises(UserError, match=rf"{problem}.*Say in LitModule.step\(\)"):
         take_apart(batch)
-
-
-def test_of_what_predict_cannot_take_apart_predict_step_is_named():
-    with pytest.raises(UserError, match=r"has 3 parts.*Say in LitModule.predict_step\(\)"):
-        take_apart((torch.zeros(2), torch.zeros(2), torch.zeros(2)), needs_target=False)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +92,6 @@ def test_a_target_that_torch_would_stretch_is_refused(loss):
         LitModule(Same(), loss, sgd).step((torch.zeros(4, 1), torch.zeros(4)))
 
 
-def test_a_class_that_the_loss_leaves_out_may_be_any():
-    for loss, left_out in ((nn.CrossEntropyLoss(), -100), (nn.CrossEntropyLoss(ignore_index=255), 255)):
-        LitModule(Same(), loss, sgd).step((torch.zeros(2, 3), torch.tensor([2, left_out])))
-
-
 def test_probabilities_are_targets_of_cross_entropy():
     target = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     metrics = {"acc": MulticlassAccuracy(2, average="micro")}
@@ -122,8 +112,6 @@ X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(16) % 3
 IMAGES = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 PIXELS = (torch.arange(52) % 4).reshape(13, 2, 2)  # class 3 is none
-ONLY_PADDING = PIXELS.clone()
-ONLY_PADDING[:3] = 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 13])
@@ -145,13 +133,6 @@ def test_the_logged_loss_is_that_of_all_samples_whatever_the_batches(loss, x, ta
     fitting = trainer(max_epochs=1)
     fitting.fit(module, TensorLoader((x, target), batch_size))
     assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss(x, target)), rel=1e-6)
-
-
-def test_a_batch_of_nothing_but_padding_counts_for_nothing():
-    loss = nn.CrossEntropyLoss(ignore_index=3)
-    module = LitModule(Same(), loss, sgd)
-    (result,) = trainer().test(module, TensorLoader((IMAGES, ONLY_PADDING), 3), verbose=False)
-    assert result["test/loss"] == pytest.approx(float(loss(IMAGES, ONLY_PADDING)), rel=1e-6)
 
 
 class SumOverWeight(nn.Module):
@@ -212,10 +193,6 @@ def test_who_needs_scores_that_nobody_named_is_told():
 )
 def test_a_known_loss_tells_what_the_outputs_are(loss, scores):
     assert torch.equal(LitModule(Same(), loss, sgd).scores(X), scores)
-
-
-def test_an_activation_of_ones_own():
-    assert torch.equal(LitModule(Same(), OwnLoss(), sgd, activation=nn.Tanh()).scores(X), X.tanh())
 
 
 class OwnSteps(LitModule):
@@ -296,22 +273,6 @@ def test_processes_train_like_one_where_classes_have_weights(tmp_path):
             assert torch.allclose(weights(folder / "runs/sums/version_0")[name], value, rtol=1e-5, atol=1e-6)
         for left, right in zip(rows(one), rows(folder / "runs/sums/version_0"), strict=True):
             assert left == pytest.approx(right, rel=1e-5)
-
-
-NAMED = {"model": "Classifier", "data": "Data"}
-
-
-def test_any_module_may_be_named_and_lit_module_need_not_be(tmp_path, capfd):
-    plain = unequal({"class_path": "torch.nn.CrossEntropyLoss"})
-    run = fit(tmp_path / "a", plain)
-    assert torch.load(run / "checkpoints/last.ckpt")["config"]["model"]["class_path"] == "src.module.LitModule"
-    named = plain | {
-        "model": {"class_path": "tests.tasks.plain.Classifier"},
-        "data": {"class_path": "tests.tasks.plain.Data"},
-    }
-    (tmp_path / "b.yaml").write_text(yaml.safe_dump(named))
-    assert run_main(["fit", "--config", str(tmp_path / "b.yaml"), "--model.lr=text"]) != 0
-    assert "lr" in capfd.readouterr().err
 
 
 class Tokens(nn.Module):

@@ -15,7 +15,7 @@ from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
 from src.engine.lightning_fixes.trainer import QuickAttributes
-from src.engine.module.losses import class_dim
+from src.engine.module.losses import NoActivation, class_dim
 from src.engine.module.metrics import dataset_names, loaders_of, named, suited
 from src.engine.module.step import FORM, StepOutput, as_output
 
@@ -65,9 +65,20 @@ class BaseModule(QuickAttributes):
             self.net.compile(mode="reduce-overhead" if graphs else None)
             self._compile = False
 
+    def step(self, batch: Any) -> Any:
+        """Compute the loss of a batch, alone or in a StepOutput."""
+        raise NotImplementedError
+
     def scores(self, outputs: Any) -> Any:
         """Return what metrics see of the net's outputs."""
         return outputs
+
+    def known_scores(self, outputs: Any) -> Any:
+        """Return the scores, or with their name the outputs of a net whose activation nobody knows."""
+        try:
+            return self.scores(outputs)
+        except NoActivation:
+            return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def class_dim(self, outputs: Any) -> int:
         """Return the dimension of the net's outputs that holds the classes; see `losses.class_dim`."""
@@ -107,6 +118,12 @@ class BaseModule(QuickAttributes):
         if isinstance(output.num_samples, Tensor):
             output.loss = output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
         return output
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return self.evaluate("val", self.step(batch), batch, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return self.evaluate("test", self.step(batch), batch, dataloader_idx)
 
     def evaluate(self, stage: str, returned: Any, batch: Any, number: int = 0) -> dict[str, Any]:
         """Count a batch, as `count` does; returns `loss`, `outputs` and `target`, which callbacks may look at."""
