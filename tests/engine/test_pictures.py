@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
-from src.module import LitModule
 from tests.pictures import CLASSIFICATION, Data, Own, figures, pixels, run, write_yaml
 from tests.processes import launch, processes
 
@@ -114,13 +113,6 @@ def test_a_thumbnail_keeps_proportions_and_means(shape):
         assert torch.equal(small, image.float())
 
 
-class Looks(Callback):
-    """Keeps what a step returned."""
-
-    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.outputs, self.target = outputs, batch[1]
-
-
 HERE = "tests.engine.test_pictures"
 
 
@@ -157,18 +149,20 @@ def test_a_predict_draws_nothing(draw):
     assert Dot.drawn == before
 
 
-def test_a_picture_that_fails_leaves_the_run_whole_and_its_traceback(draw, capfd):
-    drawn = draw("Broken")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (None, "KeyError: 'no such key'\nwarning: Broken drew nothing; the run itself is whole\n"),
+        ("there is\nno color", "note: Broken drew nothing: there is no color\n"),
+    ],
+)
+def test_a_picture_that_fails_leaves_the_run_whole_and_says_why(word, said, draw, capfd):
+    drawn = draw("Broken", word=word)
     assert "test/acc" in drawn.trainer.callback_metrics
     assert (drawn.folder / "checkpoints/last.ckpt").exists()
     err = capfd.readouterr().err
-    assert 'return {}["no such key"]' in err
-    assert "KeyError: 'no such key'\nwarning: Broken drew nothing; the run itself is whole\n" in err
-
-
-def test_why_there_is_nothing_to_draw_is_one_line(draw, capfd):
-    draw("Broken", word="there is\nno color")
-    assert "note: Broken drew nothing: there is no color\n" in capfd.readouterr().err
+    assert said in err
+    assert ('return {}["no such key"]' in err) == (word is None)
 
 
 def test_a_batch_that_cannot_be_read_is_told_once(draw, capfd):
@@ -203,15 +197,6 @@ def test_where_a_test_follows_no_validation_is_looked_at(draw):
 def test_without_an_evaluation_there_is_a_line_that_says_so(draw, capfd):
     draw("Seen", "--test_after_fit=false", "--trainer.limit_val_batches=0")
     assert "note: Seen drew nothing: nothing was validated or tested.\n" in capfd.readouterr().err
-
-
-def test_a_step_hands_out_what_the_net_gave_and_copies_nothing(tmp_path):
-    module = LitModule(torch.nn.Flatten(), torch.nn.CrossEntropyLoss(), torch.optim.SGD)
-    looks, data = Looks(), Data()
-    Trainer(logger=False, callbacks=[looks], enable_progress_bar=False, default_root_dir=tmp_path).test(module, data)
-    assert looks.outputs["target"] is looks.target
-    assert looks.outputs["outputs"].shape == (2, 48)
-    assert looks.outputs["loss"].shape == ()
 
 
 def test_in_a_notebook_a_trainer_of_lightnings_own_draws_too(tmp_path):
