@@ -72,7 +72,7 @@ class TensorLoader(OrderedLoader):
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         first = self.begin()
-        shares = self.shares(self.number)
+        shares = self.shares
         rows = torch.empty(0)
         for batch in range(first, len(self)):
             turn, place = divmod(batch, len(shares))
@@ -91,4 +91,4 @@ class TensorLoader(OrderedLoader):
 
     def sample_indices(self, batch: int) -> Tensor:
         """(B,) int64, where the samples in the `batch`-th batch of this process stand among `rows`."""
-        return self._order(batch // len(self.shares(self.number)))[self.places(batch)]
+        return self._order(batch // len(self.shares))[self.places(batch)]

@@ -1,12 +1,16 @@
 """Several processes train like one, and evaluate exactly."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from torchvision.io import write_png
 
+from tests.conftest import PROJECT
 from tests.processes import (
     IN_DOUBLE,
     MNIST,
@@ -146,3 +150,50 @@ def test_a_run_resumed_by_several_processes_goes_on_where_it_was(tmp_path, toget
     assert weights(run).keys() == weights(whole).keys()
     for name, value in weights(whole).items():
         assert torch.equal(weights(run)[name], value), name
+
+
+ORDERS = """
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from src.engine.data.adopt import adopt
+
+
+class Notes(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.arange(40)), 5, shuffle=True)
+
+    def training_step(self, batch, batch_idx):
+        self.seen += batch[0].tolist()
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_train_end(self):
+        shares = [None, None]
+        torch.distributed.all_gather_object(shares, self.seen)
+        assert sorted(shares[0] + shares[1]) == list(range(40)), shares
+
+
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, **quiet)
+torch.manual_seed(trainer.global_rank)
+module = Notes()
+adopt(trainer, module)
+trainer.fit(module)
+"""
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_seed_agree_on_an_order(tmp_path):
+    (tmp_path / "orders.py").write_text(ORDERS)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "orders.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

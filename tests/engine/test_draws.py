@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from src.engine.data.map_loader import MapLoader
 from src.engine.data.order import Role
 from src.engine.data.seeding import SeededDataset
+from tests.engine.test_map_loader import states
 from tests.stopping import behind
 
 N = 20
@@ -88,10 +89,6 @@ def test_what_is_drawn_for_a_sample_is_a_function_of_seed_epoch_and_index(datase
     assert epoch(take_over(dataset, seed=1)) != first
 
 
-def test_the_three_generators_do_not_draw_the_same():
-    assert all(len({round(value, 6) for value in drawn}) == 3 for drawn in epoch(take_over(Noise())).values())
-
-
 def test_ranks_draw_what_one_process_does():
     whole = epoch(take_over(Noise()))
     torch.manual_seed(0)
@@ -153,32 +150,16 @@ def test_what_a_collate_function_draws_is_a_function_of_seed_epoch_and_batch(col
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_without_draws_each_sample_is_fetched_once(workers, tmp_path):
+@pytest.mark.parametrize("only", [(), range(N)], ids=["plain", "drawing"])
+def test_each_worker_makes_one_batch_twice_if_samples_draw(only, workers, tmp_path):
     log = tmp_path / "log"
-    made = take_over(Noise(only=(), log=log), workers=workers)
+    options = {"persistent_workers": True} if workers else {}
+    made = take_over(Noise(only=only, log=log), workers=workers, **options)
     epoch(made, 0), epoch(made, 1)
-    assert sorted(int(line.split()[1]) for line in log.read_text().splitlines()) == sorted([*range(N)] * 2)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_with_draws_each_worker_fetches_one_batch_twice(workers, tmp_path):
-    log = tmp_path / "log"
-    made = take_over(Noise(log=log), workers=workers, **({"persistent_workers": True} if workers else {}))
-    epoch(made, 0), epoch(made, 1)
-    lines = [line.split() for line in log.read_text().splitlines()]
-    processes = {pid for pid, _ in lines}
+    processes = {line.split()[0] for line in log.read_text().splitlines()}
     assert len(processes) == max(workers, 1)
     assert (str(os.getpid()) in processes) == (workers == 0)
-    assert len(lines) == 2 * N + 4 * len(processes)
-
-
-def states() -> list[Any]:
-    return [
-        torch.get_rng_state().tolist(),
-        random.getstate(),
-        str(np.random.get_state(legacy=False)),
-        torch.initial_seed(),
-    ]
+    assert len(log.read_text().splitlines()) == 2 * N + (4 * len(processes) if only else 0)
 
 
 @pytest.mark.parametrize("collate", [default_collate, shuffled])
@@ -228,29 +209,4 @@ def test_an_index_counts_by_its_number_whatever_its_type():
         seeded = SeededDataset(Noise(), default_collate)
         return seeded.collate((1, [index]))[0].tolist()
 
-    assert drawn(3) == drawn(np.int64(3)) == drawn(torch.tensor(3))
-    assert drawn(3) != drawn(4)
-
-
-def test_an_index_that_is_no_number_counts_by_what_it_says():
-    class Words(Noise):
-        def __getitem__(self, index: Any) -> torch.Tensor:
-            return torch.tensor([DRAWS[name]() for name in self.names])
-
-    def drawn(index: Any) -> list[float]:
-        return SeededDataset(Words(), default_collate).collate((1, [index]))[0].tolist()
-
-    assert drawn("a") == drawn("a") != drawn("b")
-    assert drawn(("a", 1)) == drawn(("a", 1)) != drawn(("a", 2))
-
-
-def test_a_data_set_that_seeds_by_itself_is_its_own_master():
-    class Fixed(Noise):
-        def __getitem__(self, index: int) -> torch.Tensor:
-            torch.manual_seed(index), random.seed(index), np.random.seed(index)
-            return super().__getitem__(index)
-
-    made = take_over(Fixed())
-    assert epoch(made, 0) == epoch(made, 1)
-    torch.manual_seed(7)
-    assert epoch(made, 0)[7][0] == DRAWS["torch"]()
+    assert drawn(3) == drawn(np.int64(3)) == drawn(torch.tensor(3)) != drawn(4)

@@ -22,7 +22,7 @@ from src.engine.checkpoint.plain import (
     set_metric_states,
     unpack,
 )
-from src.engine.data.seeding import random_state, seed_batch, set_random_state
+from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
@@ -151,14 +151,6 @@ class Resume(RunCallback):
                 "the module keeps in training begin anew in this epoch.",
                 file=sys.stderr,
             )
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Make what the step draws a function of (seed, stage, batch)."""
-        seed_batch(trainer, batch_idx, dataloader_idx)
-
-    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     @staticmethod
     def _refuse_to_prolong(trainer: Trainer) -> None:

@@ -30,6 +30,10 @@ from src.engine.lightning_fixes.trainer import call_own_train
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 # Hooks that Lightning calls after those of all callbacks, and what callbacks may do after them.
 LAST = {"on_train_batch_end": "after_train_batch", "on_validation_end": "after_validation"}
+EQUAL_NUMBERS = (
+    "warning: {} and {} draw the same random numbers, so that a split drawn in both is one split. Draw samples in "
+    "setup(): here the first ones would be equal."
+)
 
 
 def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, seed: int | None = None) -> None:
@@ -49,49 +53,41 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     for source in sources:
         for name, method in list(vars(source).items()):
             if isinstance(method, Wrapped):  # of an earlier trainer: two of them never lie around each other
-                vars(source)[name] = innermost(method)
+                vars(source)[name] = method.method
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
-            wrap(source, hook, trainer, functools.partial(_call_seeded, run_seed))
+            Wrapped(source, hook, trainer, functools.partial(_call_seeded, run_seed))
         for hook in HOOKS:
-            wrap(source, hook, trainer, loaders)
+            Wrapped(source, hook, trainer, loaders)
         if isinstance(source, LightningModule):
             repair_logs(trainer, functools.partial(is_padding, trainer))
             # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net made late.
             call_own_train(source)
-            wrap(source, "on_fit_start", trainer, _call_own_train_first)
-            wrap(source, "backward", trainer, _weigh)
+            Wrapped(source, "on_fit_start", trainer, _call_own_train_first)
+            Wrapped(source, "backward", trainer, _weigh)
             for hook in LAST:
-                wrap(source, hook, trainer, _call_callbacks_last)
+                Wrapped(source, hook, trainer, _call_callbacks_last)
 
 
 class Wrapped:
-    """A method of one object, with something around it.
+    """Takes the place of a method of one object: `act` gets this object, whose `method` it calls.
 
     A copy of the object (weight averaging makes one) has a wrapper of the copy's method, with the same trainer.
-
-    Args:
-        owner: A module or a data module.
-        name: Of the method.
-        trainer: That will call it, unless another one runs the owner by then.
-        act: Takes this object, whose `method` it calls, and the method's arguments.
     """
 
     def __init__(self, owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
         self.method: Callable[..., Any] = getattr(owner, name)
-        self.owner = owner
-        self.name = name
-        self._trainer = trainer
-        self._act = act
+        self.owner, self.name = owner, name
+        self._trainer, self._act = trainer, act
+        setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._act(self, *args, **kwargs)
 
     @property
     def __wrapped__(self) -> Any:
-        """The method below all wrappers: Lightning looks at its code to see whether somebody wrote it."""
-        method = innermost(self)
-        return getattr(method, "func", method)
+        """The method: Lightning looks at its code to see whether somebody wrote it."""
+        return getattr(self.method, "func", self.method)
 
     @property
     def trainer(self) -> Trainer:
@@ -107,18 +103,6 @@ class Wrapped:
         memo[id(self)] = made
         made.owner, made.method = copy.deepcopy((self.owner, self.method), memo)
         return made
-
-
-def wrap(owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
-    """Put something around a method of one object, see `Wrapped`."""
-    setattr(owner, name, Wrapped(owner, name, trainer, act))
-
-
-def innermost(method: Any) -> Any:
-    """Return a method without the wrappers around it."""
-    while isinstance(method, Wrapped):
-        method = method.method
-    return method
 
 
 def _hook_seed(hook: Wrapped, seed: RunSeed) -> int:
@@ -137,11 +121,7 @@ def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any
 
 
 class _Loaders:
-    """Takes over the loaders that a hook returns, before Lightning sees them.
-
-    Args:
-        seed: Of the run.
-    """
+    """Takes over the loaders that a hook returns, before Lightning sees them."""
 
     def __init__(self, seed: RunSeed) -> None:
         self._seed = seed
@@ -153,8 +133,10 @@ class _Loaders:
         number = _hook_seed(hook, self._seed)
         with seeded(number):
             loaders = hook.method()
-            if drawn_from(number):
-                self._warn_of_equal_numbers(hook)
+            if drawn_from(number) and hook.name not in self._drew:
+                self._drew.append(hook.name)
+                if len(self._drew) == 2 and trainer.is_global_zero:
+                    print(EQUAL_NUMBERS.format(*self._drew), file=sys.stderr)
         fits = hook.name == "train_dataloader"
         role = Role(
             seed=self._seed,
@@ -171,17 +153,6 @@ class _Loaders:
         if fits:
             hand_back_between_epochs(trainer, combined.flattened)
         return combined if combined is loaders else combined.iterables
-
-    def _warn_of_equal_numbers(self, hook: Wrapped) -> None:
-        if hook.name in self._drew:
-            return
-        self._drew.append(hook.name)
-        if len(self._drew) == 2 and hook.trainer.is_global_zero:
-            print(
-                f"warning: {' and '.join(self._drew)} draw the same random numbers, so that a split drawn in both is "
-                "one split. Draw samples in setup(): here the first ones would be equal.",
-                file=sys.stderr,
-            )
 
     def _move(self, trainer: Trainer, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._moved:

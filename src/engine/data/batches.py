@@ -15,7 +15,7 @@ TARGETS = ("labels", "label", "target", "targets", "y")
 
 
 def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
-    """What goes into the net, and the target.
+    """Split a batch into what goes into the net, and the target.
 
     Args:
         batch: (x, target), x alone, (x,), or a dict with the net's keywords and the target.
@@ -27,31 +27,30 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
     Raises:
         UserError: If the batch does not say which part is which.
     """
-    target, method = None, "step" if needs_target else "predict_step"
+    inputs, target, method = batch, None, "step" if needs_target else "predict_step"
     if isinstance(batch, Mapping):
         names = [name for name in TARGETS if name in batch]
         if len(names) > 1:
             raise UserError(f"The batch has {' and '.join(names)}: which is the target? {advice(batch, method)}")
-        inputs: Any = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k not in names}
+        inputs = {k: v for k, v in batch.items() if isinstance(v, Tensor) and k not in names}
         target = batch[names[0]] if names else None
-    elif isinstance(batch, tuple | list) and len(batch) <= 2:
-        inputs, target = (*batch, None)[:2]
     elif isinstance(batch, tuple | list):
-        raise UserError(f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch, method)}")
-    else:
-        inputs = batch
+        if len(batch) > 2:
+            said = f"The batch has {len(batch)} parts, only (x, target) explains itself."
+            raise UserError(f"{said} {advice(batch, method)}")
+        inputs, target = (*batch, None)[:2]
     if target is None and needs_target:
         raise UserError(f"The batch has no target for the loss. {advice(batch)}")
     return inputs, target
 
 
 def advice(batch: Any, method: str = "step") -> str:
-    """What came, and where to say what it means."""
+    """Say what came, and where to explain it."""
     return f"It was {describe(batch)}. Say in LitModule.{method}() what a batch is (README, Use your own step)."
 
 
 def count_samples(batch: Any) -> int:
-    """How many samples a batch holds: the length of its first tensor, or of its first list where there is none."""
+    """Count the samples of a batch: the length of its first tensor, or without one of its first list."""
     tensor = next((part for part in parts(batch) if isinstance(part, Tensor) and part.dim() > 0), None)
     if tensor is not None:
         return len(tensor)
@@ -61,7 +60,7 @@ def count_samples(batch: Any) -> int:
 
 
 def parts(batch: Any) -> Iterator[Any]:
-    """Each leaf of nested tuples, lists, dicts and of objects that hold tensors."""
+    """Yield each leaf of nested tuples, lists, dicts and of objects that hold tensors."""
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     elif not isinstance(batch, Tensor | tuple | list) and hasattr(batch, "__dict__"):
@@ -87,13 +86,10 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
 
 
 def describe(batch: Any, is_pair: bool = True) -> str:
-    """Say what is in a batch: "x (512, 1, 28, 28) float32, target (512,) int64".
-
-    Mappings, dataclasses, named tuples and objects show their names; what lies within another part stands in brackets.
-    Entries that are described alike are counted.
+    """Describe a batch, or what a step returned: "x (512, 1, 28, 28) float32, target (512,) int64".
 
     Args:
-        batch: A batch, or what a step returned.
+        batch: Parts within another part stand in brackets; entries that are described alike are counted.
         is_pair: Whether two entries are x and target.
     """
     if isinstance(batch, Tensor | np.ndarray):

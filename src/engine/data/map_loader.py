@@ -29,10 +29,9 @@ from src.engine.lightning_fixes.trainer import EndsWorkers
 class MapLoader(EndsWorkers, OrderedLoader):
     """Hands out the batches of a DataLoader over a map-style data set.
 
-    Its data set, collate function, workers and batch size are kept. A random or sequential sampler is replaced by an
-    order that is a function of (seed, epoch); any other sampler is drawn whole at the start of an epoch, with the
-    generators seeded by (seed, epoch). `batch_size` counts samples per process. The batches of a batch sampler are
-    those of all processes together, each of which takes its rows: the number of processes changes nothing, and a bucket
+    A random or sequential sampler is replaced by an order that is a function of (seed, epoch); any other sampler is
+    drawn whole at the start of an epoch, with the generators seeded by (seed, epoch). `batch_size` counts samples per
+    process. The batches of a batch sampler are those of all processes together, each of which takes its rows: a bucket
     stays whole. With `batch_size=None` an item is a batch, and each process takes items in turn. In training each item
     of a step then counts the same in the gradient, however many samples it holds.
 
@@ -105,8 +104,8 @@ class MapLoader(EndsWorkers, OrderedLoader):
 
     def _draw(self, number: int) -> list[Any]:
         """Draw a sampler of the user's; one that may keep count of its epochs also draws those before a resume."""
-        known = ("torch.", "builtins")  # of these the generators are seeded
         inner = getattr(self._sampler, "sampler", self._sampler)
+        known = ("torch.", "builtins")  # they keep no count
         progress, epoch = self.role.progress, self.epoch
         if (
             progress
@@ -137,13 +136,6 @@ class MapLoader(EndsWorkers, OrderedLoader):
             )
         return self.cut(whole * size * world_size, size)
 
-    def num_samples(self, number: int, places: range) -> int:
-        """Return how many samples some rows of an order hold: where there are no batches, a row may be a list."""
-        if self.loader.batch_sampler is not None:
-            return len(places)
-        rows = (self._order(number)[0][place] for place in places)
-        return sum(len(row) if isinstance(row, list) else 1 for row in rows)
-
     def sample_indices(self, batch: int) -> Tensor:
         """Return the data set's indices of the samples in the `batch`-th batch of this rank.
 
@@ -163,7 +155,7 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()
         order, _ = self._order(self.number)
-        shares = (order[mine.start : mine.stop : mine.step] for mine in self.shares(self.number)[first:])
+        shares = (order[mine.start : mine.stop : mine.step] for mine in self.shares[first:])
         if self._tensors:
             pin = self.loader.pin_memory and torch.cuda.is_available()
             for share in shares:

@@ -40,21 +40,16 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
 
 
 class RunSeed:
-    """The seed from which the order of a run's data, and every draw for it, follow.
-
-    Args:
-        trainer: Of the run.
-        own: The seed of this process.
-    """
+    """The seed of a run's data: `own` is that of this process, `value` rank zero's, once processes can communicate."""
 
     def __init__(self, trainer: Trainer, own: int) -> None:
         self._trainer = trainer
-        self.own = own
         self._shared: int | None = None
+        self.own = own
 
     @property
     def value(self) -> int:
-        """Rank zero's, once the processes can talk to each other; they ask for it together the first time."""
+        """The same on all processes, which ask for it together the first time."""
         if self._shared is None:
             if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
                 return self.own
@@ -64,34 +59,22 @@ class RunSeed:
 
 @dataclass(frozen=True)
 class Role:
-    """What a loader knows of the run that it serves.
+    """What a loader knows of the run that it serves."""
 
-    Attributes:
-        seed: Of the run; by default the one that the process was seeded with.
-        stage: `train`, `val`, `test` or `predict`; none without a run.
-        number: Of the loader, of several.
-        rank: 0 to W-1.
-        world_size: W.
-        keep_order: Whether each epoch is to have the data's order: overfitting on purpose.
-        progress: Of the fit, for a training loader.
-        move: Brings a tensor to the device of the run.
-    """
-
-    seed: RunSeed | None = None
-    stage: str = ""
-    number: int = 0
+    seed: RunSeed | None = None  # by default the one that the process was seeded with
+    stage: str = ""  # train, val, test or predict
+    number: int = 0  # of the loader, of several
     rank: int = 0
     world_size: int = 1
-    keep_order: bool = False
-    progress: FitProgress | None = None
-    move: Callable[[Tensor], Tensor] | None = None
+    keep_order: bool = False  # each epoch has the data's order: overfitting on purpose
+    progress: FitProgress | None = None  # of the fit, for a training loader
+    move: Callable[[Tensor], Tensor] | None = None  # brings a tensor to the device of the run
 
 
 class RunLoader:
     """Base class of loaders that know the run.
 
-    In training the order, and all that is drawn, is a function of (seed, epoch). In evaluation it is one of (seed,
-    stage): the same in each epoch and in each run.
+    The order, and all that is drawn, is a function of (seed, epoch) in training and of (seed, stage) in evaluation.
 
     Args:
         seed: By default the run's.
@@ -145,10 +128,9 @@ class OrderedLoader(RunLoader):
     """Base class of loaders whose batches are known in advance; resumes by Lightning's count of batches.
 
     Each row of a global batch belongs to one rank of W: the p-th row of the epoch to rank p modulo W. So W processes
-    train like one, and each row comes once. Where a training batch has fewer rows than there are processes, a process
-    without a row gets the first one again, with a weight of 0: its gradient counts nothing. An evaluation has no
-    weights: there the last batch takes rows from the one before it. Only where a batch is a single row has a process
-    one batch less than others.
+    train like one, and each row comes once. In a training batch with fewer rows than processes, a process without a
+    row gets the first one again, with a weight of 0. An evaluation has no weights: there the last batch takes rows
+    from the one before it. Only where a batch is a single row has a process one batch less than others.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -188,9 +170,7 @@ class OrderedLoader(RunLoader):
             bounds = self.bounds(number)
             num_rows, world_size = bounds[-1][1] if bounds else 0, self.role.world_size
             if num_rows == 0:
-                raise UserError(
-                    "There is no sample to load: the data set, or the part of it that a loader was given, is empty."
-                )
+                raise UserError("There is no sample to load: the data set, or the rows that a loader takes, are empty.")
             if num_rows < world_size:
                 raise UserError(
                     f"{num_rows} samples cannot be shared by {world_size} processes: each needs at least one. "
@@ -203,18 +183,18 @@ class OrderedLoader(RunLoader):
             self._plans[number] = (bounds, shares)
         return self._plans[number]
 
-    def shares(self, number: int) -> list[range]:
-        """Return this rank's batches of an order, as places among its rows."""
-        return self._plan(number)[1]
+    @property
+    def shares(self) -> list[range]:
+        """This rank's batches, as places among the rows of the present order."""
+        return self._plan(self.number)[1]
 
     def __len__(self) -> int:
         """Batches of an epoch; in training the same on each rank."""
-        return len(self.shares(self.number_of(0)))
+        return len(self._plan(self.number_of(0))[1])
 
     def places(self, batch: int) -> Tensor:
         """(B,) int64, where the rows of the `batch`-th batch of this rank stand in the order."""
-        shares = self.shares(self.number)
-        mine = shares[batch % len(shares)]
+        mine = self.shares[batch % len(self.shares)]
         return torch.arange(mine.start, mine.stop, mine.step)
 
     def weight_of(self, batch: int) -> float:
@@ -224,21 +204,14 @@ class OrderedLoader(RunLoader):
         evenly, a rank's loss times its weight makes that average the mean over the rows.
         """
         cycle, batch = divmod(batch, len(self))
-        number = self.number_of(cycle)
-        bounds, _ = self._plan(number)
+        bounds, _ = self._plan(self.number_of(cycle))
         start, stop = bounds[batch % len(bounds)]
-        mine, whole = (self.num_samples(number, places) for places in (self._mine(start, stop), range(start, stop)))
-        return mine * self.role.world_size / whole
-
-    def num_samples(self, number: int, places: range) -> int:
-        """Return how many samples some rows of an order hold."""
-        return len(places)
+        return len(self._mine(start, stop)) * self.role.world_size / (stop - start)
 
     def begin(self) -> int:
         """Start to iterate; return the first batch to hand out."""
         self.cycle = 0
-        progress = self.role.progress
-        if progress is None:
+        if (progress := self.role.progress) is None:
             return 0
         if not progress.cycles:
             return min(progress.fetched(), len(self))
@@ -267,13 +240,12 @@ class OrderedLoader(RunLoader):
         now = self.state_dict()
         if self.role.progress.trained() % state["num_batches"] and state != now:
             was, are = (
-                f"{each['num_batches']} batches of {each['global_batch_size']} in the order of seed {each['seed']}"
+                "{num_batches} batches of {global_batch_size} in the order of seed {seed}".format(**each)
                 for each in (state, now)
             )
             raise UserError(
                 f"The checkpoint is within an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
-                "number of processes (in Python also the seed: adopt(..., seed=...)), or resume from a checkpoint "
-                "between two epochs."
+                "number of processes (in Python also adopt(..., seed=...)), or resume from between two epochs."
             )
 
 

@@ -1,14 +1,8 @@
-"""Random numbers as functions of the run's seed.
+"""Random numbers of torch, NumPy and Python as functions of the run's seed; generator objects of your own are not seen.
 
-A data module draws the same in every stage, verb and process. `setup()` runs for the fit and again for the test: a
-`random_split` there without a generator would otherwise be another one, and the test set would hold rows that trained.
-So hooks of data draw from the run's seed alone, and leave the generators of the process as they found them.
-
-What is drawn for a sample is a function of (seed, epoch, index), on any worker and any process. What an evaluation
-draws is a function of (seed, stage, batch): a test after a fit and a later `test --ckpt_path` give one result, and
-training does not depend on what a validation draws.
-
-This covers torch, NumPy and Python. A generator object of your own, `np.random.default_rng()`, is not seen.
+Hooks of data draw the same in every stage, verb and process: `setup()` runs for the fit and again for the test, and a
+`random_split` there would otherwise put rows that trained into the test set. A sample's draws are a function of (seed,
+epoch, index), on any worker and process, an evaluation's one of (seed, stage). Training notices none of them.
 """
 
 import functools
@@ -29,8 +23,7 @@ from src.engine.data.order import RunSeed, hash_seed
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 
-# Keep apart what is drawn at different times. Hooks that return loaders share the seed's own stream: a split that is
-# drawn in each of them is one split.
+# Hooks that return loaders share the seed's own stream: a split that is drawn in each of them is one split.
 STREAMS = {"__init__": 1, "prepare_data": 2, "setup": 3}
 PROBE = 17
 _number = torch.empty((), dtype=torch.int64)
@@ -39,10 +32,7 @@ _aside: list[dict[str, Any]] = []
 
 # How each generator is seeded, and how one number is drawn from it. torch.manual_seed would take 150 times as long.
 GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
-    "torch": (
-        torch.default_generator.manual_seed,
-        lambda: int(_number.random_(generator=torch.default_generator)),
-    ),
+    "torch": (torch.default_generator.manual_seed, lambda: int(_number.random_(generator=torch.default_generator))),
     "numpy": (lambda number: np.random.seed(number % 2**32), np.random.random),
     "python": (random.seed, random.random),
 }
@@ -69,17 +59,14 @@ def preserve_rng_state() -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
         np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
-        if numpy_state["has_gauss"]:  # np.random.normal keeps a second number for later
+        # np.random.normal keeps a second number for later; a block within another keeps the spare's state.
+        if numpy_state["has_gauss"] or numpy_generator is _spare:
             np.random.set_state(numpy_state)
 
 
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
-    """Seed every generator of the process for a block, then put each back where it was.
-
-    Args:
-        number: The seed, of up to 64 bits.
-    """
+    """Seed every generator of the process, with up to 64 bits, for a block; then put each back where it was."""
     before = torch.initial_seed()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda_states = torch.cuda.get_rng_state_all() if cuda else []
@@ -122,9 +109,9 @@ class SeededDataset:
 
     Its samples are what was asked for: (number of the seed and epoch, index); `collate` fetches them and makes the
     batch. Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch
-    is fetched after the generators got a known state; one that is not in that state afterwards was drawn from. Then
-    the batch is fetched again with that generator seeded for each sample, and so is each later one. A batch that a data
-    set makes as a whole is seeded for its first sample.
+    is made after the generators got a known state; one that is not in that state afterwards was drawn from. Then the
+    batch is made again with that generator seeded for each sample and for the collate function, and so is each later
+    one. A batch that a data set makes as a whole is seeded for its first sample.
 
     Args:
         dataset: Map-style.
@@ -137,8 +124,7 @@ class SeededDataset:
         self.collate_fn = collate_fn
         self._many = getattr(dataset, "__getitems__", None) if batched else None
         self._batched = batched
-        self._drawn: list[str] = []  # by samples
-        self._collate_draws = False
+        self._drawn: list[str] = []
         self._whole = False  # whether the data set makes batches that are no lists of samples
 
     def __getitem__(self, place: Any) -> Any:
@@ -148,26 +134,16 @@ class SeededDataset:
 
     def collate(self, place: tuple[int, Any]) -> Any:
         """Make a batch; what the collate function draws is a function of the batch's first sample."""
+        key, index = place
         with preserve_rng_state():
-            samples = self._samples(*place)
-            if not self._collate_draws:
+            while True:
                 seed_all(PROBE)
+                samples = self._fetch(key, index)
+                self._seed(key, index[0] if self._batched else index, 1)
                 batch = self.collate_fn(samples)
-                if not drawn_from(PROBE):
+                if not (new := drawn_from(PROBE, [name for name in GENERATORS if name not in self._drawn])):
                     return batch
-                self._collate_draws = True
-                samples = self._samples(*place)  # it may have changed them
-            key, index = place
-            seed_all(hash_seed(key, _as_number(index[0] if self._batched else index), 1))
-            return self.collate_fn(samples)
-
-    def _samples(self, key: int, index: Any) -> Any:
-        while True:
-            seed_all(PROBE)
-            samples = self._fetch(key, index)
-            if not (new := drawn_from(PROBE, [name for name in GENERATORS if name not in self._drawn])):
-                return samples
-            self._drawn += new
+                self._drawn += new
 
     def _fetch(self, key: int, index: Any) -> Any:
         if not self._batched:
@@ -186,9 +162,9 @@ class SeededDataset:
             samples.append(self._many([each])[0] if self._many else self.dataset[each])
         return samples
 
-    def _seed(self, key: int, index: Any) -> None:
+    def _seed(self, key: int, index: Any, *more: int) -> None:
         for name in self._drawn:
-            GENERATORS[name][0](hash_seed(key, _as_number(index)))
+            GENERATORS[name][0](hash_seed(key, _as_number(index), *more))
 
 
 def _as_number(index: Any) -> int:
@@ -199,14 +175,7 @@ def _as_number(index: Any) -> int:
 
 
 def draw_sampler(sampler: Any, loader: DataLoader[Any], seed: int, epoch: int) -> list[Any]:
-    """Draw a sampler of the user's whole, with all generators seeded that it may draw from.
-
-    Args:
-        sampler: Of indices or of batches of them; it has to end.
-        loader: It belongs to.
-        seed: For this epoch.
-        epoch: For a sampler with `set_epoch`.
-    """
+    """Draw a sampler whole, which has to end, with all generators seeded that it may draw from, its loader's too."""
     with preserve_rng_state():
         seed_all(seed)
         for each in (loader, sampler, getattr(sampler, "sampler", None)):
@@ -242,54 +211,32 @@ def settle_seed(given: bool | int) -> int:
 class SeededLoop:
     """The `run` of Lightning's evaluation loop: draws from the run's seed, and training does not notice.
 
-    Args:
-        loop: Lightning's. Its bound method cannot be pickled, as a spawned process needs it.
-        stage: `val`, `test` or `predict`.
-        trainer: Whose loop it is.
-        seed: Of the run.
+    A spawned process needs an object that can be pickled, unlike the loop's bound method.
     """
 
     def __init__(self, loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> None:
-        self._loop = loop
+        self._loop, self._trainer, self._seed = loop, trainer, seed
         self._stage = zlib.crc32(stage.encode())
-        self._trainer = trainer
-        self._seed = seed
 
     def __call__(self) -> Any:
         _aside.append(random_state())  # a checkpoint saved within the evaluation holds these
         try:
-            with seeded(self._number()):
+            # Each process has other rows, and draws other numbers.
+            with seeded(hash_seed(self._seed.value, self._stage, self._trainer.global_rank, 4)):
                 return type(self._loop).run(self._loop)
         finally:
             _aside.pop()
 
-    def seed_batch(self, batch_idx: int, dataloader_idx: int) -> None:
-        """Seed the generators for a step; each process has other rows, and draws other numbers."""
-        number = self._number(dataloader_idx, batch_idx)
-        seed_all(number)
-        _seed_devices(number)
-
-    def _number(self, *numbers: int) -> int:
-        return hash_seed(self._seed.value, self._stage, self._trainer.global_rank, *numbers, 4)
-
-
-def _evaluation_loops(trainer: Trainer) -> dict[str, Any]:
-    """Return the loop that evaluates, by the trainer's method that runs."""
-    loops = trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop
-    return dict(zip(("fit", "validate", "test", "predict"), loops, strict=True))
-
 
 def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
     """Let each evaluation of a trainer draw from the seed of a run."""
-    for verb, loop in _evaluation_loops(trainer).items():
-        loop.run = SeededLoop(loop, "val" if verb in ("fit", "validate") else verb, trainer, seed)
-
-
-def seed_batch(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> None:
-    """Seed the generators for the step of the evaluation at hand."""
-    run = _evaluation_loops(trainer)[trainer.state.fn.value if trainer.state.fn else "fit"].run
-    if isinstance(run, SeededLoop):
-        run.seed_batch(batch_idx, dataloader_idx)
+    for stage, loop in (
+        ("val", trainer.fit_loop.epoch_loop.val_loop),
+        ("val", trainer.validate_loop),
+        ("test", trainer.test_loop),
+        ("predict", trainer.predict_loop),
+    ):
+        loop.run = SeededLoop(loop, stage, trainer, seed)  # type: ignore[method-assign]
 
 
 def random_state() -> dict[str, Any]:

@@ -15,18 +15,15 @@ from torch.utils.data import get_worker_info
 _over = multiprocessing.RawValue(ctypes.c_bool, False)
 
 
-def let_workers_go() -> None:
-    """Let workers end when they are asked to."""
-    _over.value = True
-
-
-# Before multiprocessing ends, and waits for, those that are left.
-atexit.register(let_workers_go)
-
-
 def keep_workers() -> None:
     """Begin a run, whose workers stay until it has saved."""
     _over.value = False
+
+
+@atexit.register  # before multiprocessing ends, and waits for, those that are left
+def let_workers_go() -> None:
+    """Let workers end when they are asked to."""
+    _over.value = True
 
 
 class IgnoreSignals:
@@ -41,10 +38,8 @@ class IgnoreSignals:
     """
 
     def __init__(self, then: Callable[[int], Any] | None, dataset: Any) -> None:
-        self.then = then
-        self.dataset = dataset
-        self.over = _over
-        self.run = os.getpid()
+        self.then, self.dataset = then, dataset
+        self.over, self.run = _over, os.getpid()
 
     def __call__(self, worker: int) -> None:
         for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):

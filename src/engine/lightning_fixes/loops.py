@@ -1,4 +1,4 @@
-"""Repairs of Lightning's loops: a run that goes on."""
+"""Repairs of Lightning's loops, for a run that is resumed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,10 +8,7 @@ from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 
 
 def step_plateau(trainer: pl.Trainer) -> None:
-    """Let a ReduceLROnPlateau see an epoch that was resumed: Lightning leaves it out there.
-
-    Call it at the end of a training epoch. Lightning issue 14699, whose repair it is to leave it out.
-    """
+    """Let a ReduceLROnPlateau see a resumed epoch, at its end; Lightning skips it there (its issue 14699)."""
     if trainer.fit_loop.restarting and trainer.is_last_batch:
         trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
@@ -27,10 +24,9 @@ def step_plateau_of_a_batch(trainer: pl.Trainer) -> None:
 
 
 def weight_of_the_rest(trainer: pl.Trainer) -> float:
-    """What makes up for Lightning's dividing the loss by the number of batches that are accumulated elsewhere.
+    """Return the factor for the loss where the last step of an epoch accumulates fewer batches than others.
 
-    The last step of an epoch may have fewer: its gradient would be a fraction of their mean. Lightning issue 19987. Of
-    a stream without a length nobody knows which batches are the last.
+    Lightning divides by the full number (its issue 19987). Without a length nobody knows which batches are the last.
     """
     every, total = trainer.accumulate_grad_batches, trainer.num_training_batches
     if not isinstance(total, int):
@@ -40,7 +36,7 @@ def weight_of_the_rest(trainer: pl.Trainer) -> float:
 
 
 def take_back_an_early_stop(trainer: pl.Trainer) -> None:
-    """Let a run go on that early stopping gave up before `min_epochs`, and that has improved since.
+    """Let a run continue whose patience ran out before `min_epochs`, and that has improved since.
 
     Call it after early stopping has looked. Lightning issue 19966.
     """
@@ -52,41 +48,40 @@ def take_back_an_early_stop(trainer: pl.Trainer) -> None:
 
 
 def take_up_progress(trainer: pl.Trainer, loops: dict[str, Any]) -> None:
-    """Let `global_step` and `current_epoch` of a test be the checkpoint's: Lightning's are 0, or of the fit before it.
-
-    A loss whose weights rise with the steps would give one figure in the test after a fit and another one later.
+    """Let `global_step` and `current_epoch` of an evaluation be the checkpoint's: a loss may depend on them.
 
     Args:
         trainer: That evaluates.
-        loops: Of the checkpoint, as the fit loop puts them in.
+        loops: Of the checkpoint, as the fit loop saves them.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    fit.epoch_progress.load_state_dict(loops["epoch_progress"])
-    progress = epoch.automatic_optimization.optim_progress
-    progress.load_state_dict(loops["epoch_loop.automatic_optimization.optim_progress"])
-    steps = epoch.manual_optimization.optim_step_progress
-    steps.load_state_dict(loops["epoch_loop.manual_optimization.optim_step_progress"])
+    for progress, key in (
+        (fit.epoch_progress, "epoch_progress"),
+        (epoch.automatic_optimization.optim_progress, "epoch_loop.automatic_optimization.optim_progress"),
+        (epoch.manual_optimization.optim_step_progress, "epoch_loop.manual_optimization.optim_step_progress"),
+    ):
+        progress.load_state_dict(loops[key])
 
 
 def align_reloads(trainer: pl.Trainer) -> None:
-    """Let a resumed run reload its loaders when one that was never stopped does: Lightning counts from the resume.
+    """Reload loaders in the epochs in which a run that was never stopped does: Lightning counts from the resume.
 
     Call it when training starts.
     """
-    if every := getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
-        begun = trainer.current_epoch - trainer.current_epoch % every
+    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+        begun = FitProgress(trainer).first_epoch()
         trainer.fit_loop._last_train_dl_reload_epoch = begun
         trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = begun
 
 
 def reset_loop_counters(loops: dict[str, Any], trainer: pl.Trainer) -> None:
-    """Make the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
+    """Let the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
 
-    Left alone, Lightning takes the batches of the finished epoch for those of the next one, and skips it. Lightning
-    issue 19617 has a case of it: `max_steps` that end with an epoch.
+    Otherwise Lightning takes the batches of the finished epoch for those of the next one, and skips it. Lightning issue
+    19617 has a case of it: `max_steps` that end with an epoch.
 
     Args:
-        loops: Of a checkpoint, as Lightning's fit loop puts them in.
+        loops: Of a checkpoint, as Lightning's fit loop saves them.
         trainer: That saves it.
     """
     # A batch at which `on_train_batch_start` returned -1 is never started nor completed. From then on Lightning would
@@ -109,16 +104,16 @@ def reset_loop_counters(loops: dict[str, Any], trainer: pl.Trainer) -> None:
 
     reset(loops)
     validation = loops["epoch_loop.val_loop.batch_progress"]
-    loops["epoch_loop.batch_progress"]["is_last_batch"] = validation["is_last_batch"] = False
+    batches["is_last_batch"] = validation["is_last_batch"] = False
     validation["total"] = dict.fromkeys(validation["total"], 0)
     # With max_steps Lightning restarts each epoch. Where it takes the start for the time of a validation, its first
     # round trains nothing but is counted as a batch. The same issue.
-    if trainer.max_steps != -1 and _validates(trainer, loops["epoch_loop.batch_progress"]["total"]["completed"]):
+    if trainer.max_steps != -1 and _validates(trainer, batches["total"]["completed"]):
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
-    """Whether a validation seems due when an epoch begins, after so many batches of the run."""
+    """Return whether a validation seems due when an epoch begins, after so many batches of the run."""
     every = trainer.check_val_every_n_epoch
     if not trainer.enable_validation or trainer.val_check_batch is None:
         return False
@@ -128,7 +123,7 @@ def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
 
 
 class FitProgress:
-    """Counts the batches of the running epoch as a fit's loops do: what a loader's position follows from.
+    """Counts the batches of the running epoch as a fit's loops do: a loader's position follows from it.
 
     Lightning keeps two counts. `batch_progress` is one behind for a loader that starts again while a batch is fetched
     ahead; the fetcher begins at 0 in a resumed run. The greater one is right.
@@ -138,9 +133,8 @@ class FitProgress:
         self._loop = trainer.fit_loop
 
     def trained(self) -> int:
-        """Return how many batches of the epoch were trained on."""
+        """Return how many batches of the epoch were trained on; 0 between two epochs."""
         epochs: Any = self._loop.epoch_progress.current
-        # Between two epochs Lightning still has the count of the finished one.
         return self._loop.epoch_loop.batch_progress.current.ready if epochs.processed < epochs.started else 0
 
     def fetched(self) -> int:
@@ -152,8 +146,8 @@ class FitProgress:
 
     def first_epoch(self) -> int:
         """Return the epoch for which the loaders were made, in a run that was never stopped."""
-        trainer = self._loop.trainer
-        every = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+        trainer: Any = self._loop.trainer
+        every = trainer.reload_dataloaders_every_n_epochs
         return trainer.current_epoch // every * every if every else 0
 
     @property
@@ -174,13 +168,12 @@ class FitProgress:
 
 
 def hand_back_between_epochs(trainer: pl.Trainer, loaders: Iterable[Any]) -> None:
-    """Load the positions of a checkpoint between two epochs: Lightning loads those amid an epoch alone.
+    """Load the states of a checkpoint between two epochs when the training loaders are made.
 
-    Call it when the training loaders are made.
+    Lightning loads only those within an epoch.
     """
     states = trainer.fit_loop._combined_loader_states_to_load
-    if not states or trainer.fit_loop.restarting:
-        return
-    for loader in loaders:
-        if states and hasattr(loader, "load_state_dict") and hasattr(loader, "state_dict"):
-            loader.load_state_dict(states.pop(0))
+    if not trainer.fit_loop.restarting:
+        for loader in loaders:
+            if states and hasattr(loader, "load_state_dict") and hasattr(loader, "state_dict"):
+                loader.load_state_dict(states.pop(0))

@@ -12,9 +12,8 @@ from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.utils.data import DataLoader
 
-# Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where Lightning, or a
-# library it imports, made the latter first, a parser turns 1 into 1.0: all batches in place of one. An annotated int is
-# a type of its own.
+# Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where a library makes
+# the latter first, a parser turns 1 into 1.0: all batches in place of one. An annotated int is a type of its own.
 # Lightning issue 21259, closed.
 Batches = Annotated[int, "batches"] | float | None
 
@@ -49,14 +48,13 @@ class Trainer(pl.Trainer):
         )
 
 
-NOTHING: AbstractContextManager[None] = nullcontext()
-
-
 class NoProfiler(PassThroughProfiler):
-    """Where nothing is profiled Lightning still makes a context for each hook of each step; this one is made once."""
+    """Without a profile Lightning still makes a context for each hook of each step; this one is made once."""
+
+    NOTHING: AbstractContextManager[None] = nullcontext()
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return NOTHING
+        return self.NOTHING
 
 
 class QuickAttributes(pl.LightningModule):
@@ -73,21 +71,16 @@ class QuickAttributes(pl.LightningModule):
 
 
 def double_before_weights(module: pl.LightningModule) -> None:
-    """Make the module double, where it is to be: Lightning does so after it has loaded the weights, and rounds them.
-
-    Call it in `on_load_checkpoint`.
-    """
+    """Make a module double in `on_load_checkpoint`: Lightning does so after it has loaded the weights, rounded."""
     if module.trainer.precision == "64-true":
         module.double()
 
 
 def call_own_train(module: pl.LightningModule) -> None:
-    """Call `train()` of each part that overrides it, as a hand-written loop does.
+    """Call `train()` of each part that overrides it when a fit starts, as a hand-written loop does.
 
-    Parts freeze themselves that way (a batch norm that stays in evaluation). Lightning calls `train()` at no time and
-    keeps the modes of all modules over a validation, Lightning pull request 18951. What is in evaluation stays so.
-
-    Call it when a fit starts.
+    Parts freeze themselves that way (a batch norm that stays in evaluation). Lightning never calls `train()` and keeps
+    the modes of all modules over a validation (its pull request 18951). What is in evaluation stays so.
     """
     in_evaluation = [part for part in module.modules() if not part.training]
     for part in module.modules():
@@ -98,7 +91,7 @@ def call_own_train(module: pl.LightningModule) -> None:
 
 
 class AverageAlsoInTheTest(WeightAveraging):
-    """In the test that follows a fit Lightning's would load the weights without the average."""
+    """In the test after a fit Lightning's would load the weights without the average."""
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
@@ -112,8 +105,7 @@ class EmaAlsoInTheTest(AverageAlsoInTheTest, EMAWeightAveraging):
 class EndsWorkers:
     """Lets Lightning end the workers that stay from epoch to epoch when its loop ends, as it does with a DataLoader's.
 
-    It looks for a DataLoader's own iterator, and has no public name for it. Left to the garbage collector, torch waits
-    ten seconds for two of them.
+    It looks for a DataLoader's own iterator, without a public name. The garbage collector would take ten seconds.
     """
 
     _source: DataLoader[Any]
@@ -128,10 +120,9 @@ class EndsWorkers:
 
 
 def spare_the_question_for_a_gpu() -> None:
-    """Adam asks at each step whether a GPU is here.
+    """Spare Adam asking at each step whether a GPU is here, where there is none.
 
-    Lightning has torch ask in a way that spares a GPU's state in forked processes and costs 0.2 ms (Lightning pull
-    request 15110; the cost is not reported as of 2026-11). Where there is no GPU nothing needs to be spared.
+    Lightning has torch ask in a way that costs 0.2 ms, for the sake of forked processes (its pull request 15110).
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
 from src.engine.data.adopt import adopt
-from src.engine.data.seeding import seeded, settle_seed
+from src.engine.data.seeding import random_state, seeded, set_random_state, settle_seed
 from src.module import LitModule
 from tests.conftest import PROJECT
 from tests.processes import launch, processes
+from tests.stopping import config, fit, resume, run_differences
 
 # Each row's number is its only feature; whoever hands out a loader notes which rows it has.
 PACKAGE = """
@@ -35,11 +36,6 @@ def by_torch():
 def by_sklearn():
     train, rest = train_test_split(range(60), test_size=20)
     return [train, *train_test_split(rest, test_size=10)]
-
-
-def by_numpy():
-    order = np.random.permutation(60).tolist()
-    return [order[:40], order[40:50], order[50:]]
 
 
 def by_python():
@@ -120,13 +116,10 @@ def parts(folder):
     return train, val, test
 
 
-OTHERS = ("by_sklearn", "by_numpy", "by_python")
 EVERYWHERE = [("by_torch", where) for where in ("__init__", "prepare_data", "setup", "loaders")]
 
 
-@pytest.mark.parametrize(
-    ("how", "where"), [*EVERYWHERE, ("by_sklearn", "setup"), ("by_numpy", "setup"), ("by_python", "setup")]
-)
+@pytest.mark.parametrize(("how", "where"), [*EVERYWHERE, ("by_sklearn", "setup"), ("by_python", "setup")])
 def test_no_row_that_trained_is_tested(splits, cli, how, where):
     done = cli("fit", "--config", "split.yaml", f"--data.how={how}", f"--data.where={where}")
     assert done.code == 0, done.err
@@ -149,28 +142,20 @@ def test_a_seed_that_is_drawn_or_looked_up_is_kept(splits, cli, monkeypatch, see
     assert type(kept) is int
 
 
-def test_two_drawn_seeds_differ():
+@pytest.mark.parametrize("start", [{"SLURM_JOB_ID": "7"}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}])
+def test_processes_that_something_else_starts_draw_the_same_seed(start, monkeypatch):
     assert settle_seed(False) != settle_seed(False)
-
-
-def test_processes_that_something_else_starts_draw_the_same_seed(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    first = settle_seed(False)
-    assert settle_seed(True) == first
-    monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert settle_seed(False) != first
-
-
-def test_processes_that_are_started_by_hand_draw_the_same_seed(monkeypatch):
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # of an earlier run in this process
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in start.items():
+        monkeypatch.setenv(name, value)
     drawn = []
     for rank in "01":
         monkeypatch.setenv("LOCAL_RANK", rank)
-        drawn.append(settle_seed(False))
-    assert drawn[0] == drawn[1] != 1
+        drawn.append(settle_seed(rank == "0"))
+    monkeypatch.setenv([*start][-1], "8")
+    assert drawn[0] == drawn[1] != settle_seed(False)
+    assert drawn[0] != 1
 
 
 @pytest.mark.slow
@@ -187,18 +172,30 @@ def generators():
 
 
 def test_the_generators_are_left_as_they_were():
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    expected = generators()
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    with seeded(2**63 + 1):
-        drawn = generators()
-    assert generators() == expected
-    with seeded(2**63 + 1):
-        assert generators() == drawn
+    expected = []
+    for block in (False, True):
+        torch.manual_seed(1), np.random.seed(1), random.seed(1)
+        if block:
+            with seeded(2**63 + 1):
+                drawn = generators()
+            with seeded(2**63 + 1):
+                assert generators() == drawn
+        expected.append(generators())
+    assert expected[0] == expected[1]
+
+
+def test_a_block_within_another_leaves_its_generators_as_they_were():
+    def drawn(between):
+        with seeded(1):
+            np.random.rand(), np.random.normal()
+            between()
+            return [*generators(), np.random.normal()]
+
+    def within():
+        with seeded(2):
+            generators(), np.random.normal()
+
+    assert drawn(within) == drawn(lambda: None)
 
 
 class Rows(LightningDataModule):
@@ -252,3 +249,39 @@ def test_each_kind_of_hook_draws_numbers_of_its_own():
     data.train_dataloader()
     drawn.append(data.drawn)
     assert len({tuple(rows.tolist()) for rows in drawn}) == 4
+
+
+def test_without_the_states_of_its_generators_a_resumed_run_differs(tmp_path):
+    whole = fit(tmp_path / "whole", config(dropout=0.5))
+    run = fit(tmp_path / "stopped", config(dropout=0.5), ("on_train_batch_end", 17))
+    path = run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["callbacks"]["Resume"]
+    torch.save(checkpoint, path)
+    assert resume(run) == 0
+    assert run_differences(whole, run) != []
+
+
+def draw() -> list[float]:
+    drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.normal(), torch.rand(()).item()]
+    return drawn + [torch.rand((), device=f"cuda:{k}").item() for k in range(torch.cuda.device_count())]
+
+
+def test_every_generator_is_put_back(tmp_path):
+    draw()
+    torch.save(random_state(), tmp_path / "state.pt")
+    expected = draw()
+    set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert draw() == expected
+
+
+def test_the_state_of_mps_is_kept_and_put_back(monkeypatch):
+    """With a device that is not here: its generator is a tensor."""
+    generator = [torch.tensor([1, 2, 3], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: generator[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: generator.__setitem__(0, state))
+    state = random_state()
+    generator[0] = torch.zeros(3, dtype=torch.uint8)
+    set_random_state(state)
+    assert generator[0].tolist() == [1, 2, 3]
