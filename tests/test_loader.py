@@ -71,9 +71,7 @@ def test_the_ranks_together_have_the_batches_of_one(world_size, num_rows):
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_weights_make_the_mean_over_ranks_the_mean_over_rows(world_size):
     values = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ranks = [TensorLoader((values,), 12 // world_size) for _ in range(world_size)]
-    for rank, made in enumerate(ranks):
-        made.follow(Role(rank=rank, world_size=world_size))
+    ranks = [TensorLoader((values,), 12 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     one = TensorLoader((values,), 12 // world_size * world_size)
     for batch, ((whole,), *parts) in enumerate(zip(one, *ranks, strict=True)):
         weighted = [part.mean() * made.weight_of(batch) for (part,), made in zip(parts, ranks, strict=True)]

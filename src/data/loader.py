@@ -24,6 +24,8 @@ class TensorLoader(OrderedLoader):
         shuffle: Draw a new order for each pass.
         seed: Of the order. By default the one the process was seeded with (`--seed_everything`).
         passes: How often an epoch goes through the rows: an epoch has a fixed cost, which few rows would feel.
+        rank: 0 to W-1, for a loop of your own; a run tells its loaders.
+        world_size: W.
 
     Raises:
         UserError: If the tensors differ in length, or `batch_size` or `passes` is below 1.
@@ -39,6 +41,8 @@ class TensorLoader(OrderedLoader):
         shuffle: bool = False,
         seed: int | None = None,
         passes: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(seed)
         for name, value in (("batch_size", batch_size), ("passes", passes)):
@@ -54,6 +58,7 @@ class TensorLoader(OrderedLoader):
         self.transform = transform
         self.shuffle = shuffle
         self.passes = passes
+        self.follow(Role(rank=rank, world_size=world_size))
 
     def follow(self, role: Role) -> None:
         """Serve a run: its process, its order, its device."""
