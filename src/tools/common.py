@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
@@ -80,6 +78,8 @@ def composed(options: list[str]) -> dict[str, Any]:
     Raises:
         SystemExit: With the parser's line, if an option is wrong.
     """
+    import yaml
+
     from src.cli import main
 
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()) as errors:

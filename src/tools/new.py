@@ -1,12 +1,13 @@
 """Copies an example under a new name, the start of your own: `python -m src new iris --from rows`."""
 
-import argparse
 import glob
 import keyword
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from src.tools.common import Parser, refuse
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("models", "data", "callbacks")
@@ -15,47 +16,44 @@ MODULE = re.compile(rf"\bsrc\.({'|'.join(PACKAGES)})\.(\w+)")
 
 
 def camel(word: str) -> str:
-    """The form that a word has in a class's name."""
+    """Return the form that a word has in a class's name."""
     return "".join(part.capitalize() for part in word.split("_"))
 
 
 def examples() -> list[str]:
-    """What can be copied: each experiment, by its YAML's name."""
+    """Return what can be copied: each experiment, by its YAML's name."""
     return sorted(path.stem for path in PROJECT.glob("configs/*.yaml"))
 
 
 def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
-    """The modules of an example, under a new name.
+    """Give the modules of an example new names.
 
-    They are the nets and data modules that its YAML names, and what these or the YAML refer to by one of their words:
-    `mnist_files`, `xor_table`. What has another name (`loader`, `ema`) is everybody's and stays.
+    They are those that its YAML, or one of them, names and that begin with a word of the example: `mnist_files`.
+    Modules of another name (`loader`, `ema`) are shared and stay.
 
     Returns:
         The new "data.iris" of each "data.rows"; and the example's words: of mnist_augmented both that and mnist.
     """
-    queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text(encoding="utf-8"))
-    named = [module for package, module in queue if package != "callbacks"]
     parts = source.split("_")
     shorter = ["_".join(parts[:number]) for number in range(len(parts) - 1, 0, -1)]
     words = [source, *(word for word in shorter if any((PROJECT / f"src/{at}/{word}.py").is_file() for at in PACKAGES))]
+    queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text(encoding="utf-8"))
     renamed: dict[str, str] = {}
     for package, module in queue:  # which grows
-        word = next((word for word in [*words, *named] if f"{module}_".startswith(f"{word}_")), None)
-        if word is None or f"{package}.{module}" in renamed:
-            continue
+        word = next((word for word in words if f"{module}_".startswith(f"{word}_")), None)
         path = PROJECT / f"src/{package}/{module}.py"
-        if not path.is_file():
-            sys.exit(f"error: {source} names src.{package}.{module}, and src/{package}/{module}.py is not there.")
-        new = name + module.removeprefix(word) if word in words else f"{name}_{module}"
-        if f"{package}.{new}" in renamed.values():  # mnist_augmented has the place of the mnist that it builds on
-            new = f"{name}_base" if module == word else f"{name}_{module}"
-        renamed[f"{package}.{module}"] = f"{package}.{new}"
+        if word is None or f"{package}.{module}" in renamed or not path.is_file():
+            continue
+        rest = module.removeprefix(word)
+        # mnist_augmented takes the place of the mnist that it builds on.
+        base = "_base" if f"{package}.{name}{rest}" in renamed.values() else ""
+        renamed[f"{package}.{module}"] = f"{package}.{name}{base}{rest}"
         queue += MODULE.findall(path.read_text(encoding="utf-8"))
     return renamed, words
 
 
 def classes(name: str, code: str, words: list[str]) -> dict[str, str]:
-    """The new name of each class that has a word of the example in it."""
+    """Return the new name of each class that has a word of the example in it."""
     forms = "|".join(re.escape(form) for word in words for form in (camel(word), word.upper()))
     renamed: dict[str, str] = {}
     for old in re.findall(rf"^class (\w*(?:{forms})(?![a-z])\w*)", code, re.MULTILINE):
@@ -65,24 +63,14 @@ def classes(name: str, code: str, words: list[str]) -> dict[str, str]:
 
 
 def plan(name: str, source: str) -> dict[Path, str]:
-    """The files of an example under a new name, not written yet.
+    """Return the files of an example under a new name and their texts, not written yet.
 
     Only names change: of the modules, of the classes that they define, of the YAML and of its runs' folder.
-
-    Args:
-        name: A Python name in lower case: that of the files, and in capitals that of the classes.
-        source: The example.
-
-    Returns:
-        Each file's text.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        sys.exit(
-            f"error: NAME={name!r} must be a Python name in lower case: letters, digits and _, not a digit first, and "
-            "no word of the language. For example: make new NAME=iris"
-        )
+        refuse(f"NAME={name!r} must be a Python name in lower case, and no keyword. For example: make new NAME=iris")
     if source not in examples():
-        sys.exit(f"error: FROM={source!r} is no example; there are: {', '.join(examples())}.")
+        refuse(f"FROM={source!r} is no example; there are: {', '.join(examples())}.")
     moved, words = modules(name, source)
     files = {f"src/{old.replace('.', '/')}.py": f"src/{new.replace('.', '/')}.py" for old, new in moved.items()}
     code = "".join((PROJECT / path).read_text(encoding="utf-8") for path in files)
@@ -90,10 +78,10 @@ def plan(name: str, source: str) -> dict[Path, str]:
     for test in sorted(PROJECT.glob(f"tests/**/test_{glob.escape(source)}.py"))[:1]:
         files[str(test.relative_to(PROJECT))] = f"tests/test_{name}.py"
     if there := [path for path in files.values() if (PROJECT / path).exists()]:
-        sys.exit(f"error: NAME={name}: there already: {', '.join(there)}. Choose another; nothing was written.")
+        refuse(f"NAME={name}: there already: {', '.join(there)}. Choose another; nothing was written.")
     renamed = classes(name, code, words)
     if taken := set(renamed.values()) & set(re.findall(r"\w+", code)):
-        sys.exit(f"error: NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
+        refuse(f"NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
 
     old = re.escape(source)
 
@@ -108,7 +96,7 @@ def plan(name: str, source: str) -> dict[Path, str]:
 
 def main(args: list[str]) -> None:
     """Write the files, and say what to type next."""
-    parser = argparse.ArgumentParser("python -m src new", description=__doc__)
+    parser = Parser("python -m src new", description=__doc__)
     parser.add_argument("name", help="of the new experiment, its files and, in capitals, its classes")
     parser.add_argument("--from", dest="source", metavar="EXAMPLE", default="rows", help=", ".join(examples()))
     given = parser.parse_args(args)
@@ -116,9 +104,7 @@ def main(args: list[str]) -> None:
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(PROJECT)}")
-    if PROJECT / f"tests/test_{given.name}.py" not in texts:
-        print(f"wrote no test: {given.source} has none, tests/test_{given.source}.py")
-    # Other names have another order and another length. In a file of yours nobody asks for the order; a copy has it.
+    # Other names have another order and another length.
     code = [str(path) for path in texts if path.suffix == ".py"]
     for tidy in (["check", "--select=I", "--config=lint.per-file-ignores={}", "--fix"], ["format"]):
         ruff = [sys.executable, "-m", "ruff", *tidy, "--quiet", "--no-cache", *code]

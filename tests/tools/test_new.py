@@ -158,37 +158,24 @@ data: {class_path: src.data.gan.GAN}
 callbacks: [{class_path: src.callbacks.everyone.EMA}, {class_path: src.callbacks.ganbatte.GANbatte}]
 """,
     "src/models/gan_generator.py": "class Generator:\n    pass\n",
-    "src/models/critic.py": "from src.models.critic_parts import Part\n\n\nclass GanCritic(Part):\n    pass\n",
-    "src/models/critic_parts.py": "class Part:\n    pass\n",
-    "src/models/judge.py": "class Judge:\n    pass\n\n\nclass Ganymede:\n    pass\n",
     "src/data/gan.py": "from src.data.loader import TensorLoader\n\n\nclass GAN(TensorLoader):\n    pass\n",
 }
 
 
-def write_gan(project):
+def test_modules_of_another_name_are_shared(project):
     for path, text in GAN.items():
         (project / path).write_text(text)
-
-
-def test_an_experiment_of_ones_own_with_several_nets_keeps_each_apart(project, capsys):
-    write_gan(project)
     made = make(project, "crocus", "--from", "gan")
-    parts = {
-        "models/crocus_generator",
-        "models/crocus_critic",
-        "models/crocus_critic_parts",
-        "models/crocus_judge",
-        "data/crocus",
-    }
-    assert made.keys() == {f"src/{path}.py" for path in parts} | {"configs/crocus.yaml"}
-    assert "src.models.crocus_critic.CrocusCritic" in made["configs/crocus.yaml"]
-    assert "src.models.crocus_judge.Judge" in made["configs/crocus.yaml"]
-    assert "src.callbacks.everyone.EMA" in made["configs/crocus.yaml"]  # everybody's
-    assert "src.callbacks.ganbatte.GANbatte" in made["configs/crocus.yaml"]  # another word
-    assert "from src.models.crocus_critic_parts import Part" in made["src/models/crocus_critic.py"]
+    assert made.keys() == {"src/models/crocus_generator.py", "src/data/crocus.py", "configs/crocus.yaml"}
+    for shared in (
+        "models.critic.GanCritic",
+        "models.judge.Judge",
+        "callbacks.everyone.EMA",
+        "callbacks.ganbatte.GANbatte",
+    ):
+        assert f"src.{shared}" in made["configs/crocus.yaml"]
+    assert "src.models.crocus_generator.Generator" in made["configs/crocus.yaml"]
     assert "class Crocus(TensorLoader)" in made["src/data/crocus.py"]
-    assert "class Ganymede" in made["src/models/crocus_judge.py"]
-    assert "wrote no test: gan has none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("odd", ["rows(1", "rows[0.1]", "ro+ws", "rows-2"])
@@ -211,12 +198,6 @@ def test_a_class_and_the_one_it_builds_on_do_not_get_one_name(project):
     assert "class TulipDataModule(TulipBaseDataModule):" in made["src/data/tulip.py"]
     assert "class TulipBaseDataModule(LightningDataModule):" in made["src/data/tulip_base.py"]
     assert "src.data.tulip.TulipDataModule" in made["configs/tulip.yaml"]
-
-
-def test_a_module_that_the_yaml_names_and_nobody_wrote_is_told(project, capsys):
-    write_gan(project)
-    (project / "src/models/judge.py").unlink()
-    assert "src/models/judge.py is not there" in refused(project, capsys, "crocus", "--from", "gan")
 
 
 @pytest.mark.parametrize("name", ["", "2x", "my-net", "class", "Crocus", "a b", "../x", "_x", "é"])

@@ -87,12 +87,7 @@ def load(folder: Path) -> Sweep:
 
 
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
-    """Return the sweep that a command line asks for, its folder made and locked.
-
-    Args:
-        own: The sweep's own options.
-        options: Those of fit.
-    """
+    """Return the sweep that its own options and those of fit ask for, its folder made and locked."""
     if own.sweep:
         sweep = _continued(own.resume, _new(own, options))
     elif options or own.config or own.storage:
@@ -123,12 +118,13 @@ def _continued(folder: Path | None, asked: Sweep) -> Sweep:
             refuse(
                 f"{folder} is another sweep, with other {' and '.join(changed)}. Leave out --sweep, or begin a new one."
             )
-        if not (folder or changed or known.finished):
+        if folder:
+            known.folder = folder
+            return known
+        if not (changed or known.finished):
             with contextlib.suppress(Timeout), known.lock.acquire(timeout=0):
                 return known
-        elif folder and known is not asked:
-            return known
-    asked.folder = folder or claim(root, "sweep")
+    asked.folder = claim(root, "sweep")
     return asked
 
 

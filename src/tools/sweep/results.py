@@ -65,13 +65,7 @@ def describe(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> str:
 
 
 def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
-    """Test the best trial once; write and print what the sweep found.
-
-    Args:
-        sweep: The sweep, its search ended.
-        study: Its study.
-        again: The command that continues it.
-    """
+    """Test the best trial once; write and print what the sweep found; `again` is the command that continues it."""
     trials, best = trials_of(study), best_of(sweep, study)
     if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
         last = [trial.user_attrs for trial in trials if trial.state == TrialState.FAIL][-1]

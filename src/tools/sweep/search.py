@@ -269,12 +269,7 @@ def _places(number: int) -> list[dict[str, str]]:
 
 
 def serve(pipe: Connection, place: dict[str, str]) -> None:
-    """Fit one trial after another in this process, as long as its parent lives.
-
-    Args:
-        pipe: Gives jobs; takes reports, which are answered, and outcomes.
-        place: Environment of this worker.
-    """
+    """Fit the jobs that a pipe gives, as long as the parent lives; send reports, which are answered, and outcomes."""
     os.environ.update(place)
     torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
     if hasattr(os, "setsid"):

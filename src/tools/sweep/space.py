@@ -42,13 +42,9 @@ Space = list[Option]
 
 
 def read_space(given: Any, at: str = "space", branch: str = "") -> Space:
-    """Read the space of a YAML.
+    """Read a space, given as a range `{low, high, log, step}`, a list, or choices with a space each, by option.
 
-    Args:
-        given: Maps an option to its range `{low, high, log, step}`, to a list of choices, or to a dict that gives each
-            choice a space of its own.
-        at: Where it stands, for the message.
-        branch: The choice that brings it along.
+    For the messages, `at` says where it stands; `branch` is the choice that brings it along.
     """
     if not isinstance(given, dict) or not given:
         refuse(f"{at}: expected options by their names, such as `model.optimizer.lr: {{low: 1e-4, high: 0.1}}`.")
@@ -104,15 +100,9 @@ def walk(space: Space, above: dict[str, Any] | None = None) -> Iterator[tuple[Op
 
 
 def draw(space: Space, trial: BaseTrial, begin: Callable[[str], None] = lambda key: None) -> dict[str, Any]:
-    """Let a trial draw its point; what it drew before it was interrupted stays.
+    """Let a trial draw the value of each option, the label of a choice; `begin` is called with each key before.
 
-    Args:
-        space: The space.
-        trial: Optuna's.
-        begin: Called with the key of each option before it is drawn.
-
-    Returns:
-        The value of each option; the label of a choice.
+    What the trial drew before it was interrupted stays.
     """
     drawn: dict[str, Any] = {}
     for each in space:
@@ -181,11 +171,7 @@ def as_yaml(tree: dict[str, Any], **more: Any) -> str:
 
 
 def fragment(values: dict[str, Any]) -> dict[str, Any]:
-    """Turn options by their names into a config.
-
-    Args:
-        values: The value of each option; that of `config` is a dict with options.
-    """
+    """Turn options by their names into a config; the value of `config` is a dict with options."""
     tree: dict[str, Any] = copy.deepcopy(values.get(FILES, {}))
     for name in sorted(
         values.keys() - {FILES}, key=lambda name: (name.count("."), name)
