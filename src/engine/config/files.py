@@ -6,10 +6,12 @@ is no section. A class that takes the place of another begins with its own defau
 
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,8 @@ FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
     r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-# `${trainer.max_epochs}`, but neither `\${x}`, a relative `${.x}` nor a resolver as in `${oc.env:NAME}`.
-REFERENCE = re.compile(r"(?<!\\)\$\{([a-zA-Z_][\w.]*)\}")
+# `${trainer.max_epochs}`, but no resolver as in `${oc.env:NAME}`: what it says may be gone.
+REFERENCE = re.compile(r"\$\{[a-zA-Z_][\w.]*\}")
 
 
 class Dumper(yaml.SafeDumper):
@@ -180,14 +182,7 @@ def merge(base: dict[str, Any], over: dict[str, Any], at: str = "") -> dict[str,
 
 
 def _merge_entries(base: dict[str, Any], over: dict[str, Any], at: str, deletes: bool) -> dict[str, Any]:
-    """Merge by key.
-
-    Args:
-        base: What was said before.
-        over: What is said now.
-        at: The option that both are the value of.
-        deletes: Whether null deletes an entry: in a dict of the user's, where it is no value of an option.
-    """
+    """Merge by key; null deletes an entry of a dict of the user's, and is a value elsewhere."""
     merged = dict(base)
     for key, value in over.items():
         name = f"{at}.{key}".strip(".")
@@ -261,13 +256,11 @@ def find_class(path: str, option: str = "") -> Any:
         option: Whose value it is.
     """
     module, _, name = path.rpartition(".")
-    try:
-        found = [
-            getattr(importlib.import_module(place), name, None) for place in ([module] if module else places_of(option))
-        ]
-    except Exception:  # a module of the user's may fail in any way: the parser tells of it when it comes there
-        return None
-    return next((each for each in found if each is not None), None)
+    for place in [module] if module else places_of(option):
+        # A module of the user's may fail in any way: the parser tells of it when it comes there.
+        with suppress(Exception):
+            return getattr(importlib.import_module(place), name)
+    return None
 
 
 def _keeps_arguments(old: str, new: str, at: str) -> bool:
@@ -366,12 +359,12 @@ def with_references(values: Any, given: Any, whole: dict[str, Any]) -> Any:
         whole: All values of the run, which references name.
     """
     if isinstance(values, dict):
-        below = given if isinstance(given, dict) else {}
+        below = _content(given)
         below = {"init_args": below} if _is_class(values) and not _is_class(below) else below
         return {key: with_references(part, below.get(key), whole) for key, part in values.items()}
     if isinstance(values, list):
-        parts = given if isinstance(given, list) else []
-        return [with_references(a, parts[n] if n < len(parts) else None, whole) for n, a in enumerate(values)]
+        parts = itertools.zip_longest(values, given[: len(values)] if isinstance(given, list) else [])
+        return [with_references(part, below, whole) for part, below in parts]
     if isinstance(given, str) and REFERENCE.fullmatch(given):
         named: Any = whole
         for part in given[2:-1].split("."):

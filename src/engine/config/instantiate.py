@@ -69,17 +69,7 @@ def instantiate(
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
         return made
     except Exception as error:
-        first, way = make.raised[0] if make.raised else _innermost(error)
+        first, way = make.raised[0] if make.raised else (error, error.__traceback__)
+        while not make.raised and (inner := first.__cause__ or first.__context__):  # a function raised it
+            first, way = inner, inner.__traceback__
     raise first.with_traceback(way)
-
-
-def _innermost(error: BaseException) -> tuple[BaseException, TracebackType | None]:
-    """What a function raised that the config names: the parser makes its own of it, several times over."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    way = whole = error.__traceback__
-    while way and not way.tb_frame.f_globals.get("__name__", "").startswith("jsonargparse"):
-        way = way.tb_next
-    while way and way.tb_frame.f_globals.get("__name__", "").startswith("jsonargparse"):
-        way = way.tb_next
-    return error, way or whole

@@ -24,15 +24,12 @@ PLACES = {
     "logger": ("lightning.pytorch.loggers",),
     "profiler": ("lightning.pytorch.profilers",),
 }
-# Where an option stands that other programs have under this name, or without its section.
+# Where an option stands that a newcomer may look for without its section.
 ELSEWHERE = {
     **{name: f"model.{name}" for name in ("net", "loss", "metrics", "optimizer", "scheduler", "activation")},
     **dict.fromkeys(("lr", "learning_rate"), "model.optimizer.lr"),
-    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "trainer.max_epochs"),
-    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
-    **dict.fromkeys(("checkpoint_path", "ckpt", "resume"), "ckpt_path"),
+    "epochs": "trainer.max_epochs",
     "batch_size": "data.batch_size",
-    "seed": "seed_everything",
 }
 FRAME = re.compile(r"Parser key \"(.+?)\"|given class_path '(.+?)'|expects a (function)")
 
@@ -158,19 +155,24 @@ def _members(module: str) -> list[str]:
 
 
 def _meant(name: str, options: list[str]) -> str:
-    """Name the nearest option to one without its section, of another library, or mistyped."""
+    """Name the nearest option to one that is mistyped, or stands without its section."""
+    known = {each.rpartition(".")[2]: each for each in options} | {each: each for each in options} | ELSEWHERE
     name = name.strip("-").replace("-", "_")
-    same = [each for each in options if each.rpartition(".")[2] == name]
-    meant = ELSEWHERE.get(name.partition(".")[0], same[0] if len(same) == 1 else "")
-    return f". Did you mean {meant}?" if meant else nearest(name, options) or nearest(name.partition(".")[0], options)
+    first = name.partition(".")[0]
+    return (first not in ELSEWHERE and nearest(name, known)) or nearest(first, known)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message that names the nearest word, or nothing."""
-    by_lower = {each.lower(): each for each in known}
-    begins = [each for each in by_lower if len(word) > 2 and each.startswith(word.lower())]
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1) or begins
-    return f". Did you mean {by_lower[found[0]]}?" if found else ""
+    """Return the end of a message that names the nearest word, or nothing.
+
+    Args:
+        word: What came.
+        known: What is allowed; of a dict the values are named.
+    """
+    names = {each.lower(): known[each] if isinstance(known, dict) else each for each in known}
+    begins = [each for each in names if len(word) > 2 and each.startswith(word.lower())]
+    found = difflib.get_close_matches(word.lower(), names, n=1) or begins
+    return f". Did you mean {names[found[0]]}?" if found else ""
 
 
 def _types(text: str) -> str:
