@@ -4,51 +4,18 @@ import gzip
 import http.server
 import shutil
 import threading
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 from torchvision.datasets.utils import calculate_md5
 
 from tests.conftest import CONFIGS, write_idx, write_synthetic
 
 NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder on 127.0.0.1; some files cut short or with a byte changed."""
-
-    def __init__(self, folder: Path):
-        self.truncated: set[str] = set()
-        self.corrupted: set[str] = set()
-        self.missing: set[str] = set()
-        self.served: list[str] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                path = folder / Path(self.path).name
-                if path.name in outer.missing:
-                    self.send_error(404)
-                    return
-                data = path.read_bytes()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if path.name in outer.truncated:
-                    data = data[: len(data) // 2]
-                if path.name in outer.corrupted:
-                    data = data[:-1] + bytes([data[-1] ^ 1])
-                outer.served.append(path.name)
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def handle_error(self, request, client_address):
-        """torchvision asks for each file twice and hangs up on the first answer."""
 
 
 @pytest.fixture(scope="session")
@@ -68,25 +35,45 @@ def files(tmp_path_factory, mnist):
     return folder
 
 
+@dataclass
+class Server:
+    """Serves a folder on 127.0.0.1, and notes which files were fetched."""
+
+    folder: Path
+    address: str
+    served: list[str]
+
+
 @pytest.fixture
-def server(files, mnist, monkeypatch):
-    made = Server(files)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    from torchvision.datasets import MNIST
+def server(files, tmp_path, monkeypatch):
+    """Serve a copy of the files, which a test may damage."""
+    served: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, *args):
+            if self.command == "GET":
+                served.append(Path(self.path).name)
+
+        def log_message(self, *args):
+            pass
 
     if any(calculate_md5(files / name) != md5 for name, md5 in MNIST.resources):
         # Files of our own making: tell torchvision their checksums.
         monkeypatch.setattr(MNIST, "resources", [(name, calculate_md5(files / name)) for name, _ in MNIST.resources])
-    monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors)
-    yield made
+    folder = shutil.copytree(files, tmp_path / "server")
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
+    made.handle_error = lambda *args: None  # torchvision asks for each file twice and hangs up on the first answer
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield Server(folder, f"http://127.0.0.1:{made.server_address[1]}", served)
     made.shutdown()
     made.server_close()
 
 
 def test_data(cli, server, root, *more):
-    address = f"http://127.0.0.1:{server.server_address[1]}"
     step = ("--trainer.limit_test_batches=1", "--data.val_size=100", *more)
-    return cli("test", "--config", CONFIGS / "mnist.yaml", f"--data.root={root}", f"--data.mirror={address}", *step)
+    return cli(
+        "test", "--config", CONFIGS / "mnist.yaml", f"--data.root={root}", f"--data.mirror={server.address}", *step
+    )
 
 
 test_data.__test__ = False  # a helper, not a test
@@ -106,18 +93,23 @@ def test_a_whole_download_is_verified_kept_and_not_repeated(cli, server, tmp_pat
     assert server.served == []
 
 
-@pytest.mark.parametrize("fault", ["truncated", "corrupted", "missing"])
-def test_a_bad_download_is_one_clear_error_and_the_next_one_recovers(cli, server, tmp_path, fault):
+@pytest.mark.parametrize("damage", ["truncated", "corrupted", "missing"])
+def test_a_bad_download_is_one_clear_error_and_the_next_one_recovers(cli, server, files, tmp_path, damage):
     name = "t10k-images-idx3-ubyte.gz"
-    getattr(server, fault).add(name)
+    whole = (files / name).read_bytes()
+    bad = {"truncated": whole[: len(whole) // 2], "corrupted": whole[:-1] + bytes([whole[-1] ^ 1])}
+    if damage == "missing":
+        (server.folder / name).unlink()
+    else:
+        (server.folder / name).write_bytes(bad[damage])
     done = test_data(cli, server, tmp_path / "data")
     assert done.code != 0
     (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
     assert name in line
-    assert ("404" if fault == "missing" else "orrupted") in line
+    assert ("404" if damage == "missing" else "orrupted") in line
     assert "--data.mirror" in line
     assert "Traceback" not in done.err
-    getattr(server, fault).clear()
+    shutil.copy(files / name, server.folder)
     assert test_data(cli, server, tmp_path / "data").code == 0
 
 

@@ -422,7 +422,7 @@ def test_kills_at_any_moment_change_no_result(seeds, folder):
         "best.ckpt:2",
         "on_train_batch_end:30",  # the first has fewer batches left: amid the second
         "results.csv:1",
-        "summary.json:4",
+        "summary.json:2",
     )
     args = ("--seeds", *SEEDS, "--config", "sums.yaml")
     for moment in moments:
@@ -449,7 +449,7 @@ def test_folds_on_two_processes_predict_each_row_once(folder):
 @pytest.mark.slow
 def test_a_signal_ends_the_two_processes_of_a_fit_and_a_resume_goes_on(folder):
     made = folder / "runs/sums/repeat_0"
-    options = (*processes(2), "--signals.every_n_batches=1")
+    options = processes(2)
     stop = os.environ | {"STOP": "SIGTERM:on_train_batch_end:8"}
     done = run_process("repeat", "--seeds", 1, "--config", "sums.yaml", *options, cwd=folder, env=stop)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
