@@ -24,7 +24,7 @@ def test_a_failed_download_ends_all_processes(tmp_path):
     mirror = ("--data.root=nowhere", "--data.mirror=http://127.0.0.1:9/")
     done = finish(start("fit", *MNIST, *mirror, *processes(2), cwd=tmp_path), timeout_s=100)
     assert done.returncode != 0
-    assert done.stderr.count("error: Cannot get MNIST.") == 1
+    assert done.stderr.count("error: Cannot get MNIST") == 1
 
 
 def test_the_report_of_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
