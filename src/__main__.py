@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from src.engine.lightning_fixes.start import without_scipy_signal
-
 HELP = """usage: python -m src VERB [options]
 
 Train and use a net that a YAML file describes. Begin with: python -m src fit --config configs/<name>.yaml
@@ -37,8 +35,7 @@ def start() -> None:
     if word in tools:
         module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]
     else:
-        with without_scipy_signal():
-            module, arguments = importlib.import_module("src.cli"), []
+        module, arguments = importlib.import_module("src.cli"), []
     signal.signal(signal.SIGINT, before)
     module.main(*arguments)
 

@@ -56,7 +56,7 @@ def may_import(parts: tuple[str, ...], name: str) -> bool:
         case "cli":
             return not within("src.tools")
         case "__main__":  # imports the rest when it is called
-            return within("src.engine.lightning_fixes.start") or not within("src")
+            return not within("src")
         case _:  # yours: module, data, callbacks, and what you add
             return not within("src.tools", "src.cli")
 

@@ -37,7 +37,7 @@ from src.engine.lightning_fixes.trainer import (
     spare_the_question_for_a_gpu,
 )
 from src.engine.run.quiet import IDLE_WARNINGS, Quiet
-from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
+from tests.conftest import CONFIGS, SMALL, run_process
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{text}")
@@ -120,34 +120,6 @@ def stock() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTORCH_NVML_BASED_CUDA_CHECK"}
     done = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True, env=environment)
     return dict(line.split() for line in done.stdout.splitlines())
-
-
-# --- without_scipy_signal: what torchmetrics imports and does not use
-
-STARTED = """
-import sys
-from src.__main__ import start
-sys.argv = ["src", "fit", "--help"]
-try:
-    start()
-finally:
-    print("loaded" if "scipy.signal" in sys.modules else "spared", file=sys.stderr)
-    from scipy.signal import get_window
-    print(get_window("hann", 2), file=sys.stderr)
-"""
-
-
-@pytest.mark.slow
-def test_a_start_spares_scipy_signal_and_who_wants_it_gets_the_real_one():
-    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True, cwd=PROJECT)
-    assert done.stderr.splitlines() == ["spared", "[0. 1.]"]
-
-
-@pytest.mark.slow
-def test_torchmetrics_still_imports_scipy_signal():
-    command = [sys.executable, "-c", "import sys, torchmetrics; print('scipy.signal' in sys.modules)"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n", "without_scipy_signal can go"
 
 
 # --- Trainer: 1 batch is not all of them

@@ -40,8 +40,8 @@ class Finite(RunCallback):
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         if self._at_once and math.isfinite(loss.item()):
             return
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
-        at = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, lr {float(lr):g})"
+        lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        at = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, lr {lr:g})"
         self._losses.append((loss.detach(), at))
         if self._at_once or len(self._losses) > self.every_n_batches:
             self._check(trainer)
@@ -60,13 +60,9 @@ class Finite(RunCallback):
         """Raise at the first bad loss; all processes call it at the same step, and leave together."""
         losses, self._losses = self._losses, []
         values = torch.stack([loss for loss, _ in losses]).tolist() if losses else []
-        bad = next((k for k, value in enumerate(values) if not math.isfinite(value)), None)
-        if bad is not None:
-            message = f"The loss is {values[bad]} at {losses[bad][1]}. {self._advice()}"
-        else:
-            message = "Another process met a loss that is not finite."
-        if trainer.strategy.reduce_boolean_decision(bad is not None, all=False):
-            raise UserError(message)
+        bad = [f"{value} at {at}" for value, (_, at) in zip(values, losses, strict=True) if not math.isfinite(value)]
+        if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
+            raise UserError(f"The loss is {bad[0] if bad else 'not finite on another process'}. {self._advice()}")
 
     def _advice(self) -> str:
         last = self.run.last
