@@ -39,7 +39,8 @@ class Console(RunCallback):
             net = getattr(module, "net", module)
             number = sum(parameter.numel() for parameter in module.parameters())
             source = self.run.source
-            weights = f"; weights of {source}" if source else "" if stage == "fit" else "; untrained: no --ckpt_path"
+            weights = f"; weights of {source}" if source else "; untrained: no --ckpt_path"
+            weights = "" if self.run.verb == "fit" and not source else weights
             print(f"{type(net).__name__}, {number:,} parameters, on {describe(trainer)}{weights}", flush=True)
         self._begun = True
 
