@@ -125,7 +125,7 @@ class Search:
         """
         config, about = self.sweep.point(suggest(self.sweep, self.study, trial)), trial.user_attrs
         if about.get(PRUNED):
-            return Outcome()
+            return Outcome(seconds=summary_of(Path(about["folder"])).get("seconds", 0.0))
         if (deaths := self.deaths[trial.number]) >= self.max_failures:
             return Outcome(error=f"its worker died {deaths} times (out of memory?)")
         same = [other for other in self.study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED))
