@@ -58,19 +58,15 @@ class LitModule(BaseModule):
 
     def step(self, batch: Any) -> StepOutput:
         """Compute the loss of a batch. Override it for batches, nets or losses of another kind."""
-        loss = self.loss
-        if isinstance(loss, losses.NetLoss):
-            return loss(self.net, batch)
+        if isinstance(self.loss, losses.NetLoss):
+            return self.loss(self.net, batch)
         inputs, target = take_apart(batch)
         logits = self(inputs)
-        losses.check_shapes(loss, self.activation, logits, target)
-        return StepOutput(loss(logits, target), losses.mean_over(loss, target), logits, target)
+        losses.check_shapes(self.loss, self.activation, logits, target)
+        return StepOutput(self.loss(logits, target), losses.mean_over(self.loss, target), logits, target)
 
     def scores(self, outputs: Any) -> Any:
-        """Return probabilities, or the values of a regression; (B, ...), the same shape back.
-
-        Metrics see them, not the logits: torchmetrics takes any scores that lie within [0, 1] for probabilities.
-        """
+        """Return what metrics see: probabilities, or the values of a regression; (B, ...), the same shape back."""
         return losses.to_scores(self.loss, self.activation, outputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:  # validation and test: BaseModule
