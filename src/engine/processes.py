@@ -6,6 +6,7 @@ import signal
 import time
 from subprocess import Popen
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -30,6 +31,11 @@ def record_for_torchrun(error: BaseException) -> None:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Return whether a process failed only because another one of the run did; gloo has no class for it."""
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def note_killed_processes(trainer: Trainer, error: BaseException) -> None:

@@ -46,8 +46,9 @@ def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
             continue
         rest = module.removeprefix(word)
         # mnist_augmented takes the place of the mnist that it builds on.
-        base = "_base" if f"{package}.{name}{rest}" in renamed.values() else ""
-        renamed[f"{package}.{module}"] = f"{package}.{name}{base}{rest}"
+        new = f"{package}.{name}{rest}"
+        taken = new in renamed.values()
+        renamed[f"{package}.{module}"] = f"{package}.{name}_base{rest}" if taken else new
         queue += MODULE.findall(path.read_text(encoding="utf-8"))
     return renamed, words
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from src.engine.data.batches import describe
 from src.engine.errors import UserError, one_line
 from src.engine.paths import pasted
-from src.engine.processes import note_killed_processes
+from src.engine.processes import lost_another, note_killed_processes
 from src.engine.run.run import Run
 
 # Errors of libraries whose message says it all.
@@ -40,6 +40,8 @@ def explained(error: BaseException) -> str:
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, UserError):
         return one_line(error)
+    if lost_another(error):
+        return "Another process of this run ended first; its own error says why."
     if modules[-1].startswith(("lightning.", "torch.")):
         for words, advice in MISTAKES.items():
             if words in str(error):
@@ -61,7 +63,7 @@ def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningMod
         way = f"resume with: python -m src fit --ckpt_path {pasted(run.folder)}"
         error.add_note(f"run {pasted(run.folder)}; {way if run.last.exists() else 'nothing was saved'}")
     batch = _batch_of(error)
-    if batch is not None and not isinstance(error, READ_WELL):
+    if batch is not None and not isinstance(error, READ_WELL) and not lost_another(error):
         known = {name: getattr(module, name, None) for name in ("net", "loss")}
         parts = [f"{name} {type(part).__name__}" for name, part in known.items() if isinstance(part, torch.nn.Module)]
         error.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
