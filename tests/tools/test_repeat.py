@@ -230,12 +230,13 @@ def test_an_empty_fold_ends_it_before_the_first_fit_or_is_noted(folder):
     chunks = (*ONCE, "--data", f"{__name__}.Chunks")
     done = call(folder, "--folds", 5, *chunks, "--data.ours", "true")
     assert done.code == 1
-    said = "fold=[0, 5]: of 5 folds fold 3 would be empty: 3 groups. Take fewer: --data.fold, or repeat --folds."
-    assert f"error: {said}\n" in done.err
+    assert re.search(
+        r"^error: fold=\[0, 5\]: .*groups: 3\. Take fewer: --data\.fold, or repeat", done.err, re.MULTILINE
+    )
     assert not list(folder.glob("runs/sums/*"))
     done = call(folder, "--folds", 5, *chunks)
     assert done.code == 1
-    assert re.search(r"^fold 4  failed: .* is empty", done.out, re.MULTILINE)
+    assert re.search(r"^fold 4  failed: There is no sample to load", done.out, re.MULTILINE)
     assert "Traceback" not in done.err
     done = call(folder, "--folds", 2, *chunks, "--trainer.limit_val_batches", 0)
     assert "the part is empty, or --trainer.limit_val_batches is 0. After fixing it: " in done.err

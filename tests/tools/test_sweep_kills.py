@@ -126,17 +126,18 @@ def test_a_trial_that_kills_its_workers_is_recorded_as_failed(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: no trial is complete")
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGKILL)])
-def test_a_stopped_sweep_continues(workers, number, undisturbed, tmp_path):
+@pytest.mark.parametrize(("workers", "name"), [(1, "SIGINT"), (2, "SIGTERM"), (2, "SIGKILL")])
+def test_a_stopped_sweep_continues(workers, name, undisturbed, tmp_path):
+    number = getattr(signal, name)  # Windows has no SIGKILL
     write(tmp_path, RANDOM)
     process = start("sweep", *SHORT, "--workers", workers, cwd=tmp_path)
     until_a_trial_ends(process)
     process.send_signal(number)
     done = finish(process)  # returns when no worker holds the other end of the pipe any more
     assert "Traceback" not in done.stderr
-    if number != signal.SIGKILL:
+    if name != "SIGKILL":
         assert done.returncode == 128 + number, done.stderr
-        assert done.stderr.splitlines()[-1] == f"{number.name}; continue with: python -m src sweep --resume {FOLDER}"
+        assert done.stderr.splitlines()[-1] == f"{name}; continue with: python -m src sweep --resume {FOLDER}"
     launch("sweep", "--resume", FOLDER, "--workers", workers, cwd=tmp_path)
     assert rows(tmp_path / FOLDER) == undisturbed["random"]
 
