@@ -1,4 +1,4 @@
-"""What the first layer of an image net looks for: first_layer.png."""
+"""Draw the first layer of an image net: first_layer.png."""
 
 import math
 from typing import Any

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """What the template finds wrong with what it was given: the message says what came, what is allowed, what to do.
+    """Reports a mistake in what a user gave: the message says what came, what is allowed, what to do.
 
     The command line prints it in one line. Raise it in your own code for the same; every other error of yours keeps its
     traceback.

@@ -1,4 +1,4 @@
-"""What the tools share: one-line errors, numbered folders, whole files, text tables, and one fit in a warm process."""
+"""Share code among the tools: one-line errors, numbered folders, whole files, text tables and one warm fit."""
 
 import argparse
 import contextlib

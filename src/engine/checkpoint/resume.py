@@ -1,4 +1,4 @@
-"""What Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped.
+"""Keep what Lightning leaves out of a checkpoint, so that a resumed run ends with the same bits as one never stopped.
 
 Options given with `--ckpt_path`: numbers of the optimizer take effect where no schedule sets them. A schedule computes
 each learning rate from the one before it, so that another rate, schedule or optimizer has no meaning halfway through.

@@ -1,1 +1,1 @@
-"""How files and options become one config: read, merged by one rule, and written so that it can be read again."""
+"""Reads files and options, merges them to one config by one rule, and writes it so that it can be read again."""

@@ -1,4 +1,4 @@
-"""What a command is given, as one config: `local.yaml`, a checkpoint's config, files and options, by one rule.
+"""Merge what a command is given to one config: `local.yaml`, a checkpoint's config, files and options, by one rule.
 
 Dicts merge, null deletes an entry, `key+` appends to a list, and everything else is replaced. A section without content
 is no section. A class that takes the place of another begins with its own defaults.
@@ -239,7 +239,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _is_class(value: Any) -> bool:
-    """Whether a value says how an object is made."""
+    """Return whether a value says how an object is made."""
     return isinstance(value, dict) and bool(CLASS_KEYS & value.keys())
 
 
@@ -264,7 +264,7 @@ def find_class(path: str, option: str = "") -> Any:
 
 
 def _keeps_arguments(old: str, new: str, at: str) -> bool:
-    """Whether a class takes over the arguments of another: the same, or one of yours that builds on it.
+    """Return whether a class takes over the arguments of another: the same, or one of yours that builds on it.
 
     One that is not there is a class's name of before, or a mistake of which the parser will tell.
     """

@@ -107,7 +107,7 @@ class Parser(LightningArgumentParser):
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether YAML has a word for a value; what makes objects is looked at by the parser of its class."""
+    """Return whether YAML can write a value; the parser of a class looks at what makes objects."""
     if isinstance(value, list | tuple):
         return all(_is_plain(part) for part in value)
     if isinstance(value, dict):

@@ -59,7 +59,7 @@ class RunSeed:
 
 @dataclass(frozen=True)
 class Role:
-    """What a loader knows of the run that it serves."""
+    """Tells a loader about the run that it serves."""
 
     seed: RunSeed | None = None  # by default the one that the process was seeded with
     stage: str = ""  # train, val, test or predict
@@ -100,7 +100,7 @@ class RunLoader:
 
     @property
     def batch_sampler(self) -> Any:
-        """Where Lightning looks for `set_epoch`."""
+        """Return the object on which Lightning calls `set_epoch`."""
         # Made when asked for: a reference to itself would leave the workers to the garbage collector for 20 seconds.
         return SimpleNamespace(sampler=self)
 

@@ -243,7 +243,7 @@ class Results(_ResultCollection):
 
 
 def _is_open(result: _ResultMetric) -> bool:
-    """Whether a result holds what was not combined with that of other processes yet."""
+    """Return whether a result is not yet combined with those of other processes."""
     meta = result.meta
     ours = not meta.sync.rank_zero_only and meta.sync.group is None
     return ours and meta.on_epoch and not result.has_reset and result._computed is None

@@ -152,7 +152,7 @@ class FitProgress:
 
     @property
     def cycles(self) -> bool:
-        """Whether a loader that is exhausted starts again, as long as another one is not."""
+        """Return whether a loader that is exhausted starts again, as long as another one is not."""
         loader = self._loop._combined_loader
         return loader is None or loader._mode == "max_size_cycle"
 

@@ -1,4 +1,4 @@
-"""What `predict` found: a table on the screen, predictions.csv and predictions.pt in the run's folder."""
+"""Write what `predict` found: a table on the screen, predictions.csv and predictions.pt in the run's folder."""
 
 import csv
 import itertools

@@ -52,7 +52,7 @@ def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tupl
 
 
 def dataset_names(loaders: Any) -> list[str]:
-    """What the several data sets of an evaluation are called; of a single one nothing.
+    """Return the names of the data sets of an evaluation; a single one has none.
 
     Args:
         loaders: As `val_dataloader` returned them: one, a list or a dict.
@@ -65,5 +65,5 @@ def dataset_names(loaders: Any) -> list[str]:
 
 
 def loaders_of(trainer: Trainer, stage: str) -> Any:
-    """What the hook of this stage returned."""
+    """Return what the hook of this stage gave."""
     return trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders

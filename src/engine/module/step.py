@@ -1,4 +1,4 @@
-"""What a step gives."""
+"""Define what a step returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ FORM = "StepOutput(loss, num_samples, outputs, target, parts={...})"
 
 @dataclass
 class StepOutput:
-    """What a step computed on a batch.
+    """Holds what a step computed on a batch.
 
     Attributes:
         loss: The mean over the batch, a number to be minimised. A loss may also give (sum, weight), which are then the

@@ -1,4 +1,4 @@
-"""What a run prints: a line at its start, one per epoch, a bar on a terminal, a few lines at its end."""
+"""Print a run: a line at its start, one per epoch, a bar on a terminal, a few lines at its end."""
 
 import sys
 import time

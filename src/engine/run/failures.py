@@ -1,4 +1,4 @@
-"""What a run prints when it fails: one line for a user's mistake, else the traceback and below it what went in."""
+"""Print why a run failed: one line for a user's mistake, else the traceback and below it what went in."""
 
 import traceback
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a run was made: enough to make it again."""
+"""Record how a run was made: enough to make it again."""
 
 import datetime
 import functools

@@ -34,7 +34,7 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """Where the last checkpoint lies, or will lie."""
+        """Return the path of the last checkpoint, which may not exist yet."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property

@@ -1,4 +1,4 @@
-"""What is repeated: read from the command line, checked before anything runs, and kept in the repeat's folder."""
+"""Plan a repeat: read from the command line, checked before anything runs, and kept in the repeat's folder."""
 
 import json
 import pydoc

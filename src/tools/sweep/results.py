@@ -1,4 +1,4 @@
-"""What a sweep leaves: `trials.csv`, `best.yaml`, the test of the best trial, four plots, and a table on the screen."""
+"""Write the results of a sweep: `trials.csv`, `best.yaml`, the test of the best trial, plots and a printed table."""
 
 import csv
 import io

@@ -37,7 +37,7 @@ Report = Callable[[int, float], bool]  # takes a step and a value, returns wheth
 
 
 class Job(NamedTuple):
-    """What is to be fitted: the run's folder, its point as YAML, and the metric to report after each validation."""
+    """Describes a fit: the run's folder, its point as YAML, and the metric to report after each validation."""
 
     folder: Path
     point: str
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a trial ended: its best validation, the seconds of all parts of the run, the error of a failed one."""
+    """Describes how a trial ended: its best validation, the seconds of all parts, the error of a failed one."""
 
     value: float | None = None
     seconds: float = 0.0
