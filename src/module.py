@@ -62,7 +62,7 @@ class LitModule(BaseModule):
             return self.loss(self.net, batch)
         inputs, target = take_apart(batch)
         logits = self(inputs)
-        losses.check_shapes(self.loss, self.activation, logits, target)
+        losses.check_target(self.loss, self.activation, logits, target)
         return StepOutput(self.loss(logits, target), losses.mean_over(self.loss, target), logits, target)
 
     def scores(self, outputs: Any) -> Any:

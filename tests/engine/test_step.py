@@ -92,6 +92,12 @@ def test_a_target_that_torch_would_stretch_is_refused(loss):
         LitModule(Same(), loss, sgd).step((torch.zeros(4, 1), torch.zeros(4)))
 
 
+@pytest.mark.parametrize("target", [[-2.0, 3.0], [1.0, 1.0]], ids=["values", "several classes"])
+def test_numbers_that_are_no_probabilities_are_refused_by_cross_entropy(target):
+    with pytest.raises(UserError, match=r"target of CrossEntropyLoss, \(1, 2\) float32, holds no probabilities.*int64"):
+        LitModule(Same(), nn.CrossEntropyLoss(), sgd).step((torch.tensor([[3.0, 1.0]]), torch.tensor([target])))
+
+
 def test_probabilities_are_targets_of_cross_entropy():
     target = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     metrics = {"acc": MulticlassAccuracy(2, average="micro")}

@@ -105,11 +105,12 @@ def mean_over(loss: Any, target: Any) -> int | Tensor:
     return len(target)
 
 
-def check_shapes(loss: Any, activation: Any, outputs: Any, target: Any) -> None:
-    """Refuse shapes from which wrong numbers would come without an error of torch's.
+def check_target(loss: Any, activation: Any, outputs: Any, target: Any) -> None:
+    """Refuse a target from which torch would compute wrong numbers without an error.
 
     Raises:
-        UserError: If the target would be stretched, or softmax would go over tokens in place of classes.
+        UserError: If the target would be stretched, softmax would go over tokens in place of classes, or cross-entropy
+            would take numbers that are no probabilities for probabilities.
     """
     if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
         return
@@ -119,6 +120,13 @@ def check_shapes(loss: Any, activation: Any, outputs: Any, target: Any) -> None:
             f"The target of {type(loss).__name__} has shape {tuple(wanted)}; it has to have the shape of the outputs, "
             f"{tuple(shape)}."
         )
+    if isinstance(loss, nn.CrossEntropyLoss) and target.is_floating_point() and shape == wanted:
+        sums = target.sum(dim=1)
+        if not bool((target >= 0).all()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            raise UserError(
+                f"The target of CrossEntropyLoss, {describe(target)}, holds no probabilities: they sum to 1 over the "
+                "classes. Give class numbers as int64, or take BCEWithLogitsLoss for several classes at once."
+            )
     if len(shape) > 2 and activation == "softmax" and shape[:-1] == wanted != shape[:1] + shape[2:]:
         raise UserError(
             f"activation: softmax is over the second dimension of the outputs {tuple(shape)}; for a target of shape "
