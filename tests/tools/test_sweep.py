@@ -1,6 +1,7 @@
 """A sweep in this process: what is checked before anything starts, what it leaves, that it is the same twice."""
 
 import csv
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -360,3 +361,9 @@ def test_a_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp
         read = get_loader("yaml")(as_yaml(sweep.point({"a": value})))
         assert read == {"a": value}
         assert type(read["a"]) is type(value)
+
+
+def test_a_missing_optuna_is_one_line_with_the_command_that_adds_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match=r"^error: A sweep needs Optuna.*: pip install"):
+        main(["--config", "configs/xor.yaml", "--sweep", "space.yaml"])

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -48,6 +49,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(args: list[str]) -> None:
     """Begin or continue a sweep; print a line per trial and a table at the end."""
     own, options = parse(args)
+    if find_spec("optuna") is None:
+        refuse("A sweep needs Optuna, which is not installed: pip install 'optuna>=5,<6' sqlalchemy")
     from src.tools.sweep.plan import begin  # Optuna and torch, which the help does not need
     from src.tools.sweep.results import close
     from src.tools.sweep.search import Search, search_here, search_with_others, search_with_workers
