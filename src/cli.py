@@ -15,7 +15,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
-from src.engine.config.files import as_yaml, compose, given, read_env_file, with_references
+from src.engine.config.compose import compose, given, with_references
+from src.engine.config.files import as_yaml, read_env_file
 from src.engine.config.instantiate import instantiate
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser

@@ -11,8 +11,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from src.engine.config.files import as_yaml, merge, read_env_file
-from src.engine.config.yaml_types import to_numbers, to_tensor
+from src.engine.config.compose import merge
+from src.engine.config.files import as_yaml, read_env_file
+from src.engine.config.parser import to_numbers, to_tensor
 from src.module import LitModule
 from tests import stopping
 from tests.conftest import PROJECT, SMALL

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint, read_plain
-from src.engine.config.files import find_class, resolved
+from src.engine.config.compose import find_class, resolved
 from src.engine.config.instantiate import instantiate
 from src.engine.config.parser import Parser
 from src.engine.errors import UserError

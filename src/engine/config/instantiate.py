@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from src.engine.config.files import LIBRARIES
+from src.engine.config.compose import LIBRARIES
 from src.engine.errors import UserError
 
 

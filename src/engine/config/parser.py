@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_dumper, set_loader
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.engine.config import yaml_types  # noqa: F401, tensors can be written in YAML
 from src.engine.config.files import as_yaml
 from src.engine.config.messages import explain
 from src.engine.errors import UserError
@@ -131,3 +133,27 @@ def _read_text(text: str) -> Any:
 
 set_loader("omegaconf+", _read_text, (yaml.YAMLError,))
 set_dumper("yaml", as_yaml)
+
+
+def to_tensor(value: Any) -> Tensor:
+    """Make a tensor of a number, or of numbers in lists, as deep as they go."""
+    try:
+        number = float(value) if isinstance(value, str) else value  # from the command line
+        return torch.tensor(number, dtype=torch.get_default_dtype())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"a tensor is written as its numbers, [1.0, 5.0]; got {value!r}") from error
+
+
+def to_numbers(tensor: Tensor) -> Any:
+    """Return the plain value that `to_tensor` makes this tensor of, to the bit.
+
+    Raises:
+        ValueError: If it has another dtype, which the numbers would lose.
+    """
+    if tensor.dtype != torch.get_default_dtype():
+        raise ValueError(f"a tensor of {tensor.dtype} cannot be written in YAML")
+    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()  # by way of text: 0.1, not 0.1000000015
+
+
+# Weights of classes are written as their numbers: `weight: [1.0, 5.0, 16.0]`.
+register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.engine.config.files import resolved
+from src.engine.config.compose import resolved
 from src.engine.config.instantiate import construct
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
