@@ -10,5 +10,5 @@ class UserError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """A mistake in a line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split())

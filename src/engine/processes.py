@@ -1,4 +1,4 @@
-"""Several processes: which one writes, and what torchrun reports when one of them fails."""
+"""Tell processes apart: which one writes, and what is reported when one of them fails."""
 
 import logging
 import os

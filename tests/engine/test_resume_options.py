@@ -1,5 +1,6 @@
 """Numbers of the optimizer that are given with a checkpoint act; any other change is rejected by name."""
 
+import json
 import re
 
 import pytest
@@ -111,6 +112,8 @@ def test_what_cannot_act_is_refused_and_the_run_left_as_it_was(begun, before, op
     assert re.search(named, line), line
     assert "--transfer.weights" in line
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["state"], summary["epochs"]) == ("finished", 2)
 
 
 def test_more_patience_acts(begun):

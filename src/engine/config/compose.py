@@ -235,7 +235,7 @@ def _as_option(text: str) -> Any:
 
 
 def _options(words: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Give each option: its name without dashes, its value if it has one, and its words."""
+    """Yield the name of each option without dashes, its value if it has one, and its words."""
     rest = list(words)
     while rest:
         word = rest.pop(0)

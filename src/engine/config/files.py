@@ -58,7 +58,7 @@ Loader.add_constructor("tag:yaml.org,2002:null", Loader.construct_nothing)
 
 
 def as_yaml(config: Any) -> str:
-    """Plain values as YAML that any reader takes for the same values."""
+    """Return YAML that any reader takes for the same plain values."""
     return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 

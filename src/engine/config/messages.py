@@ -94,7 +94,10 @@ def _say(option: str, kind: str, text: str, message: str, options: list[str]) ->
 def _lacks(option: str, kind: str, names: str, message: str) -> str:
     """Name the missing arguments, and both ways to give them."""
     if not kind or (option == "model" and names.startswith("net")):
-        return f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml"
+        return (
+            f"{names} required: name the YAML of an experiment first, --config configs/<name>.yaml, or a run, "
+            "--ckpt_path runs/<name>/version_0"
+        )
     entry = re.search(rf"'(\w+)': Namespace\(class_path='{re.escape(kind)}'", message)
     option = f"{option}.{entry[1]}" if entry and option.endswith("metrics") else option
     flags = " ".join(f"--{option}.{name} VALUE" for name in names.split(", "))

@@ -24,7 +24,7 @@ UNWRITABLE = "Unable to serialize instance "
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's own; of the classes that a config names it makes parsers of this kind, too.
+    """Parses the options of one verb; the classes that a config names get parsers of this kind, too.
 
     Resolves `${...}` when all files and options are put together, so that a reference sees the value that won.
     """
@@ -75,7 +75,7 @@ class Parser(LightningArgumentParser):
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
     def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Lightning's own; one that makes an optimizer or a scheduler is called later, with its first argument."""
+        """Add the arguments of a function; a maker of optimizers or schedulers gets its first one later."""
         made = getattr(function, "__annotations__", {}).get("return")
         if nested_key is None and inspect.isclass(made) and issubclass(made, Optimizer | LRScheduler):
             path = f"{function.__module__}.{function.__name__}"
@@ -126,7 +126,7 @@ def _without_mark(value: Any) -> Any:
 
 
 def _read_text(text: str) -> Any:
-    """The value of an option, or a config, by YAML: `[1, 2]` is a list. Of an anchor or a comment alone, the text."""
+    """Read an option or a config as YAML: `[1, 2]` is a list. An anchor or a comment alone stays a text."""
     value = get_loader("yaml")(text)
     return text if value is None and text.strip().lower() not in ("", "null", "~") else value
 

@@ -33,14 +33,14 @@ def hash_seed(*numbers: int) -> int:
 
 
 def permutation(length: int, seed: int, number: int) -> Tensor:
-    """(length,) int64, a new order for each (seed, number)."""
+    """Return (length,) int64, a new order for each (seed, number)."""
     # torch keeps 32 bits of a generator's seed and neighbours would share orders: mix both numbers first.
     mixed = random.Random(f"{seed}/{number}").getrandbits(32)
     return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
 
 
 class RunSeed:
-    """The seed of a run's data: `own` is that of this process, `value` rank zero's, once processes can communicate."""
+    """Holds the seed of a run's data: `own` of this process, and `value` of rank zero once processes can communicate."""
 
     def __init__(self, trainer: Trainer, own: int) -> None:
         self._trainer = trainer
@@ -49,7 +49,7 @@ class RunSeed:
 
     @property
     def value(self) -> int:
-        """The same on all processes, which ask for it together the first time."""
+        """Return the seed, the same on all processes, which ask for it together the first time."""
         if self._shared is None:
             if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
                 return self.own
@@ -93,7 +93,7 @@ class RunLoader:
 
     @property
     def seed(self) -> int:
-        """The constructor's, the run's, or without a run the one that the process was seeded with."""
+        """Return the constructor's seed, else the run's, else the one that the process was seeded with."""
         if self._own_seed is not None:
             return self._own_seed
         return self.role.seed.value if self.role.seed else self._process_seed
@@ -120,7 +120,7 @@ class RunLoader:
 
     @property
     def number(self) -> int:
-        """The number of the present order."""
+        """Return which order this is: the epoch, or the cycle of a loader that starts again."""
         return self.number_of(self.cycle)
 
 
@@ -193,7 +193,7 @@ class OrderedLoader(RunLoader):
         return len(self._plan(self.number_of(0))[1])
 
     def places(self, batch: int) -> Tensor:
-        """(B,) int64, where the rows of the `batch`-th batch of this rank stand in the order."""
+        """Return (B,) int64, where the rows of the `batch`-th batch of this rank stand in the order."""
         mine = self.shares[batch % len(self.shares)]
         return torch.arange(mine.start, mine.stop, mine.step)
 

@@ -233,7 +233,7 @@ class Results(_ResultCollection):
                 result.cumulated_batch_size = count.to(device, number.dtype)
 
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
-        """Forget; in an epoch that a checkpoint began only at its end."""
+        """Forget what was logged; in an epoch that was resumed, only at its end."""
         self._resumed &= fx is not None
         if fx is None:
             for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:

@@ -20,7 +20,7 @@ OUTPUTS, SCORES = ("outputs", "logits"), ("scores", "preds")
 
 @dataclass
 class Guesses:
-    """The classes of a batch; samples whose target is no class (padding) are left out.
+    """Return the classes of a batch; samples whose target is no class (padding) are left out.
 
     Attributes:
         truth: (N,) int64; N is the batch size, or the number of all pixels or tokens.
@@ -72,7 +72,7 @@ class Evaluated:
 
     @property
     def scores(self) -> Tensor:
-        """(B, ...) what metrics see, on the CPU.
+        """Return (B, ...) what metrics see, on the CPU.
 
         Raises:
             UserError: If the step did not return them.
@@ -86,7 +86,7 @@ class Evaluated:
 
     @property
     def target(self) -> Tensor:
-        """(B, ...) on the CPU.
+        """Return the target, (B, ...) on the CPU.
 
         Raises:
             UserError: If neither the step nor the batch has it.
@@ -99,7 +99,7 @@ class Evaluated:
         return target.detach().cpu()
 
     def places(self, num_rows: int) -> Tensor:
-        """(B,) int64, where the B = `num_rows` samples lie in their data, whatever the number of processes."""
+        """Return (B,) int64, where the B = `num_rows` samples lie in their data, whatever the number of processes."""
         loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
         indices = getattr(loaders[self.number], "sample_indices", None)
         places: Tensor | None = indices(self.batch_idx) if indices else None
@@ -111,7 +111,7 @@ class Evaluated:
 
     @property
     def images(self) -> Tensor:
-        """(B, 1 or 3, H, W), where they lie.
+        """Return the images, (B, 1 or 3, H, W), on their device.
 
         Raises:
             UserError: If there are none.

@@ -163,7 +163,7 @@ class EvaluationPicture(Picture):
 
     @property
     def of_what(self) -> str:
-        """In words, for a title."""
+        """Return the title in words."""
         return "validation" if self._stage == "val" else "test"
 
 

@@ -32,7 +32,7 @@ def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tupl
 
 
 def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tuple[str, Any]]:
-    """A metric's value as numbers with names: `f1`, `f1/cat`; what has more dimensions stays whole.
+    """Yield a metric's value as numbers with names: `f1`, `f1/cat`; what has more dimensions stays whole.
 
     Args:
         name: Of the metric.

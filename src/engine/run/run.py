@@ -39,7 +39,7 @@ class Run:
 
     @property
     def best(self) -> Path | None:
-        """The best checkpoint, or the last where nothing was validated; None before the first."""
+        """Return the best checkpoint, or the last where nothing was validated; None before the first."""
         return next((path for path in (self.last.with_name("best.ckpt"), self.last) if path.exists()), None)
 
 

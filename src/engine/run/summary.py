@@ -35,7 +35,12 @@ class Summary(RunCallback):
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
+        self._before = ""  # the file as an earlier part of the run left it
         self._begun_s = self._written_s = 0.0
+
+    @property
+    def _path(self) -> Path:
+        return self.run.folder / "summary.json"
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Tell all processes the folder that rank zero claimed; begin, once for a fit and its test."""
@@ -65,7 +70,8 @@ class Summary(RunCallback):
         """Start with what an earlier part of the run left; a test of its weights says nothing of those to come."""
         self._values = {"verb": self.run.verb, "started": _now(), "seconds": 0.0, "metrics": {}}
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is broken
-            self._values |= json.loads((self.run.folder / "summary.json").read_text(encoding="utf-8"))
+            self._before = self._path.read_text(encoding="utf-8")
+            self._values |= json.loads(self._before)
         kept = {name: value for name, value in self._values["metrics"].items() if stage_of(name) != "test"}
         self._values |= {"metrics": kept, "reason": None}
         self._begun_s = time.monotonic() - self._values["seconds"]
@@ -97,8 +103,12 @@ class Summary(RunCallback):
             return
         if not self._values:
             self._begin()
-        elif trainer.state.fn == "fit":
+        elif trainer.state.fn == "fit" and self.run.first_step is not None:
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+        idle = self.run.first_step in (None, trainer.global_step)
+        if isinstance(exception, UserError) and idle and self._before:
+            self._write_text(self._before)  # a refused resume changed nothing
+            return
         state, self._values["reason"] = how_it_ended(exception)
         self._write(state)
 
@@ -117,12 +127,14 @@ class Summary(RunCallback):
         self._written_s = time.monotonic()
         seconds = round(self._written_s - self._begun_s, 3)
         self._values |= {"state": state, "updated": _now(), "host": platform.node(), "seconds": seconds}
-        path = self.run.folder / "summary.json"
+        self._write_text(json.dumps(self._values, indent=1) + "\n")
+
+    def _write_text(self, text: str) -> None:
         try:
-            with write_whole(path) as part:
-                part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
+            with write_whole(self._path) as part:
+                part.write_text(text, encoding="utf-8")
         except OSError as error:  # the run matters more than its summary
-            print(f"warning: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
+            print(f"warning: cannot write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def how_it_ended(exception: BaseException) -> tuple[str, str]:
