@@ -40,7 +40,7 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
 
 
 class RunSeed:
-    """Holds the seed of a run's data: `own` of this process, and `value` of rank zero once processes can communicate."""
+    """Holds the seed of a run: `own` of this process, and `value` of rank zero once processes can communicate."""
 
     def __init__(self, trainer: Trainer, own: int) -> None:
         self._trainer = trainer
