@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 )
 
 from src.callbacks.class_report import Counts, plot_report, report
-from src.engine.loggers.evaluated import Evaluated, Guesses
+from src.engine.loggers.pictures import Evaluated, Guesses
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, Own, bars, formulas, pixels, run, write_yaml
@@ -36,7 +36,7 @@ def matrix_of(figure) -> torch.Tensor:
 def counts_of(matrix: torch.Tensor) -> Counts:
     """As if the samples of a matrix had been seen."""
     counts, (truth, guess) = Counts(), matrix.nonzero().repeat_interleave(matrix[matrix > 0], dim=0).unbind(dim=1)
-    counts.add(SimpleNamespace(guesses=lambda: Guesses(truth, guess, None, truth == truth, len(matrix))))
+    counts.add(SimpleNamespace(guesses=lambda: Guesses(truth, guess, truth, truth == truth, len(matrix))))
     return counts
 
 
@@ -100,9 +100,9 @@ def test_of_thousands_of_classes_each_is_in_the_report_and_neighbours_share_a_ce
     for counts, rows in ((one, slice(0, None, 2)), (other, slice(1, None, 2))):
         num_classes = 900 if counts is other else 3_001  # it has seen the first classes alone
         few = torch.arange(3_001)[rows][: 400 if counts is other else None]
-        seen = Guesses(truth[few], guess[few], None, few >= 0, num_classes)
+        seen = Guesses(truth[few], guess[few], truth[few], few >= 0, num_classes)
         counts.add(SimpleNamespace(guesses=lambda seen=seen: seen))
-    other.merge(one)
+    other.merge_state(one)
     assert other.matrix.shape == (751, 751)
     assert int(other.matrix.sum()) == 1_501 + 400
     assert torch.equal(other.matrix.nonzero()[:, 0], other.matrix.nonzero()[:, 1])
@@ -126,7 +126,7 @@ def test_a_single_logit_is_two_classes(tmp_path):
     assert float(counts.diag().sum()) / 4 == pytest.approx(drawn.metric("test/acc"))
 
 
-@pytest.mark.parametrize("returns", ["logits", "scores", "preds"])
+@pytest.mark.parametrize("returns", ["logits", "scores"])
 def test_a_module_of_ones_own_returns_a_dict(returns, tmp_path):
     task = {
         "model": {"class_path": "tests.pictures.Own", "init_args": {"returns": returns}},

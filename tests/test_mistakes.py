@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.callbacks.mistakes import TopMistakes, plot_mistakes, viewable
-from src.engine.loggers.evaluated import Guesses
+from src.engine.loggers.pictures import Guesses
 from src.module import LitModule
 from tests.pictures import CLASSIFICATION, NUM_ROWS, Drawn, bars, formulas, run, write_yaml
 
@@ -73,7 +73,7 @@ def test_what_is_kept_does_not_grow_with_the_data_nor_depend_on_the_batches():
     for start in range(0, 1_000, 20):
         one.add(batch(torch.arange(start, start + 20, 2)))
         other.add(batch(torch.arange(start + 1, start + 20, 2)))
-    one.merge(other)
+    one.merge_state(other)
     assert len(one.mistakes) == 7
     for mine, expected in zip(one.mistakes, whole.mistakes, strict=True):
         assert torch.equal(mine.image, expected.image)
@@ -122,12 +122,3 @@ def test_images_in_a_dict_are_found_and_numbers_are_told(tmp_path, capfd):
     own["data"] = {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}}
     assert not run(write_yaml(tmp_path / "y.yaml", own, MISTAKES)).figures
     assert "note: Mistakes drew nothing: there are no images (B, 1 or 3, H, W)" in capfd.readouterr().err
-
-
-def test_classes_without_probabilities_are_told(tmp_path, capfd):
-    task = {
-        "model": {"class_path": "tests.pictures.Own", "init_args": {"returns": "preds"}},
-        "data": CLASSIFICATION["data"],
-    }
-    assert not run(write_yaml(tmp_path / "x.yaml", task, MISTAKES)).figures
-    assert "note: Mistakes drew nothing: the step returned classes alone" in capfd.readouterr().err

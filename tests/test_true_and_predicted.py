@@ -58,7 +58,7 @@ def test_of_many_samples_some_are_drawn_the_same_for_any_batches_and_the_figures
     for part, start in ((one, 0), (other, 1)):
         for mine in rows[start::2].split(500):
             part.add(Batch(target[mine], scores[mine].unsqueeze(1), mine))
-    one.merge(other)
+    one.merge_state(other)
     assert torch.equal(one.keys, whole.keys)
     assert torch.equal(one.values, whole.values)
     assert len(one.values) == 1_000

@@ -14,8 +14,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
+from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure
 
 SCORES = ("precision", "recall", "f1")
 MAX_ANNOTATED = 25  # classes; with more, cells show colour only
@@ -28,8 +27,11 @@ class ClassReport(EvaluationPicture):
     Classes have the names that the data module has in `class_names`.
     """
 
-    def begin(self) -> "Counts":
+    def begin(self, batch: Evaluated) -> "Counts":
         return Counts()
+
+    def add(self, seen: "Counts", batch: Evaluated) -> None:
+        seen.add(batch)
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         names = class_names(trainer)
@@ -40,7 +42,7 @@ class ClassReport(EvaluationPicture):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        self.save(trainer, f"confusion{suffix}", plot_report(seen, names, f"{self.of_what}{suffix.replace('_', ' ')}"))
+        self.save(trainer, f"confusion{suffix}", plot_report(seen, names, self.title(suffix)))
 
 
 class Counts:
@@ -66,7 +68,7 @@ class Counts:
         columns = (seen.truth[seen.truth == seen.guess], seen.guess, seen.truth)
         self.stats += torch.stack([torch.bincount(each, minlength=len(self.stats)) for each in columns], dim=1)
 
-    def merge(self, other: "Counts") -> None:
+    def merge_state(self, other: "Counts") -> None:
         """Take in what another process saw."""
         for one, another in ((self, other), (other, self)):
             one.grow(len(another.stats))

@@ -1,6 +1,7 @@
 """Draw the first layer of an image net: first_layer.png."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, new_figure, thumbnail
+from src.engine.loggers.pictures import EvaluationPicture, Evaluated, new_figure, thumbnail
 
 PIXELS = 616  # of the picture, for all images of a line
 
@@ -28,28 +28,29 @@ class FirstLayer(EvaluationPicture):
         self.most = most
         self.layer = layer
 
-    def begin(self) -> "Shape":
-        return Shape()
+    def begin(self, batch: Evaluated) -> "Shape":
+        return Shape(tuple(batch.images.shape[1:]))
 
-    def draw_all(self, trainer: Trainer, module: LightningModule, seen: dict[str, Any]) -> None:
+    def add(self, seen: "Shape", batch: Evaluated) -> None:
+        """Do nothing: the first batch has all."""
+
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         known = {n: part for n, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
         layer = known.get(self.layer or next(iter(known), ""))
         if layer is None:
             there = ", ".join(known) or "none"
             raise UserError(f"there is no Linear or Conv2d layer {self.layer or ''}; there are: {there}.")
-        images = units(layer, next(iter(seen.values())).shape, self.most)
+        images = units(layer, seen.shape, self.most)
         self.save(trainer, "first_layer", plot_units(images, layer.weight.shape[0]))
 
 
+@dataclass
 class Shape:
     """The shape of an image, (1 or 3, H, W), from the first batch."""
 
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...]
 
-    def add(self, batch: Evaluated) -> None:
-        self.shape = self.shape or tuple(batch.images.shape[1:])
-
-    def merge(self, other: "Shape") -> None:
+    def merge_state(self, other: "Shape") -> None:
         """Do nothing: all processes have the same."""
 
 

@@ -10,8 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure, thumbnail
+from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure, thumbnail
 
 SIDE = 132  # pixels of the picture, for the longer side of an image
 
@@ -27,12 +26,14 @@ class Mistakes(EvaluationPicture):
         super().__init__()
         self.most = most
 
-    def begin(self) -> "TopMistakes":
+    def begin(self, batch: Evaluated) -> "TopMistakes":
         return TopMistakes(self.most)
 
+    def add(self, seen: "TopMistakes", batch: Evaluated) -> None:
+        seen.add(batch)
+
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
-        of_what = f"{self.of_what}{suffix.replace('_', ' ')}"
-        self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), of_what))
+        self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), self.title(suffix)))
 
 
 @dataclass
@@ -61,8 +62,6 @@ class TopMistakes:
     def add(self, batch: Evaluated) -> None:
         """Take in a batch."""
         images, seen = batch.images, batch.guesses()
-        if seen.confidence is None:
-            raise UserError("the step returned classes alone: without probabilities there is no confidence.")
         if seen.kept.shape not in ((len(images),), (len(images), 1)):
             raise UserError(f"the targets {tuple(seen.kept.shape)} are not one class for each image.")
         wrong, kept = seen.guess != seen.truth, seen.kept.flatten()
@@ -76,7 +75,7 @@ class TopMistakes:
             if isinstance(each.image, int):
                 each.image = thumbnail(images[each.image], SIDE)
 
-    def merge(self, other: "TopMistakes") -> None:
+    def merge_state(self, other: "TopMistakes") -> None:
         """Take in those of another process."""
         self.num_samples += other.num_samples
         self.num_mistakes += other.num_mistakes

@@ -10,8 +10,7 @@ from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 
 from src.engine.errors import UserError
 from src.engine.data.batches import describe
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, new_figure
+from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, new_figure
 
 MAX_PANELS = 9
 GOLDEN = 0x9E3779B1  # a multiple of it spreads consecutive numbers over 32 bits (Knuth, multiplicative hashing)
@@ -30,13 +29,16 @@ class TrueAndPredicted(EvaluationPicture):
         super().__init__()
         self.most = most
 
-    def begin(self) -> "Points":
+    def begin(self, batch: Evaluated) -> "Points":
         return Points(self.most)
+
+    def add(self, seen: "Points", batch: Evaluated) -> None:
+        seen.add(batch)
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
             raise UserError("all true values are 0 or 1: this is no regression. Take it out of trainer.callbacks.")
-        figure = plot_points(seen, f"{self.of_what}{suffix.replace('_', ' ')}")
+        figure = plot_points(seen, self.title(suffix))
         self.save(trainer, f"true_and_predicted{suffix}", figure)
 
 
@@ -79,7 +81,7 @@ class Points:
         self.num_samples += rows
         self._keep(both.float(), batch.places(rows) * GOLDEN % 2**32, known.sum(dim=0))
 
-    def merge(self, other: "Points") -> None:
+    def merge_state(self, other: "Points") -> None:
         """Take in what another process saw."""
         for mine, others in zip(self.metrics, other.metrics, strict=True):
             for name in mine:

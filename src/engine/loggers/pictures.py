@@ -1,13 +1,13 @@
-"""Pictures of a run: drawn once when its work is done, by rank zero, into its folder and each tracker.
+"""Plots of a run: drawn once when its work is done, by rank zero, into its folder and for each tracker.
 
-A picture keeps a bounded amount of data however many samples, classes and pixels there are (`thumbnail`), and draws the
-names of users letter by letter (`as_label`).
+A plot keeps a bounded amount of data, however many samples, classes and pixels there are.
 """
 
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,20 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from src.engine.data.batches import TARGETS, describe, parts, take_apart
+from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError, one_line
-from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.trackers import send_picture
-from src.engine.module.metrics import dataset_names, loaders_of
+from src.engine.module.base_module import BaseModule
+from src.engine.module.metrics import dataset_names, loaders_of, suited
 from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_FILE = re.compile(r'[\x00-\x1f\ud800-\udfff\\/:*?"<>|]')  # what some system refuses in the name of a file
+# The names under which a step returns the net's raw outputs, or what metrics see.
+OUTPUTS, SCORES = ("outputs", "logits"), ("scores", "preds")
 
 
 class Picture(RunCallback):
@@ -79,10 +82,21 @@ class Picture(RunCallback):
 
 
 class EvaluationPicture(Picture):
-    """Draws what it collected from all batches of the test, or else of the last validation; a picture per data set.
+    """Draws what it collected from all batches of the test, or else of the last validation; once per data set.
 
-    A subclass has `begin`, which makes an object with two methods: `add(batch)` takes in a batch of this process,
-    `merge(other)` what another process collected. It should stay small however many samples there are.
+    A subclass names a torchmetrics metric, which gets the same scores and targets as those of `model.metrics`:
+
+        class Roc(EvaluationPicture):
+            def begin(self, batch):
+                return MulticlassROC(num_classes=batch.scores.shape[1], thresholds=100)
+
+            def draw_seen(self, trainer, module, seen, suffix):
+                figure = new_figure(5, 4)
+                seen.plot(ax=figure.add_subplot(title=self.title(suffix)))
+                self.save(trainer, f"roc{suffix}", figure)
+
+    It overrides `add` to give the metric something else, for example the classes of `batch.guesses()`. Instead of a
+    metric it may collect in any object that has `merge_state(other)`. It should stay small for any number of samples.
     """
 
     def __init__(self) -> None:
@@ -90,25 +104,34 @@ class EvaluationPicture(Picture):
         self._seen: dict[int, Any] = {}  # by the number of the data set
         self._failure = ""
 
-    def begin(self) -> Any:
-        """Return an object to collect in, empty."""
+    def begin(self, batch: "Evaluated") -> Any:
+        """Return an empty metric, or an object with `merge_state`.
+
+        Args:
+            batch: The first one of the data set on this process.
+        """
         raise NotImplementedError
 
-    def draw_all(self, trainer: Trainer, module: LightningModule, seen: dict[str, Any]) -> None:
-        """Draw what was seen of each data set, by the suffix of its files."""
-        for suffix, each in seen.items():
-            self.draw_seen(trainer, module, each, suffix)
+    def add(self, seen: Any, batch: "Evaluated") -> None:
+        """Take in a batch of this process, on the CPU."""
+        scores, module = batch.scores, batch.module
+        class_dim = module.class_dim(scores) if isinstance(module, BaseModule) else 1
+        seen.update(*suited(seen, scores, batch.target, class_dim))
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
         """Draw and save, on rank zero.
 
         Args:
             trainer: Of the run.
-            module: With the weights that it has now.
-            seen: Of one data set, from all processes.
-            suffix: For the names of files, where there are several data sets.
+            module: With its current weights.
+            seen: What all processes collected from one data set.
+            suffix: For the names of files, if there are several data sets.
         """
         raise NotImplementedError
+
+    def title(self, suffix: str) -> str:
+        """Return the stage and the data set in words."""
+        return f"{'validation' if self._stage == 'val' else 'test'}{suffix.replace('_', ' ')}"
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._stage, self._seen, self._failure = "val", {}, ""
@@ -127,44 +150,177 @@ class EvaluationPicture(Picture):
     def _add(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
-        if not self._failure:
-            try:
-                seen = self._seen.setdefault(number, self.begin())
-                seen.add(Evaluated(trainer, module, outputs, batch, batch_idx, number))
-            except Exception as error:
-                self._failure = failure_of(error)
+        if self._failure:
+            return
+        try:
+            evaluated = Evaluated(trainer, module, outputs, batch, batch_idx, number)
+            if number not in self._seen:
+                self._seen[number] = self.begin(evaluated)
+            self.add(self._seen[number], evaluated)
+        except Exception as error:
+            self._failure = failure_of(error)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if not self._draws_after(stage):
             return
         shares = [(self._seen, self._failure)] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(shares, shares[0])
+            torch.distributed.gather_object(shares[0], shares if trainer.is_global_zero else None)
+        if not trainer.is_global_zero:
+            return
         if failure := next((failure for _, failure in shares if failure), ""):
             self._report(failure)
-        elif trainer.is_global_zero:
+        else:
             self.attempt(lambda: self._draw_shares(trainer, module, [seen for seen, _ in shares]))
 
     def _draw_shares(self, trainer: Trainer, module: LightningModule, shares: list[dict[int, Any]]) -> None:
         total: dict[int, Any] = {}
         for number, seen in (pair for share in shares for pair in share.items()):
             if number in total:
-                total[number].merge(seen)
+                total[number].merge_state(seen)
             else:
                 total[number] = seen
         if not total:
             raise UserError("nothing was validated or tested.")
-        names, suffixes = dataset_names(loaders_of(trainer, self._stage)), dict[str, Any]()
-        for number in sorted(total):
-            suffix = f"_{NO_FILE.sub('_', names[number])[:50]}" if names[number] else ""
-            is_taken = suffix.casefold() in map(str.casefold, suffixes)
-            suffixes[f"{suffix}_{number}" if is_taken else suffix] = total[number]
-        self.draw_all(trainer, module, suffixes)
+        names, taken = dataset_names(loaders_of(trainer, self._stage)), set[str]()
+        for number, seen in sorted(total.items()):
+            suffix = "_" * bool(names[number]) + re.sub(r"\W", "_", names[number])[:50]
+            suffix += f"_{number}" * (suffix.casefold() in taken)
+            taken.add(suffix.casefold())
+            self.draw_seen(trainer, module, seen, suffix)
+
+
+@dataclass
+class Guesses:
+    """Hold the classes of a batch; samples whose target is no class (padding) are left out.
+
+    Attributes:
+        truth: (N,) int64; N is the batch size, or the number of all pixels or tokens.
+        guess: (N,) int64.
+        confidence: (N,) float32, the probability of the guess.
+        kept: (B, ...) bool, which targets were classes.
+        num_classes: C.
+    """
+
+    truth: Tensor
+    guess: Tensor
+    confidence: Tensor
+    kept: Tensor
+    num_classes: int
+
+
+@dataclass
+class Evaluated:
+    """Reads a batch of an evaluation when asked, so that a plot needs only what it looks at.
+
+    Args:
+        trainer: Of the run.
+        module: That evaluated it.
+        outputs: What its step returned: a dict with `scores` or `logits`, and `target`. LitModule returns one.
+        batch: What the step got.
+        batch_idx: Its number on this process.
+        number: Of the data set.
+    """
+
+    trainer: Trainer
+    module: LightningModule
+    outputs: Any
+    batch: Any
+    batch_idx: int
+    number: int
+
+    def _returned(self, names: tuple[str, ...]) -> Any:
+        if isinstance(self.outputs, Mapping):
+            return next((self.outputs[name] for name in names if self.outputs.get(name) is not None), None)
+        raise self._wrong_outputs()
+
+    def _wrong_outputs(self) -> UserError:
+        step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
+        returned = "nothing" if self.outputs is None else describe(self.outputs)
+        return UserError(
+            f"{step} returned {returned}. Let it return a dict of tensors: scores (probabilities or values) or logits, "
+            "and target."
+        )
 
     @property
-    def of_what(self) -> str:
-        """Return the title in words."""
-        return "validation" if self._stage == "val" else "test"
+    def scores(self) -> Tensor:
+        """Return (B, ...) what metrics see, on the CPU.
+
+        Raises:
+            UserError: If the step did not return them.
+        """
+        scores = self._returned(SCORES)
+        if scores is None and (outputs := self._returned(OUTPUTS)) is not None:
+            scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
+        if not isinstance(scores, Tensor) or scores.dim() == 0:
+            raise self._wrong_outputs()
+        return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
+
+    @property
+    def target(self) -> Tensor:
+        """Return the target, (B, ...) on the CPU.
+
+        Raises:
+            UserError: If neither the step nor the batch has it.
+        """
+        target = self._returned(TARGETS)
+        if target is None:
+            target = take_apart(self.batch)[1]
+        if not isinstance(target, Tensor):
+            raise UserError(f"The target is {describe(target)}, not a tensor.")
+        return target.detach().cpu()
+
+    @property
+    def images(self) -> Tensor:
+        """Return the images, (B, 1 or 3, H, W), on their device.
+
+        Raises:
+            UserError: If there are none.
+        """
+        for part in parts(self.batch):
+            if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
+                return part
+        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self.batch)}.")
+
+    def places(self, num_rows: int) -> Tensor:
+        """Return (B,) int64, the indices of the B = `num_rows` samples in their data set, for any number of processes.
+
+        Samples of a stream have none and get numbers of their own.
+        """
+        loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
+        indices = getattr(loaders[self.number], "sample_indices", None)
+        places: Tensor | None = indices(self.batch_idx) if indices else None
+        if places is not None and len(places) == num_rows:
+            return places
+        first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
+        return first * 2**20 + torch.arange(num_rows)
+
+    def guesses(self) -> Guesses:
+        """Return the true and the likeliest classes.
+
+        Raises:
+            UserError: If the task is no classification into one class each.
+        """
+        scores, target = self.scores, self.target
+        if isinstance(self.module, BaseModule):
+            scores = scores.movedim(self.module.class_dim(scores), 1) if scores.dim() > 2 else scores
+        elif self._returned(SCORES) is None and scores.is_floating_point():  # logits
+            scores = scores.softmax(dim=1) if scores.dim() > 1 and scores.shape[1] > 1 else scores.sigmoid()
+        scores = scores.unsqueeze(1) if scores.dim() == 1 else scores
+        fits = scores.is_floating_point() and bool(((scores >= 0) & (scores <= 1 + 1e-3)).all())
+        if scores.shape[1] == 1:  # one number, for the second of two classes
+            scores = torch.cat([1 - scores, scores], dim=1)
+            fits &= bool((target <= 1).all())  # else a value or a count
+        confidence, guess = scores.max(dim=1)
+        if not fits or target.numel() != guess.numel() or bool((target != target.round()).any()):
+            raise UserError(
+                f"this is no classification with one class for each sample and its probability: scores "
+                f"{describe(self.scores)}, target {describe(target)}. Take the callback out of trainer.callbacks."
+            )
+        truth = target.long().reshape(guess.shape)
+        left_out = getattr(getattr(self.module, "loss", None), "ignore_index", -1)  # as the loss does
+        kept = (truth >= 0) & (truth < scores.shape[1]) & (truth != left_out)
+        return Guesses(truth[kept], guess[kept], confidence[kept], kept, scores.shape[1])
 
 
 def failure_of(error: Exception) -> str:
@@ -184,12 +340,11 @@ def as_label(name: object, most: int = 40) -> str:
 
 
 def class_names(trainer: Trainer) -> list[str]:
-    """Return the data module's `class_names` in their order; none where it has none."""
+    """Return the data module's `class_names`, a list in the order of the classes; none where it has none."""
     names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-    if isinstance(names, Mapping):  # {0: "cat"}, or {"cat": 0} as torchvision has it
-        numbered = [(value, key) if isinstance(value, int) else (key, value) for key, value in names.items()]
-        names = [name for _, name in sorted(numbered)]
-    return [str(name) for name in names] if names is not None else []
+    if isinstance(names, Mapping):
+        raise UserError("class_names of the data module is a dict. Give a list in the order of the classes.")
+    return [] if names is None else [str(name) for name in names]
 
 
 def thumbnail(image: Tensor, side: int) -> Tensor:
