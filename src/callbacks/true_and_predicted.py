@@ -73,7 +73,10 @@ class Points:
         self.num_outputs = guess.numel() // max(rows, 1)
         both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MAX_PANELS].double()
         known = ~both[:, 0].isnan()  # a target that nobody measured has no error
-        new = [MetricCollection({"R2": R2Score(), "MAE": MeanAbsoluteError()}) for _ in known.T]
+        new = [
+            MetricCollection({"R2": R2Score(sync_on_compute=False), "MAE": MeanAbsoluteError(sync_on_compute=False)})
+            for _ in known.T
+        ]
         self.metrics = self.metrics or [each.set_dtype(torch.float64) for each in new]
         for k, metrics in enumerate(self.metrics):
             true, predicted = both[known[:, k], :, k].T

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from src.engine.data.batches import TARGETS, describe, parts, take_apart
 from src.engine.data.order import flatten_loaders
@@ -187,6 +188,8 @@ class EvaluationPicture(Picture):
             suffix = "_" * bool(names[number]) + re.sub(r"\W", "_", names[number])[:50]
             suffix += f"_{number}" * (suffix.casefold() in taken)
             taken.add(suffix.casefold())
+            if isinstance(seen, Metric):
+                seen.distributed_available_fn = bool  # rank zero alone computes it: do not wait for the others
             self.draw_seen(trainer, module, seen, suffix)
 
 
