@@ -12,20 +12,19 @@ from src.engine.data.order import OrderedLoader, Role, permutation
 class TensorLoader(OrderedLoader):
     """Iterates over tensors in batches, on the device where the tensors lie.
 
-    The order is a function of (seed, epoch) alone. So a resumed run goes on with the very next batch; W processes with
-    batches of B rows yield together, at each step, the rows that one with batches of B*W yields; and each row comes
-    once per pass. A run tells its loaders which process they serve, and moves the tensors to its device.
+    The order is a function of (seed, epoch) alone: a resumed run continues with the next batch. W processes with batches
+    of B rows yield the rows that one process with batches of B*W yields, and each row once per pass.
 
     Args:
-        tensors: Each (N_all, ...), all on one device; images as stored (uint8).
+        tensors: Each (N_all, ...), all on one device; images as stored (uint8). A run moves them to its device.
         batch_size: B, the samples a batch has on each process; the last batch is smaller.
         rows: (N,) int64, the rows of `tensors` to use, in this order. All by default.
         transform: Applied to the first tensor of each batch, (B, ...) to (B, ...).
         shuffle: Draw a new order for each pass.
-        seed: Of the order. By default the one the process was seeded with (`--seed_everything`).
+        seed: Of the order. By default that of the run (`--seed_everything`).
         passes: How often an epoch goes through the rows: an epoch has a fixed cost, which few rows would feel.
-        rank: 0 to W-1, for a loop of your own; a run tells its loaders.
-        world_size: W.
+        rank: 0 to W-1, for a loop of your own; a run sets it.
+        world_size: W, likewise.
 
     Raises:
         UserError: If the tensors differ in length, or `batch_size` or `passes` is below 1.
@@ -48,10 +47,8 @@ class TensorLoader(OrderedLoader):
         for name, value in (("batch_size", batch_size), ("passes", passes)):
             if value < 1:
                 raise UserError(f"{name}={value} must be at least 1. Set --data.{name}.")
-        if len({len(tensor) for tensor in tensors}) > 1:
-            raise UserError(
-                f"The tensors have {', '.join(f'{len(each):,}' for each in tensors)} rows, not the same number."
-            )
+        if len(lengths := {len(tensor) for tensor in tensors}) > 1:
+            raise UserError(f"The tensors have {', '.join(map(str, sorted(lengths)))} rows, not the same number.")
         self.tensors = tensors
         self.batch_size = batch_size
         self.rows = torch.arange(len(tensors[0])) if rows is None else rows.cpu()
@@ -68,17 +65,15 @@ class TensorLoader(OrderedLoader):
             self.tensors = tuple(role.move(tensor) for tensor in self.tensors)
 
     def bounds(self, number: int) -> Sequence[tuple[int, int]]:
-        """Return where the batches of a pass, those of all processes together, begin and end."""
+        """Return where the global batches of a pass begin and end."""
         return self.cut(len(self.rows), self.batch_size)
 
     def __len__(self) -> int:
-        """Batches of an epoch; in training the same on each process."""
+        """Return the batches of an epoch; in training the same number on each process."""
         return self.passes * super().__len__()
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        first = self.begin()
-        shares = self.shares
-        rows = torch.empty(0)
+        first, shares, rows = self.begin(), self.shares, torch.empty(0)
         for batch in range(first, len(self)):
             turn, place = divmod(batch, len(shares))
             if batch == first or place == 0:
@@ -89,11 +84,11 @@ class TensorLoader(OrderedLoader):
             yield (x if self.transform is None else self.transform(x), *rest)
 
     def _order(self, turn: int) -> Tensor:
-        """(N,) int64, the order of `rows` in a pass of this epoch."""
+        """Return (N,) int64, the order of `rows` in a pass of this epoch."""
         if not self.shuffle:
             return torch.arange(len(self.rows))
         return permutation(len(self.rows), self.seed, self.number * self.passes + turn)
 
     def sample_indices(self, batch: int) -> Tensor:
-        """(B,) int64, where the samples in the `batch`-th batch of this process stand among `rows`."""
+        """Return (B,) int64, where the samples of this process's `batch`-th batch stand among `rows`."""
         return self._order(batch // len(self.shares))[self.places(batch)]

@@ -1,5 +1,6 @@
 """MNIST and its drop-in relatives, kept in memory as stored."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +10,8 @@ from torch import Tensor
 from torchvision import datasets
 
 from src.data.loader import TensorLoader
-from src.data.mnist_files import checksums, download, read
-from src.data.mnist_images import find_images, read_images
+from src.data.mnist_files import download, read
+from src.data.mnist_images import read_images
 from src.engine.data.splits import fold_of, hold_out
 
 PROJECT = Path(__file__).parents[2]
@@ -30,8 +31,8 @@ class MNISTDataModule(LightningDataModule):
         batch_size: Images per device in a step.
         val_size: Images that validation takes from the training images.
         split_seed: Decides which ones; apart from `seed_everything`, so that runs with different seeds are comparable.
-        mirror: A folder with the four files, or its address, in place of torchvision's own.
-        predict_path: What `predict` reads: an image file or a folder of them: PNG, JPEG, WebP, BMP, TIFF or GIF.
+        mirror: Address of a folder with the four files, in place of torchvision's own.
+        predict_path: What `predict` reads: an image file, or a folder of them.
         fold: In place of `val_size`, the k-th of n folds validates: [0, 5]; see `python -m src repeat --folds 5`.
     """
 
@@ -49,7 +50,6 @@ class MNISTDataModule(LightningDataModule):
         super().__init__()
         self.root = root if root.exists() or not (PROJECT / root).exists() else PROJECT / root
         self.source: type[datasets.MNIST] = getattr(datasets, dataset)
-        self.raw = self.root / dataset / "raw"
         self.class_names = [name.split(" - ")[0] for name in self.source.classes]  # MNIST's own are "0 - zero"
         self.batch_size = batch_size
         self.val_size = val_size
@@ -63,13 +63,14 @@ class MNISTDataModule(LightningDataModule):
             download(self.source, self.root, self.mirror)
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of each file, for the run's record."""
-        return checksums(self.raw)
+        """Return the SHA-256 of each file, for the run's record."""
+        files = sorted((self.root / self.source.__name__ / "raw").glob("*-ubyte"))
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs; a UserError says what is missing, does not fit, or cannot be read."""
         if stage == "predict":
-            self.files, images = read_images(find_images(self.predict_path))
+            self.files, images = read_images(self.predict_path)
             self.images: tuple[Tensor, Tensor] = (images, torch.arange(len(images)))
             return
         data = read(self.source, self.root, train=stage != "test")

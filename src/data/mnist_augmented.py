@@ -1,19 +1,19 @@
-"""MNIST with a random shift, turn and scale for each image: an ordinary DataLoader over an ordinary data set."""
+"""MNIST with a random shift, turn and scale for each image: torchvision's own data set in an ordinary DataLoader."""
 
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from src.data.mnist import MNISTDataModule, normalize
+from src.data.mnist import MEAN, STD, MNISTDataModule
 
 
 class AugmentedMNISTDataModule(MNISTDataModule):
     """MNIST whose training images are changed at random; the others are left as they are.
 
     The engine makes what is drawn for an image a function of (seed, epoch, image): the same bits with any number of
-    workers and processes, and after a resume amid an epoch.
+    workers and processes, and after a resume within an epoch.
 
     Args:
         num_workers: Processes that prepare images, beside each training process; 0 for none.
@@ -33,31 +33,12 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_workers = num_workers
-        self.transform = v2.RandomAffine(degrees, (translate, translate), scale)
+        change = v2.RandomAffine(degrees, (translate, translate), scale)
+        self.transform = v2.Compose(
+            [change, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize([MEAN], [STD])]
+        )
 
     def train_dataloader(self) -> Any:
-        images, digits = (values[self.train_rows] for values in self.images)
-        dataset = Augmented(images, digits, self.transform)
-        return DataLoader(dataset, self.batch_size, shuffle=True, num_workers=self.num_workers)
-
-
-class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Images, each changed at random whenever it is asked for.
-
-    Args:
-        images: (N, 28, 28) uint8.
-        digits: (N,) int64.
-        transform: Takes and returns (1, 28, 28) uint8.
-    """
-
-    def __init__(self, images: Tensor, digits: Tensor, transform: v2.Transform) -> None:
-        self.images = images
-        self.digits = digits
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image: Tensor = self.transform(self.images[index].unsqueeze(0))
-        return normalize(image)[0], self.digits[index]
+        images = self.source(self.root, transform=self.transform)
+        rows = Subset(images, self.train_rows.tolist())
+        return DataLoader(rows, self.batch_size, shuffle=True, num_workers=self.num_workers)

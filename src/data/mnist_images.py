@@ -11,43 +11,34 @@ from torchvision.transforms.functional import pil_to_tensor
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
+def read_images(path: Path | None) -> tuple[list[Path], Tensor]:
+    """Return the image files at `path`, sorted by name, and their images (N, 28, 28) uint8.
 
-def find_images(path: Path | None) -> list[Path]:
-    """Return the image file `path`, or those in the folder `path`, sorted by name.
+    Each file that cannot be read, or is blank, is named in a line.
+
+    Args:
+        path: An image file, or a folder of them.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no image.
     """
     if path is None:
         raise UserError("predict needs images: set --data.predict_path to an image file or a folder of them.")
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
-    if not files:
-        raise UserError(f"predict_path={path} is no image file and no folder of them ({', '.join(SUFFIXES)}).")
-    return files
-
-
-def read_images(files: list[Path]) -> tuple[list[Path], Tensor]:
-    """Return the files that can be read and their images (N, 28, 28) uint8; print a line for each of the others.
-
-    Raises:
-        UserError: If none can be read.
-    """
     images: dict[Path, Tensor] = {}
-    for file in files:
+    known = Image.registered_extensions()
+    for file in sorted(each for each in path.iterdir() if each.suffix.lower() in known) if path.is_dir() else [path]:
         note = ""
         try:
             images[file] = read_image(file)
             if not images[file].any():
-                note = f"note: {file} is blank: its prediction is meaningless"
+                note = f"{file} is blank: its prediction is meaningless"
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            note = f"note: {file} is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
+            note = f"{file} is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
         if note and is_rank_zero():
-            print(note, file=sys.stderr, flush=True)
+            print(f"note: {note}", file=sys.stderr, flush=True)
     if not images:
-        raise UserError(f"None of the {len(files)} files in {files[0].parent} can be read as an image.")
+        raise UserError(f"predict_path={path} is no image that can be read, and no folder with one: PNG, JPEG ...")
     return list(images), torch.stack(list(images.values()))
 
 
@@ -65,7 +56,6 @@ def read_image(path: Path) -> Tensor:
     if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
         image = image.convert("I").point(lambda value: value / 257)
     image = image.convert("RGBA" if image.has_transparency_data else "L")
-    image.thumbnail((2_000, 2_000))  # a digit needs no more
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     grey = ImageOps.autocontrast(image.convert("L"))
@@ -74,11 +64,10 @@ def read_image(path: Path) -> Tensor:
         grey = ImageOps.invert(grey)
     grey = grey.point(lambda value: value * (value > 48))  # the noise of paper and of JPEG is no ink
     digit = ImageOps.contain(grey.crop(grey.getbbox()), (20, 20))
-    weights = pil_to_tensor(digit)[0].float()
-    centre_x, centre_y = (
-        (weights.sum(dim=k) * torch.arange(weights.shape[1 - k])).sum() / weights.sum().clamp(min=1) for k in (0, 1)
-    )
+    ink = pil_to_tensor(digit)[0].float()
+    ink /= ink.sum().clamp(min=1)
+    x, y = (float((ink.sum(dim=k) * torch.arange(digit.size[k])).sum()) for k in (0, 1))
     canvas = Image.new("L", (28, 28))
-    canvas.paste(digit, (round(13.5 - float(centre_x)), round(13.5 - float(centre_y))))
+    canvas.paste(digit, (round(13.5 - x), round(13.5 - y)))
     form: Tensor = pil_to_tensor(canvas)[0]
     return form

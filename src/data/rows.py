@@ -30,13 +30,13 @@ def load_rows() -> tuple[Tensor, Tensor]:
 class RowsDataModule(LightningDataModule):
     """Three parts: about 3/5 for training, 1/5 for validation, 1/5 for the test.
 
-    A seed and the values of a row alone decide its part: rows that come later change no other row's.
+    A seed and the values of a row decide its part: rows added later change no other row's part.
     Batches of x (B, 4) float32, scaled, and target (B,) int64.
 
     Args:
         batch_size: Rows per device in a step.
         split_seed: Decides the parts; apart from `seed_everything`, so that runs with different seeds are comparable.
-        fold: Of the rows that are not for the test the k-th of n folds validates: [0, 4] (`python -m src repeat`).
+        fold: The k-th of n folds validates, among the rows not for the test: [0, 4] (`python -m src repeat`).
     """
 
     def __init__(self, batch_size: int = 32, split_seed: int = 42, fold: tuple[int, int] | None = None) -> None:
@@ -54,16 +54,15 @@ class RowsDataModule(LightningDataModule):
             row = int(good.logical_not().nonzero()[0])
             raise UserError(f"Row {row} has a missing or infinite value. Fill it in or drop the row in load_rows.")
         x = x.double()  # beside a large mean float32 has no digits left for the differences
-        # Something that never changes, such as a number of each row, may stand in the place of x.
+        # Instead of x, anything that never changes may decide the part, such as the id of each row.
         self.train_rows, self.val_rows, self.test_rows = split_by_row(x, self.split_seed, self.fold)
-        if not self.learned:  # a checkpoint's are here already
-            # Only the training rows may tell what is usual.
-            seen = x[self.train_rows]
-            differs = seen.amax(dim=0) > seen.amin(dim=0)  # else there is nothing to divide by
+        if not self.learned:  # a checkpoint brings its own
+            seen = x[self.train_rows]  # never the others
+            differs = seen.amax(dim=0) > seen.amin(dim=0)  # a constant column has nothing to divide by
             self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0, correction=0).where(differs, 1.0)}
         self.tensors = (((x - self.learned["mean"]) / self.learned["std"]).float(), target)
 
-    # The checkpoint keeps what was learned here, so that later data is scaled as the training rows were.
+    # The checkpoint keeps mean and std, so that later data is scaled like the training rows.
     def state_dict(self) -> dict[str, Any]:
         return self.learned
 
