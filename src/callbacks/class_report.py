@@ -1,151 +1,127 @@
-"""Confusion matrix and per-class precision, recall and F1: confusion.png and report.csv.
-
-With thousands of classes report.csv has each one; in the picture several neighbours share a cell.
-"""
+"""Confusion matrix and per-class precision, recall and F1: confusion.png and report.csv."""
 
 import csv
-import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+    MulticlassStatScores,
+)
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
+from src.engine.errors import UserError
 from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure
 
-SCORES = ("precision", "recall", "f1")
-MAX_ANNOTATED = 25  # classes; with more, cells show colour only
-MAX_NAMES, MAX_CELLS = 100, 1_000  # beside an axis; along it
+SCORES = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+MAX_ANNOTATED, MAX_NAMES, MAX_CLASSES = 25, 100, 1_000  # with a number in each cell; with names; with a matrix
 
 
 class ClassReport(EvaluationPicture):
-    """Draws the confusion matrix and, beside it, precision, recall and F1 of each class; writes these to report.csv.
+    """Draws the confusion matrix beside precision, recall and F1 of each class; writes these to report.csv.
 
-    Classes have the names that the data module has in `class_names`.
+    Classes have the names that the data module has in `class_names`. More than 1,000 classes are in report.csv alone.
     """
 
-    def begin(self, batch: Evaluated) -> "Counts":
-        return Counts()
+    def begin(self, batch: Evaluated) -> "ClassScores":
+        return ClassScores(batch.guesses().num_classes)
 
-    def add(self, seen: "Counts", batch: Evaluated) -> None:
-        seen.add(batch)
+    def add(self, seen: "ClassScores", batch: Evaluated) -> None:
+        guesses = batch.guesses()
+        seen.update(guesses.guess, guesses.truth)
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
-        names = class_names(trainer)
-        names = names if len(names) == len(seen.stats) else [str(number) for number in range(len(seen.stats))]
-        rows = report(seen, names)
+        names, values = class_names(trainer), seen.compute()
+        names = names if len(names) == len(values["f1"]) else [str(number) for number in range(len(values["f1"]))]
+        rows = report(values, names)
         path = Path(trainer.default_root_dir, f"report{suffix}.csv")
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        self.save(trainer, f"confusion{suffix}", plot_report(seen, names, self.title(suffix)))
+        if "matrix" not in values:
+            raise UserError(f"{len(names):,} classes are too many for confusion.png; report.csv has them all.")
+        self.save(trainer, f"confusion{suffix}", plot_report(values["matrix"], rows, self.title(suffix)))
 
 
-class Counts:
-    """The confusion matrix so far, and the counts of each class.
+class ClassScores(MetricCollection):
+    """The metrics of each of C classes, and the confusion matrix unless there are more than MAX_CLASSES."""
 
-    Attributes:
-        matrix: (M, M) int64, true classes by guessed ones; M is C, unless there are more than MAX_CELLS.
-        per_cell: How many neighbouring classes share a row and a column of it.
-        stats: (C, 3) int64: correct guesses, guesses and samples of each class.
-    """
+    def __init__(self, num_classes: int) -> None:
+        # Rank zero alone computes them, from the states of all.
+        options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False, "sync_on_compute": False}
+        metrics: dict[str, Any] = {name: metric(average=None, **options) for name, metric in SCORES.items()}
+        metrics["counts"] = MulticlassStatScores(average=None, **options)
+        if num_classes <= MAX_CLASSES:
+            metrics["matrix"] = MulticlassConfusionMatrix(**options)
+        super().__init__(metrics)
 
-    def __init__(self) -> None:
-        self.matrix = torch.zeros(0, 0, dtype=torch.int64)
-        self.stats = torch.zeros(0, 3, dtype=torch.int64)
-        self.per_cell = 1
-
-    def add(self, batch: Evaluated) -> None:
-        """Take in a batch."""
-        seen = batch.guesses()
-        self.grow(seen.num_classes)
-        truth, guess = seen.truth // self.per_cell, seen.guess // self.per_cell
-        self.matrix += multiclass_confusion_matrix(guess, truth, len(self.matrix), validate_args=False)
-        columns = (seen.truth[seen.truth == seen.guess], seen.guess, seen.truth)
-        self.stats += torch.stack([torch.bincount(each, minlength=len(self.stats)) for each in columns], dim=1)
-
-    def merge_state(self, other: "Counts") -> None:
+    def merge_state(self, other: "ClassScores") -> None:
         """Take in what another process saw."""
-        for one, another in ((self, other), (other, self)):
-            one.grow(len(another.stats))
-        self.matrix += other.matrix
-        self.stats += other.stats
-
-    def grow(self, num_classes: int) -> None:
-        """Make room for more classes: where a step returned classes alone, a later batch may have a new one."""
-        self.stats = functional.pad(self.stats, (0, 0, 0, max(num_classes - len(self.stats), 0)))
-        while len(self.stats) > MAX_CELLS * self.per_cell:
-            self.matrix = functional.pad(self.matrix, (0, len(self.matrix) % 2) * 2)
-            half = len(self.matrix) // 2
-            self.matrix = self.matrix.reshape(half, 2, half, 2).sum(dim=(1, 3))
-            self.per_cell *= 2
-        more = -(-len(self.stats) // self.per_cell) - len(self.matrix)
-        self.matrix = functional.pad(self.matrix, (0, max(more, 0)) * 2)
+        for name, metric in self.items():
+            metric.merge_state(other[name])
 
 
-def report(seen: Counts, names: list[str]) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 of each class, and their means over the classes that occur.
+def report(values: dict[str, Tensor], names: list[str]) -> list[dict[str, Any]]:
+    """Return a row for each class, and one for the means over the classes that occur.
 
     Args:
-        seen: The counts of C classes.
+        values: Of `ClassScores`: each score (C,) float32; `counts` (C, 5) int64.
         names: C of them.
     """
-    right, guesses, samples = seen.stats.double().unbind(dim=1)
-    # A class that was never guessed has no precision: 0, as in torchmetrics.
-    scores = (right / guesses.clamp(min=1), right / samples.clamp(min=1), 2 * right / (samples + guesses).clamp(min=1))
-    table = torch.stack([*scores, samples, guesses], dim=1)
-    mean = torch.cat([table[samples + guesses > 0, :3].mean(dim=0), table[:, 3:].sum(dim=0)])
+    right, wrong, _, _, samples = values["counts"].unbind(dim=1)
+    guesses, scores = right + wrong, torch.stack([values[name] for name in SCORES], dim=1).double()
+    means = scores[samples + guesses > 0].mean(dim=0).tolist()
+    columns = ([*names, "mean"], [*scores.tolist(), means], [*samples.tolist(), int(samples.sum())])
     return [
-        {"class": name}
-        | {score: round(value, 4) for score, value in zip(SCORES, values, strict=False)}
-        | {"samples": int(values[3]), "guesses": int(values[4])}
-        for name, values in zip((*names, "mean"), (*table.tolist(), mean.tolist()), strict=True)
+        {"class": name} | {k: round(v, 4) for k, v in zip(SCORES, row, strict=True)} | {"samples": s, "guesses": g}
+        for name, row, s, g in zip(*columns, [*guesses.tolist(), int(guesses.sum())], strict=True)
     ]
 
 
-def plot_report(seen: Counts, names: list[str], of_what: str) -> Any:
-    """Return a figure: the confusion matrix on the left, the report on the right.
+def plot_report(matrix: Tensor, rows: list[dict[str, Any]], title: str) -> Any:
+    """Return a figure: the confusion matrix, and beside each row the scores of its class.
 
     Args:
-        seen: The counts of C classes.
-        names: C of them.
-        of_what: In the title.
+        matrix: (C, C) int64, true classes by guessed ones.
+        rows: The C + 1 rows of `report`.
+        title: Of the figure, before accuracy and F1.
     """
-    rows, number = report(seen, names), len(names)
-    short, every = number <= MAX_ANNOTATED, -(-number // MAX_NAMES)
-    named = {k / seen.per_cell: as_label(names[k]) for k in range(0, number, every)}
-    label = 0.15 + 0.075 * max(len("precision"), *map(len, named.values()))  # inches a name takes
-    side = min(0.5, 9 / number)  # of a cell
-    parts, gap = (side * number, max(side * 3, 1)), 0.2
-    width, below = label + 0.5 + sum(parts) + gap, 0.8 * label + 0.4
-    figure = new_figure(width, side * number + below + 0.5, margins=(label + 0.3, below, 0.15, 0.45))
-    left, right = figure.subplots(1, 2, width_ratios=parts, gridspec_kw={"wspace": 2 * gap / sum(parts)})
+    *classes, mean = rows
+    number, short = len(matrix), len(matrix) <= MAX_ANNOTATED
+    names = {k: as_label(classes[k]["class"]) for k in range(0, number, -(-number // MAX_NAMES))}
+    size, box, panel = 9 if short else 6, min(max(0.5 * number, 1.2), 8), 1.5  # a font; inches of the two parts
+    label = 0.0085 * size * max(map(len, names.values()))
+    is_long = label > box / len(names)
+    margins = (label + 0.5, 0.5 + (label if is_long else 0.1), panel + 0.3, 0.75)
+    figure = new_figure(box + margins[0] + margins[2], box + margins[1] + margins[3], margins)
+    left = figure.add_subplot()
+    right = left.inset_axes((1 + 0.1 / box, 0, panel / box, 1), sharey=left)
     if short:
-        plot_confusion_matrix(seen.matrix, ax=left, labels=list(named.values()), cmap="Blues")
+        plot_confusion_matrix(matrix, ax=left, labels=list(names.values()), cmap="Blues")
     else:
-        left.imshow(seen.matrix.numpy(), cmap="Blues")
+        left.imshow(matrix.numpy(), cmap="Blues")
         left.set(xlabel="Predicted class", ylabel="True class")
-        left.set_xticks(list(named), list(named.values()), rotation=45)
-        left.set_yticks(list(named), list(named.values()), rotation=25)
-    values = [[row[name] for name in SCORES] for row in rows[:-1]]
-    right.imshow(values, cmap="Greens", vmin=0, vmax=1, alpha=0.4, aspect="auto")
-    right.set_xticks(range(3), SCORES, rotation=45)
-    right.set_yticks(())
-    for row, column in itertools.product(range(number if short else 0), range(3)):
-        right.text(column, row, f"{values[row][column]:.3f}", ha="center", va="center")
+    left.set_xticks(list(names), list(names.values()), rotation=90 if is_long else 0)
+    left.set_yticks(list(names), list(names.values()), rotation=0)
+    for score, marker in zip(SCORES, "><o", strict=True):
+        right.plot([row[score] for row in classes], range(number), marker, alpha=0.6, markersize=size / 2)
+    right.set_title("\u25b8 precision  \u25c2 recall  \u25cf F1", fontsize=7)
+    right.set_xlim(min(row[score] for row in classes for score in SCORES) - 0.03, 1.03)
+    right.locator_params(axis="x", nbins=3)
+    right.grid(alpha=0.3)
     for axes in (left, right):
-        axes.tick_params(length=0)
-        for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts, axes.xaxis.label, axes.yaxis.label):
-            text.set_fontsize(9 if short else 6)
-    total = rows[-1]["samples"]
-    accuracy = int(seen.stats[:, 0].sum()) / max(total, 1)
-    shared = f"; {seen.per_cell} classes a cell" if seen.per_cell > 1 else ""
-    figure.suptitle(
-        f"{as_label(of_what)}: {accuracy:.2%} of {total:,} right, mean F1 {rows[-1]['f1']:.3f}{shared}",
-        fontsize="large" if number > 3 else "medium",
-    )
+        axes.tick_params(labelsize=size, length=0, labelleft=axes is left)
+        for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label):
+            text.set_fontsize(size)
+    accuracy = int(matrix.diag().sum()) / max(mean["samples"], 1)
+    words = f"{accuracy:.2%} of {mean['samples']:,} right, mean F1 {mean['f1']:.3f}"
+    figure.suptitle(f"{as_label(title)}\n{words}", x=0.02, ha="left", fontsize="medium")
     return figure
