@@ -76,7 +76,7 @@ class TensorLoader(OrderedLoader):
         first, shares, rows = self.begin(), self.shares, torch.empty(0)
         for batch in range(first, len(self)):
             turn, place = divmod(batch, len(shares))
-            if batch == first or place == 0:
+            if batch == first or (place == 0 and self.shuffle):
                 rows = self.rows[self._order(turn)].to(self.tensors[0].device)
             mine = shares[place]
             # Nine times as fast as tensor[mine] on images of a byte a pixel.

@@ -29,11 +29,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from src.engine.data.adopt import adopt
 from src.engine.lightning_fixes.loops import reset_loop_counters, take_back_an_early_stop
 from src.engine.lightning_fixes.trainer import (
+    STEP_HOOKS,
     EmaAlsoInTheTest,
     NoProfiler,
     QuickAttributes,
     Trainer,
     double_before_weights,
+    quicken_steps,
     spare_the_question_for_a_gpu,
 )
 from src.engine.run.quiet import IDLE_WARNINGS, Quiet
@@ -180,6 +182,31 @@ def test_lightning_still_makes_a_context_for_each_hook_of_each_step():
     trainer.fit(Plain(), DATA)
     # Each is kept, so that no two have the same id.
     assert len({id(context) for context in made}) / 3 > 10, "contexts are few or shared: NoProfiler can go"
+
+
+def names_of_hooks(module: pl.LightningModule, quick: bool) -> list[str]:
+    """Return what Lightning calls in a step, of the callbacks and of the module."""
+    called = []
+
+    class Names(PassThroughProfiler):
+        def profile(self, action_name: str) -> Any:
+            called.append(action_name)
+            return super().profile(action_name)
+
+    trainer = plain(pl.callbacks.LambdaCallback(on_train_batch_end=lambda *rest: None), max_epochs=1, profiler=Names())
+    if quick:
+        quicken_steps(module, trainer.callbacks)
+    trainer.fit(module, DATA)
+    return [name for name in called if name.rpartition(".")[2] in STEP_HOOKS and not name.startswith("[Strategy]")]
+
+
+def test_lightning_still_calls_hooks_that_nobody_wrote_at_each_step():
+    names = names_of_hooks(Skips(), quick=False)
+    assert len(names) > 3 * len(STEP_HOOKS), "empty hooks are left out: quicken_steps can go"
+    assert {name.rpartition(".")[2] for name in names_of_hooks(Skips(), quick=True)} == {
+        "on_train_batch_start",
+        "on_train_batch_end",
+    }
 
 
 def attributes_set_in_a_step(module: pl.LightningModule, monkeypatch: pytest.MonkeyPatch) -> float:

@@ -25,7 +25,7 @@ from src.engine.data.stream_loader import StreamLoader
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
-from src.engine.lightning_fixes.trainer import call_own_train
+from src.engine.lightning_fixes.trainer import call_own_train, quicken_steps
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 # Hooks that Lightning calls after those of all callbacks, and what callbacks may do after them.
@@ -67,6 +67,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
             Wrapped(source, "backward", trainer, _weigh)
             for hook in LAST:
                 Wrapped(source, hook, trainer, _call_callbacks_last)
+            quicken_steps(source, trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class Wrapped:
@@ -96,7 +97,8 @@ class Wrapped:
             running: Trainer | None = self.owner.trainer
         except RuntimeError:  # of a module without one
             running = None
-        return running if running and running.state.status == TrainerStatus.RUNNING else self._trainer
+        # `is`: Lightning's own comparison of its constants is slow, and this is asked three times a step.
+        return running if running and running.state.status is TrainerStatus.RUNNING else self._trainer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapped":
         made = copy.copy(self)

@@ -51,6 +51,9 @@ def advice(batch: Any, method: str = "step") -> str:
 
 def count_samples(batch: Any) -> int:
     """Count the samples of a batch: the length of its first tensor, or without one of its first list."""
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(first, Tensor) and first.dim():  # nearly every batch, at each step
+        return len(first)
     tensor = next((part for part in parts(batch) if isinstance(part, Tensor) and part.dim() > 0), None)
     if tensor is not None:
         return len(tensor)

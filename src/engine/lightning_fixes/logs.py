@@ -52,21 +52,21 @@ def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tens
     results: Any = trainer._results
     results.restore()
     mean = mean.detach()
-    if mean.dtype not in (torch.float32, torch.float64):  # a sum in half precision loses digits
-        mean = mean.float()
-    if isinstance(weight, int):
-        total = mean * weight if weight else torch.zeros_like(mean)  # the mean over nothing is NaN
-    else:
-        total = (mean * weight).where(weight > 0, 0)
     key = f"{COUNTED}.{name}"
     if key not in results:
         meta = _Metadata(COUNTED, name)
         meta.sync = _Sync()
         results[key] = _ResultMetric(meta, is_tensor=True)
+        # A sum in half precision loses digits.
+        results[key].value = torch.zeros_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
         results[key].cumulated_batch_size = 0
         results[key]._update_count = 1
     result = results[key]
-    result.value = total + result.value
+    # The mean over nothing is NaN.
+    if not isinstance(weight, int):
+        result.value = result.value + (mean.to(result.value) * weight).where(weight > 0, 0)
+    elif weight:
+        result.value.add_(mean, alpha=weight)
     result.cumulated_batch_size = weight + result.cumulated_batch_size
     result._computed = None
 
@@ -178,6 +178,8 @@ class Results(_ResultCollection):
 
     def metrics(self, on_step: bool) -> Any:
         """Give the values of a step or of the epoch."""
+        if on_step and all(each.meta.fx == COUNTED for each in self.values()):  # nearly always, at each step
+            return {"callback": {}, "log": {}, "pbar": {}}
         if not on_step and any(map(_is_open, self.values())):
             self.gather()
         return super().metrics(on_step)

@@ -1,5 +1,6 @@
 """Repairs of Lightning's trainer, module and loaders, and of torch and jsonargparse below them."""
 
+import inspect
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import RunningStage
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -16,6 +18,15 @@ from torch.utils.data import DataLoader
 # the latter first, a parser turns 1 into 1.0: all batches in place of one. An annotated int is a type of its own.
 # Lightning issue 21259, closed.
 Batches = Annotated[int, "batches"] | float | None
+# Lightning calls them at each step, of each callback and of the module.
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 class Trainer(pl.Trainer):
@@ -46,6 +57,20 @@ class Trainer(pl.Trainer):
             limit_predict_batches=limit_predict_batches,
             **options,
         )
+
+    # Asked 15 times a step; `==` of Lightning's constants is slow.
+    training = property(lambda self: self.state.stage is RunningStage.TRAINING, pl.Trainer.training.fset)  # type: ignore
+
+
+def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> None:
+    """Spare what Lightning does at each training step for hooks that nobody wrote, and for the step's signature."""
+    for owner, base in [(module, pl.LightningModule), *((callback, pl.Callback) for callback in callbacks)]:
+        for name in STEP_HOOKS:
+            if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
+                setattr(owner, name, None)  # Lightning skips what cannot be called
+    step: Any = type(module).training_step
+    if inspect.isfunction(step):
+        step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # read at each step, slow to make
 
 
 class NoProfiler(PassThroughProfiler):

@@ -60,7 +60,7 @@ class StepOutput:
 
 def _one_number(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor) and value.numel() == 1:
-        return value.reshape(())
+        return value.reshape(()) if value.dim() else value
     hint = " Take its mean over the batch." if isinstance(value, Tensor) else ""
     raise UserError(f"StepOutput: {name} is {describe(value)}; it has to be a tensor of one number.{hint}")
 

@@ -88,7 +88,8 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 @functools.cache
 def _installed() -> dict[str, str]:
     # Of two by one name Python imports the first.
-    return {each.name: each.version for each in reversed([*importlib.metadata.distributions()]) if each.name}
+    metadata = (each.metadata for each in reversed([*importlib.metadata.distributions()]))  # each is parsed once
+    return {each["Name"]: each["Version"] for each in metadata if each["Name"]}
 
 
 def _git(patch: Path) -> dict[str, Any] | None:

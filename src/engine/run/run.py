@@ -52,12 +52,6 @@ class RunCallback(Callback):
         """Return whether this run has something for it to do: Lightning calls each callback some six times a step."""
         return True
 
-    def after_train_batch(self, trainer: Trainer) -> None:
-        """Act when a batch is done, also the module's own `on_train_batch_end`, which Lightning calls last."""
-
-    def after_validation(self, trainer: Trainer) -> None:
-        """Act when a validation is done, also the module's own `on_validation_end`."""
-
 
 def stage_of(name: str) -> str:
     """Return train, val or test by the name of a logged number: `val/acc`, `val_acc`; any other name is training's."""
