@@ -21,8 +21,7 @@ from src.engine.config.instantiate import instantiate
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
-from src.engine.data.order import hash_seed
-from src.engine.data.seeding import STREAMS, seeded, settle_seed
+from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
 from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun

@@ -64,9 +64,9 @@ class TensorLoader(OrderedLoader):
         if role.move:
             self.tensors = tuple(role.move(tensor) for tensor in self.tensors)
 
-    def bounds(self, number: int) -> Sequence[tuple[int, int]]:
-        """Return where the global batches of a pass begin and end."""
-        return self.cut(len(self.rows), self.batch_size)
+    def arrange(self, number: int) -> tuple[Tensor, Sequence[tuple[int, int]]]:
+        """Return the rows, and where the global batches of a pass begin and end."""
+        return self.rows, self.cut(len(self.rows), self.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of an epoch; in training the same number on each process."""

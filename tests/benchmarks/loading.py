@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from src.engine.data.map_loader import MapLoader
+from src.engine.data.loaders import MapLoader
 from src.engine.data.order import Role
 from tests.benchmarks.child import stopwatch
 

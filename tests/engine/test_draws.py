@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from src.engine.data.map_loader import MapLoader
+from src.engine.data.loaders import MapLoader
 from src.engine.data.order import Role
 from src.engine.data.seeding import SeededDataset
 from tests.engine.test_map_loader import states

@@ -71,21 +71,6 @@ def test_folds_that_cannot_be_are_refused_in_a_line(rows, fold, of, said):
     assert "\n" not in str(refused.value)
 
 
-def test_an_empty_fold_is_known_when_the_first_one_is_made(monkeypatch):
-    """Which folds the groups of a class fill is known only when they are made."""
-
-    class Splitter:
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            pass
-
-        def split(self, *args: object) -> list[tuple[list[int], list[int]]]:
-            return [([2, 3], [0, 1]), ([0, 1], [2, 3]), ([0, 1, 2, 3], [])]
-
-    monkeypatch.setattr("sklearn.model_selection.KFold", Splitter)
-    with pytest.raises(UserError, match="fold 2 would be empty"):
-        fold_of(4, (0, 3), 0)
-
-
 def test_what_is_held_out_is_drawn_by_the_seed_and_nothing_is_lost():
     train, val = hold_out(20, 5, seed=3)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(20))

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from src.data.mnist_augmented import AugmentedMNISTDataModule
-from src.engine.data.map_loader import MapLoader
+from src.engine.data.loaders import MapLoader
 from src.engine.data.order import Role
 from tests.conftest import CONFIGS
 from tests.stopping import run_differences, run_main

@@ -1,7 +1,7 @@
-"""Takes over what the user's hooks return and what a module does, so that a run in processes is the run in one.
+"""Take over what the hooks of modules and data modules return, so that a run on several processes is the run on one.
 
-Each loader then orders, shares and resumes its batches by itself. Lightning rebuilds, shards and wraps only a
-DataLoader: what it gets here is none.
+Lightning rebuilds, shards and wraps only a DataLoader. The loaders that it gets here order, share and resume their
+batches by themselves.
 """
 
 import copy
@@ -15,13 +15,13 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from src.engine.data.map_loader import MapLoader
-from src.engine.data.order import Role, RunLoader, RunSeed, batch_weight, hash_seed, is_padding
-from src.engine.data.seeding import STREAMS, drawn_from, seed_evaluation, seeded
-from src.engine.data.stream_loader import StreamLoader
+from src.engine.data.loaders import MapLoader, StreamLoader
+from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
+from src.engine.data.seeding import STREAMS, RunSeed, first_draws, hash_seed, seed_evaluation, seeded, used
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
@@ -30,10 +30,6 @@ from src.engine.lightning_fixes.trainer import call_own_train, quicken_steps
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 # Hooks that Lightning calls after those of all callbacks, and what callbacks may do after them.
 LAST = {"on_train_batch_end": "after_train_batch", "on_validation_end": "after_validation"}
-EQUAL_NUMBERS = (
-    "warning: {} and {} draw the same random numbers, so that a split drawn in both is one split. Draw samples in "
-    "setup(): here the first ones would be equal."
-)
 
 
 def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, seed: int | None = None) -> None:
@@ -49,7 +45,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
     run_seed = RunSeed(trainer, seed)
     seed_evaluation(trainer, run_seed)
-    loaders = _Loaders(run_seed)
+    take_over = functools.partial(_take_over, run_seed, {}, [])
     for source in sources:
         for name, method in list(vars(source).items()):
             if isinstance(method, Wrapped):  # of an earlier trainer: two of them never lie around each other
@@ -58,7 +54,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
         for hook in ("prepare_data", "setup"):
             Wrapped(source, hook, trainer, functools.partial(_call_seeded, run_seed))
         for hook in HOOKS:
-            Wrapped(source, hook, trainer, loaders)
+            Wrapped(source, hook, trainer, take_over)
         if isinstance(source, LightningModule):
             repair_logs(trainer, functools.partial(is_padding, trainer))
             # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net made late.
@@ -101,8 +97,7 @@ class Wrapped:
         return running if running and running.state.status is TrainerStatus.RUNNING else self._trainer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapped":
-        made = copy.copy(self)
-        memo[id(self)] = made
+        made = memo[id(self)] = copy.copy(self)
         made.owner, made.method = copy.deepcopy((self.owner, self.method), memo)
         return made
 
@@ -122,57 +117,59 @@ def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any
         return hook.method(*args, **kwargs)
 
 
-class _Loaders:
-    """Takes over the loaders that a hook returns, before Lightning sees them."""
+def _take_over(seed: RunSeed, moved: dict[int, Any], drew: list[str], hook: Wrapped) -> Any:
+    """Take over the loaders that a hook returns, before Lightning sees them.
 
-    def __init__(self, seed: RunSeed) -> None:
-        self._seed = seed
-        self._moved: dict[int, tuple[Tensor, Tensor]] = {}
-        self._drew: list[str] = []
+    Args:
+        seed: Of the run.
+        moved: Tensors that are on the run's device already.
+        drew: The hooks that drew random numbers.
+        hook: That returns loaders.
+    """
+    trainer: Any = hook.trainer
+    number = _hook_seed(hook, seed)
+    with seeded(number):
+        loaders = hook.method()
+        if used(first_draws(number)) and hook.name not in drew:
+            drew.append(hook.name)
+            if len(drew) == 2 and trainer.is_global_zero:
+                said = "warning: {} and {} draw the same random numbers, so that a split drawn in both is one split."
+                print(said.format(*drew), "Samples would be equal: draw those in setup().", file=sys.stderr)
+    trains = hook.name == "train_dataloader"
+    role = Role(
+        seed=seed,
+        stage=hook.name.partition("_")[0],
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        keep_order=trainer.overfit_batches > 0,
+        progress=FitProgress(trainer) if trains else None,
+        move=functools.partial(_move, moved, trainer),
+    )
+    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+    made: list[Any] = []
+    for loader in combined.flattened:
+        if isinstance(loader, RunLoader):
+            loader = copy.copy(loader)  # one that stands in two hooks serves each
+            loader.follow(replace(role, number=len(made)))
+        elif isinstance(loader, DataLoader):
+            kind = StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader
+            loader = kind(loader, replace(role, number=len(made)))
+        if isinstance(loader, RunLoader):
+            # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
+            loader.set_epoch(trainer.current_epoch)
+        made.append(loader)
+    combined.flattened = made
+    if trains:
+        hand_back_between_epochs(trainer, made)
+    return combined if combined is loaders else combined.iterables
 
-    def __call__(self, hook: Wrapped) -> Any:
-        trainer: Any = hook.trainer
-        number = _hook_seed(hook, self._seed)
-        with seeded(number):
-            loaders = hook.method()
-            if drawn_from(number) and hook.name not in self._drew:
-                self._drew.append(hook.name)
-                if len(self._drew) == 2 and trainer.is_global_zero:
-                    print(EQUAL_NUMBERS.format(*self._drew), file=sys.stderr)
-        fits = hook.name == "train_dataloader"
-        role = Role(
-            seed=self._seed,
-            stage=hook.name.partition("_")[0],
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            keep_order=trainer.overfit_batches > 0,
-            progress=FitProgress(trainer) if fits else None,
-            move=functools.partial(self._move, trainer),
-        )
-        combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
-        epoch, numbered = trainer.current_epoch, enumerate(combined.flattened)
-        combined.flattened = [_take_over(each, replace(role, number=k), epoch) for k, each in numbered]
-        if fits:
-            hand_back_between_epochs(trainer, combined.flattened)
-        return combined if combined is loaders else combined.iterables
 
-    def _move(self, trainer: Trainer, tensor: Tensor) -> Tensor:
-        if id(tensor) not in self._moved:
-            moved = tensor.to(trainer.strategy.root_device)
-            self._moved[id(tensor)] = (tensor, moved)  # with the first, or its id may come again
-        return self._moved[id(tensor)][1]
-
-
-def _take_over(loader: Any, role: Role, epoch: int) -> Any:
-    if isinstance(loader, RunLoader):
-        loader = copy.copy(loader)  # one that stands in two hooks serves each
-        loader.follow(role)
-    elif isinstance(loader, DataLoader):
-        loader = (StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader)(loader, role)
-    if isinstance(loader, RunLoader):
-        # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
-        loader.set_epoch(epoch)
-    return loader
+def _move(moved: dict[int, Any], trainer: Trainer, tensor: Tensor) -> Tensor:
+    if id(tensor) not in moved:
+        # With the first, or its id may come again.
+        moved[id(tensor)] = (tensor, tensor.to(trainer.strategy.root_device))
+    made: Tensor = moved[id(tensor)][1]
+    return made
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
@@ -181,8 +178,7 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
     Raises:
         UserError: If none of them has a `test_dataloader`.
     """
-    bases = {LightningModule.test_dataloader, LightningDataModule.test_dataloader}
-    if all(getattr(source.test_dataloader, "__func__", None) in bases for source in sources):
+    if not any(is_overridden("test_dataloader", source) for source in sources):
         names = " nor ".join(type(source).__name__ for source in sources)
         raise UserError(
             f"test_after_fit: neither {names} has a test_dataloader. Write one, or give --test_after_fit false."

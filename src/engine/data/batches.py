@@ -1,6 +1,5 @@
-"""Batches of any kind: what is in one, how many samples it has, and what is input and target."""
+"""Take batches of any kind apart: input and target, the number of samples, a description."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from src.engine.errors import UserError
 
-# By what names people call the target in a dict; `labels` is Hugging Face's.
+# Names of the target in a dict; `labels` is Hugging Face's.
 TARGETS = ("labels", "label", "target", "targets", "y")
 
 
@@ -36,8 +35,9 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
         target = batch[names[0]] if names else None
     elif isinstance(batch, tuple | list):
         if len(batch) > 2:
-            said = f"The batch has {len(batch)} parts, only (x, target) explains itself."
-            raise UserError(f"{said} {advice(batch, method)}")
+            raise UserError(
+                f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch, method)}"
+            )
         inputs, target = (*batch, None)[:2]
     if target is None and needs_target:
         raise UserError(f"The batch has no target for the loss. {advice(batch)}")
@@ -54,9 +54,9 @@ def count_samples(batch: Any) -> int:
     first = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if isinstance(first, Tensor) and first.dim():  # nearly every batch, at each step
         return len(first)
-    tensor = next((part for part in parts(batch) if isinstance(part, Tensor) and part.dim() > 0), None)
-    if tensor is not None:
-        return len(tensor)
+    for part in parts(batch):
+        if isinstance(part, Tensor) and part.dim() > 0:
+            return len(part)
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), None)
     return len(batch) if isinstance(batch, tuple | list) else 1
@@ -79,12 +79,10 @@ def fields_of(value: Any) -> dict[Any, Any] | None:
     """Return the parts of a mapping, a dataclass, a named tuple or an object with public attributes, else None."""
     if isinstance(value, Mapping):
         return dict(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and (names := getattr(value, "__match_args__", ())):  # of a named tuple
-        return dict(zip(names, value, strict=True))
     if callable(value) or isinstance(value, Tensor):
         return None
+    if names := getattr(value, "__match_args__", ()):  # of a dataclass or a named tuple
+        return {name: getattr(value, name) for name in names}
     return {key: part for key, part in getattr(value, "__dict__", {}).items() if not key.startswith("_")} or None
 
 

@@ -1,35 +1,19 @@
 """The order of the data is a function of (seed, epoch): which rows come next, and on which rank."""
 
 import random
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
+from src.engine.data.seeding import RunSeed, hash_seed
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import FitProgress
-
-MASK = 2**64 - 1
-
-
-def hash_seed(*numbers: int) -> int:
-    """Hash numbers to one of 32 bits: neighbours give seeds that have nothing in common.
-
-    The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a microsecond a number.
-    """
-    z = 0
-    for number in numbers:
-        z = (z + number + 0x9E3779B97F4A7C15) & MASK
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        z ^= z >> 31
-    return z & 0xFFFFFFFF
 
 
 def permutation(length: int, seed: int, number: int) -> Tensor:
@@ -37,24 +21,6 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
     # torch keeps 32 bits of a generator's seed and neighbours would share orders: mix both numbers first.
     mixed = random.Random(f"{seed}/{number}").getrandbits(32)
     return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
-
-
-class RunSeed:
-    """Holds the seed of a run: `own` of this process, and `value` of rank zero once processes can communicate."""
-
-    def __init__(self, trainer: Trainer, own: int) -> None:
-        self._trainer = trainer
-        self._shared: int | None = None
-        self.own = own
-
-    @property
-    def value(self) -> int:
-        """Return the seed, the same on all processes, which ask for it together the first time."""
-        if self._shared is None:
-            if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
-                return self.own
-            self._shared = int(self._trainer.strategy.broadcast(self.own))
-        return self._shared
 
 
 @dataclass(frozen=True)
@@ -81,8 +47,7 @@ class RunLoader:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._own_seed = seed
-        self._process_seed = torch.initial_seed()
+        self._own_seed, self._process_seed = seed, torch.initial_seed()
         self.role = Role()
         self.epoch = 0
         self.cycle = 0  # of several loaders a short one starts again before the epoch is over
@@ -100,7 +65,7 @@ class RunLoader:
 
     @property
     def batch_sampler(self) -> Any:
-        """Return the object on which Lightning calls `set_epoch`."""
+        """Return the object on whose `sampler` Lightning calls `set_epoch`."""
         # Made when asked for: a reference to itself would leave the workers to the garbage collector for 20 seconds.
         return SimpleNamespace(sampler=self)
 
@@ -110,18 +75,25 @@ class RunLoader:
             self.epoch, self.cycle = epoch, 0
 
     def number_of(self, cycle: int) -> int:
-        """Return the number of the order: the epoch's, another for each further cycle in it, one for an evaluation."""
-        if self.role.stage not in ("", "train"):
-            number = 2**33 + zlib.crc32(self.role.stage.encode())
-        else:
-            number = 2**32 + hash_seed(self.epoch, cycle) if cycle else self.epoch
+        """Return the number of an order: in training the epoch's, another for each further cycle in it."""
+        role, trains = self.role, self.role.stage in ("", "train")
+        if role.keep_order or (trains and cycle == role.number == 0):
+            return 0 if role.keep_order else self.epoch
         # Two loaders of one length would otherwise pair the same rows in each epoch.
-        return 2**34 + hash_seed(number, self.role.number) if self.role.number else number
+        return 2**32 + hash_seed(role.stage, role.number, *((self.epoch, cycle) if trains else ()))
 
     @property
     def number(self) -> int:
-        """Return which order this is: the epoch, or the cycle of a loader that starts again."""
+        """Return the number of the present order."""
         return self.number_of(self.cycle)
+
+
+class Plan(NamedTuple):
+    """One order of the rows."""
+
+    rows: Any  # the samples as they come, as a tensor or a list
+    bounds: Sequence[tuple[int, int]]  # where the global batches begin and end among them
+    shares: list[range]  # of these, the places of this rank's batches
 
 
 class OrderedLoader(RunLoader):
@@ -135,15 +107,15 @@ class OrderedLoader(RunLoader):
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__(seed)
-        self._plans: dict[int, tuple[Sequence[tuple[int, int]], list[range]]] = {}
+        self._plans: dict[int, Plan] = {}
 
     def follow(self, role: Role) -> None:
         """Serve a run."""
         super().follow(role)
         self._plans = {}
 
-    def bounds(self, number: int) -> Sequence[tuple[int, int]]:
-        """Return where the global batches begin and end among the rows of an order."""
+    def arrange(self, number: int) -> tuple[Any, Sequence[tuple[int, int]]]:
+        """Return the rows of an order, and where the global batches begin and end among them."""
         raise NotImplementedError
 
     def cut(self, num_rows: int, batch_size: int) -> Sequence[tuple[int, int]]:
@@ -160,14 +132,14 @@ class OrderedLoader(RunLoader):
     def _mine(self, start: int, stop: int) -> range:
         return range(start + (self.role.rank - start) % self.role.world_size, stop, self.role.world_size)
 
-    def _plan(self, number: int) -> tuple[Sequence[tuple[int, int]], list[range]]:
-        """Return the bounds of an order's batches, and this rank's rows of each.
+    def plan(self, number: int) -> Plan:
+        """Make an order, or find it: that of this cycle and of the epoch's first one are kept.
 
         Raises:
             UserError: If there are fewer rows than processes.
         """
         if number not in self._plans:
-            bounds = self.bounds(number)
+            rows, bounds = self.arrange(number)
             num_rows, world_size = bounds[-1][1] if bounds else 0, self.role.world_size
             if num_rows == 0:
                 raise UserError("There is no sample to load: the data set, or the rows that a loader takes, are empty.")
@@ -178,19 +150,18 @@ class OrderedLoader(RunLoader):
                 )
             trains = self.role.stage == "train"
             shares = [mine or range(b[0], b[0] + 1) for b in bounds if (mine := self._mine(*b)) or trains]
-            # The length of an epoch is that of its first cycle.
             self._plans = {k: plan for k, plan in self._plans.items() if k == self.number_of(0)}
-            self._plans[number] = (bounds, shares)
+            self._plans[number] = Plan(rows, bounds, shares)
         return self._plans[number]
 
     @property
     def shares(self) -> list[range]:
         """This rank's batches, as places among the rows of the present order."""
-        return self._plan(self.number)[1]
+        return self.plan(self.number).shares
 
     def __len__(self) -> int:
-        """Batches of an epoch; in training the same on each rank."""
-        return len(self._plan(self.number_of(0))[1])
+        """Batches of an epoch, which are those of its first cycle; in training the same on each rank."""
+        return len(self.plan(self.number_of(0)).shares)
 
     def places(self, batch: int) -> Tensor:
         """Return (B,) int64, where the rows of the `batch`-th batch of this rank stand in the order."""
@@ -204,7 +175,7 @@ class OrderedLoader(RunLoader):
         evenly, a rank's loss times its weight makes that average the mean over the rows.
         """
         cycle, batch = divmod(batch, len(self))
-        bounds, _ = self._plan(self.number_of(cycle))
+        bounds = self.plan(self.number_of(cycle)).bounds
         start, stop = bounds[batch % len(bounds)]
         return len(self._mine(start, stop)) * self.role.world_size / (stop - start)
 
@@ -222,7 +193,7 @@ class OrderedLoader(RunLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has to be the same for a position within an epoch to mean anything."""
-        start, stop = self._plan(self.number_of(0))[0][0]
+        start, stop = self.plan(self.number_of(0)).bounds[0]
         return {"global_batch_size": stop - start, "num_batches": len(self), "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -239,10 +210,8 @@ class OrderedLoader(RunLoader):
             )
         now = self.state_dict()
         if self.role.progress.trained() % state["num_batches"] and state != now:
-            was, are = (
-                "{num_batches} batches of {global_batch_size} in the order of seed {seed}".format(**each)
-                for each in (state, now)
-            )
+            text = "{num_batches} batches of {global_batch_size} in the order of seed {seed}"
+            was, are = text.format(**state), text.format(**now)
             raise UserError(
                 f"The checkpoint is within an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
                 "number of processes (in Python also adopt(..., seed=...)), or resume from between two epochs."

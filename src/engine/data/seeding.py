@@ -1,4 +1,4 @@
-"""Random numbers of torch, NumPy and Python as functions of the run's seed; generator objects of your own are not seen.
+"""Make random numbers of torch, NumPy and Python functions of the run's seed; your own generator objects are not seen.
 
 Hooks of data draw the same in every stage, verb and process: `setup()` runs for the fit and again for the test, and a
 `random_split` there would otherwise put rows that trained into the test set. A sample's draws are a function of (seed,
@@ -6,10 +6,10 @@ epoch, index), on any worker and process, an evaluation's one of (seed, stage). 
 """
 
 import functools
+import hashlib
 import operator
 import os
 import random
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, get_worker_info
 
-from src.engine.data.order import RunSeed, hash_seed
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 
@@ -28,7 +27,7 @@ STREAMS = {"__init__": 1, "prepare_data": 2, "setup": 3}
 PROBE = 17
 _number = torch.empty((), dtype=torch.int64)
 _spare = np.random.MT19937(0)  # np.random.seed takes this kind, whatever the run's own is
-_aside: list[dict[str, Any]] = []
+_outside: list[dict[str, Any]] = []  # the states from before each `seeded` block that is running
 
 # How each generator is seeded, and how one number is drawn from it. torch.manual_seed would take 150 times as long.
 GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
@@ -38,70 +37,95 @@ GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
 }
 
 
+def hash_seed(*parts: Any) -> int:
+    """Hash numbers and texts to a seed of 32 bits: neighbours give seeds that have nothing in common."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest())
+
+
 def seed_all(number: int) -> None:
     """Seed the three generators of the CPU with up to 64 bits."""
     for seed, _ in GENERATORS.values():
         seed(number)
 
 
+def first_draws(number: int) -> dict[str, Any]:
+    """Draw a number from each generator after `seed_all(number)`."""
+    with preserve_rng_state():
+        seed_all(number)
+        return {name: draw() for name, (_, draw) in GENERATORS.items()}
+
+
+def used(first: dict[str, Any], but: Iterable[str] = ()) -> list[str]:
+    """Return which generators were drawn from since they were seeded: they draw other numbers than the first ones."""
+    return [name for name, number in first.items() if name not in but and GENERATORS[name][1]() != number]
+
+
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leave the generators of this process as they were; those of a worker are nobody's."""
+    """Leave the CPU generators of this process as they were; nobody else uses those of a worker. Do not nest it."""
     if get_worker_info() is not None:
         yield
         return
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
     numpy_state, numpy_generator = np.random.get_state(legacy=False), np.random.get_bit_generator()  # type: ignore[attr-defined]
-    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined]
+    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to put a state back takes as long as a batch
     try:
         yield
     finally:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
         np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
-        # np.random.normal keeps a second number for later; a block within another keeps the spare's state.
-        if numpy_state["has_gauss"] or numpy_generator is _spare:
+        if numpy_state["has_gauss"]:  # np.random.normal keeps a second number for later
             np.random.set_state(numpy_state)
 
 
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
     """Seed every generator of the process, with up to 64 bits, for a block; then put each back where it was."""
-    before = torch.initial_seed()
-    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda_states = torch.cuda.get_rng_state_all() if cuda else []
-    mps_state = torch.mps.get_rng_state() if torch.mps.is_available() else None
+    before = _current_state()
+    _outside.append(before)
     try:
-        with preserve_rng_state():
-            seed_all(number)
-            _seed_devices(number)
-            yield
-    finally:
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda_states)
-        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.manual_seed_all(before)
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)
-
-
-def _seed_devices(number: int) -> None:
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
-        torch.cuda.manual_seed_all(number)
-    if torch.mps.is_available():
-        torch.mps.manual_seed(number)
-
-
-def drawn_from(number: int, names: Iterable[str] = GENERATORS) -> list[str]:
-    """Return which generators left the state that `seed_all(number)` gave them; draws one number of each."""
-    return [name for name in names if GENERATORS[name][1]() != _first_draws(number)[name]]
-
-
-@functools.lru_cache(maxsize=2)
-def _first_draws(number: int) -> dict[str, Any]:
-    with preserve_rng_state():
         seed_all(number)
-        return {name: draw() for name, (_, draw) in GENERATORS.items()}
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
+            torch.cuda.manual_seed_all(number)
+        if torch.mps.is_available():
+            torch.mps.manual_seed(number)
+        yield
+    finally:
+        _outside.pop()
+        set_random_state(before)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of this process's generators as plain values; in an evaluation, those from before it."""
+    return _outside[0] if _outside else _current_state()
+
+
+def _current_state() -> dict[str, Any]:
+    kind, key, *numpy_rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(key, np.int64)), *numpy_rest),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back.
+
+    Args:
+        state: As `random_state` gives it. CUDA devices that are not here are left out.
+    """
+    torch.set_rng_state(state["torch"].cpu())
+    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value.cpu(), device)
+    if state["mps"] is not None and torch.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+    random.setstate(state["python"])
+    kind, key, *rest = state["numpy"]
+    np.random.set_state((kind, key.cpu().numpy(), *rest))
 
 
 class SeededDataset:
@@ -109,22 +133,25 @@ class SeededDataset:
 
     Its samples are what was asked for: (number of the seed and epoch, index); `collate` fetches them and makes the
     batch. Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch
-    is made after the generators got a known state; one that is not in that state afterwards was drawn from. Then the
-    batch is made again with that generator seeded for each sample and for the collate function, and so is each later
-    one. A batch that a data set makes as a whole is seeded for its first sample.
+    is made after the generators got a known state. If a generator then draws another number than this state gives, the
+    batch is made again with it seeded for each sample and for the collate function, and so is each later one. A batch
+    that a data set makes as a whole is seeded for its first sample.
 
     Args:
         dataset: Map-style.
         collate_fn: Of its loader.
         batched: Whether an index is a list of them, for a batch.
+        takes_lists: Whether the data set makes the loader's batch, and draws nothing, when it is asked for a list.
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], batched: bool = True) -> None:
-        self.dataset = dataset
-        self.collate_fn = collate_fn
+    def __init__(
+        self, dataset: Any, collate_fn: Callable[[Any], Any], batched: bool = True, takes_lists: bool = False
+    ) -> None:
+        self.dataset, self.collate_fn = dataset, collate_fn
+        self._batched, self._takes_lists = batched, takes_lists
         self._many = getattr(dataset, "__getitems__", None) if batched else None
-        self._batched = batched
         self._drawn: list[str] = []
+        self._first_draws = first_draws(PROBE)
         self._whole = False  # whether the data set makes batches that are no lists of samples
 
     def __getitem__(self, place: Any) -> Any:
@@ -135,43 +162,40 @@ class SeededDataset:
     def collate(self, place: tuple[int, Any]) -> Any:
         """Make a batch; what the collate function draws is a function of the batch's first sample."""
         key, index = place
+        if self._takes_lists:
+            return list(self.dataset[index])
         with preserve_rng_state():
             while True:
                 seed_all(PROBE)
                 samples = self._fetch(key, index)
-                self._seed(key, index[0] if self._batched else index, 1)
+                self._seed(key, index[0] if self._batched else index, "collate")
                 batch = self.collate_fn(samples)
-                if not (new := drawn_from(PROBE, [name for name in GENERATORS if name not in self._drawn])):
+                if not (new := used(self._first_draws, but=self._drawn)):
                     return batch
                 self._drawn += new
 
     def _fetch(self, key: int, index: Any) -> Any:
-        if not self._batched:
-            self._seed(key, index)
-            return self.dataset[index]
         if self._many and (self._whole or not self._drawn):
             self._seed(key, index[0])
             samples = self._many(index)
             self._whole = not isinstance(samples, list | tuple)
             return samples
-        if not self._drawn:
-            return [self.dataset[each] for each in index]
         samples = []
-        for each in index:
+        for each in index if self._batched else [index]:
             self._seed(key, each)
             samples.append(self._many([each])[0] if self._many else self.dataset[each])
-        return samples
+        return samples if self._batched else samples[0]
 
-    def _seed(self, key: int, index: Any, *more: int) -> None:
+    def _seed(self, key: int, index: Any, *more: str) -> None:
         for name in self._drawn:
             GENERATORS[name][0](hash_seed(key, _as_number(index), *more))
 
 
-def _as_number(index: Any) -> int:
+def _as_number(index: Any) -> Any:
     try:
         return operator.index(index)  # of an int, NumPy's, a tensor's: one number is one sample
     except TypeError:
-        return zlib.crc32(repr(index).encode())
+        return index
 
 
 def draw_sampler(sampler: Any, loader: DataLoader[Any], seed: int, epoch: int) -> list[Any]:
@@ -184,6 +208,42 @@ def draw_sampler(sampler: Any, loader: DataLoader[Any], seed: int, epoch: int) -
             if callable(set_epoch := getattr(each, "set_epoch", None)):
                 set_epoch(epoch)
         return list(sampler)
+
+
+class RunSeed:
+    """Holds the seed of a run: `own` of this process, and `value` of rank zero once processes can communicate."""
+
+    def __init__(self, trainer: Trainer, own: int) -> None:
+        self._trainer = trainer
+        self._shared: int | None = None
+        self.own = own
+
+    @property
+    def value(self) -> int:
+        """Return the seed, the same on all processes, which ask for it together the first time."""
+        if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
+            return self.own
+        if self._shared is None:
+            self._shared = int(self._trainer.strategy.broadcast(self.own))
+        return self._shared
+
+
+def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
+    """Let each evaluation of a trainer draw from the seed of a run."""
+    for stage, loop in (
+        ("val", trainer.fit_loop.epoch_loop.val_loop),
+        ("val", trainer.validate_loop),
+        ("test", trainer.test_loop),
+        ("predict", trainer.predict_loop),
+    ):
+        # Spawned processes need an object that can be pickled.
+        loop.run = functools.partial(_run_seeded, loop, stage, trainer, seed)  # type: ignore[method-assign]
+
+
+def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> Any:
+    # Each process has other rows, and draws other numbers.
+    with seeded(hash_seed(seed.value, stage, trainer.global_rank)):
+        return type(loop).run(loop)
 
 
 def settle_seed(given: bool | int) -> int:
@@ -206,66 +266,3 @@ def settle_seed(given: bool | int) -> int:
     if not job and os.environ.keys() & {"LOCAL_RANK", "NODE_RANK"}:  # started by hand
         job = [os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ]
     return (random.Random("/".join(job)) if job else random.SystemRandom()).getrandbits(32)
-
-
-class SeededLoop:
-    """The `run` of Lightning's evaluation loop: draws from the run's seed, and training does not notice.
-
-    A spawned process needs an object that can be pickled, unlike the loop's bound method.
-    """
-
-    def __init__(self, loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> None:
-        self._loop, self._trainer, self._seed = loop, trainer, seed
-        self._stage = zlib.crc32(stage.encode())
-
-    def __call__(self) -> Any:
-        _aside.append(random_state())  # a checkpoint saved within the evaluation holds these
-        try:
-            # Each process has other rows, and draws other numbers.
-            with seeded(hash_seed(self._seed.value, self._stage, self._trainer.global_rank, 4)):
-                return type(self._loop).run(self._loop)
-        finally:
-            _aside.pop()
-
-
-def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
-    """Let each evaluation of a trainer draw from the seed of a run."""
-    for stage, loop in (
-        ("val", trainer.fit_loop.epoch_loop.val_loop),
-        ("val", trainer.validate_loop),
-        ("test", trainer.test_loop),
-        ("predict", trainer.predict_loop),
-    ):
-        loop.run = SeededLoop(loop, stage, trainer, seed)  # type: ignore[method-assign]
-
-
-def random_state() -> dict[str, Any]:
-    """Return the states of this process's generators as plain values; in an evaluation, those from before it."""
-    if _aside:
-        return _aside[0]
-    version, numbers, gauss = random.getstate()
-    _, key, *numpy_rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
-        "python": [version, torch.tensor(numbers), gauss],
-        "numpy": [torch.from_numpy(np.asarray(key, np.int64)), *numpy_rest],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back.
-
-    Args:
-        state: As `random_state` gives it. CUDA devices that are not here are left out.
-    """
-    torch.set_rng_state(state["torch"].cpu())
-    for device, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(value.cpu(), device)
-    if state["mps"] is not None and torch.mps.is_available():
-        torch.mps.set_rng_state(state["mps"].cpu())
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    key, *rest = state["numpy"]
-    np.random.set_state(("MT19937", key.cpu().numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""Which rows train and which validate: a part held out, one of several folds, or what a hash of each row says."""
+"""Split rows into parts: at random, by a hash of each row, or by one of several folds."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,15 +11,7 @@ from src.engine.errors import UserError
 
 
 def hold_out(num_rows: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw the rows of a training and of a validation part at random.
-
-    Args:
-        num_rows: N, how many there are.
-        val_size: V, how many of them validate.
-        seed: Decides which ones.
-
-    Returns:
-        (N - V,) and (V,) int64.
+    """Draw the rows that train and the `val_size` ones that validate at random, by a seed; all int64.
 
     Raises:
         UserError: If a part would be empty.
@@ -57,26 +49,24 @@ def split_by_row(
     Raises:
         UserError: If there is no such fold, or a part is empty.
     """
-    draws = torch.tensor([_draw(key, seed) for key in _bytes_of(keys)], dtype=torch.float64)
+    draws = torch.tensor([_draw(key, seed) for key in _as_bytes(keys)], dtype=torch.float64)
     test = draws < test_share
+    val = (draws < test_share + val_share) & ~test
     if fold:
-        which, number = _existing(fold)
+        _check(fold)
         shares = (draws - test_share) / (1 - test_share)  # below 0: for the test
-        folds = (shares * number).floor().long().clamp(max=number - 1)
-        val = folds == which
-    else:
-        val = (draws < test_share + val_share) & ~test
+        val = (shares * fold[1]).floor().clamp(max=fold[1] - 1) == fold[0]
     parts = {"train": ~(test | val), "validate": val, "test": test}
-    if none := [name for name, part in parts.items() if not part.any()]:
+    if empty := [name for name, part in parts.items() if not part.any()]:
         raise UserError(
-            f"A split of {len(draws)} rows leaves none to {' and none to '.join(none)} (seed {seed}). Give more rows, "
+            f"A split of {len(draws)} rows leaves none to {' and none to '.join(empty)} (seed {seed}). Give more rows, "
             "fewer folds (--data.fold), or another seed (--data.split_seed)."
         )
     train, val, test = (part.nonzero().flatten() for part in parts.values())
     return train, val, test
 
 
-def _bytes_of(keys: Tensor | Sequence[Any]) -> list[bytes]:
+def _as_bytes(keys: Tensor | Sequence[Any]) -> list[bytes]:
     if isinstance(keys, Tensor):
         values = keys.detach().cpu().reshape(len(keys), -1).double() + 0.0  # -0.0 is 0.0
         return [row.tobytes() for row in values.numpy()]
@@ -84,9 +74,9 @@ def _bytes_of(keys: Tensor | Sequence[Any]) -> list[bytes]:
 
 
 def _draw(key: bytes, seed: int) -> float:
-    """Return a number in [0, 1) that the key and the seed decide."""
+    """Hash a key to a number in [0, 1)."""
     digest = hashlib.blake2b(key, digest_size=8, key=str(seed).encode()).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53  # all that a float holds
+    return (int.from_bytes(digest) >> 11) / 2**53  # a float holds 53 bits
 
 
 def fold_of(
@@ -107,29 +97,25 @@ def fold_of(
         The rows that train and those that validate, int64.
 
     Raises:
-        UserError: If there is no such fold, or any fold would be empty: too few rows, rows of a class, or groups.
+        UserError: If there is no such fold, or too few rows, rows of a class, or groups.
     """
     from sklearn import model_selection  # type: ignore[import-untyped]  # takes a second
 
-    which, number = _existing(fold)
+    _check(fold)
+    which, number = fold
     rows = torch.arange(rows) if isinstance(rows, int) else rows
     kind = f"{'Stratified' if stratify is not None else ''}{'Group' if groups is not None else ''}KFold"
     try:
         splitter = getattr(model_selection, kind)(number, shuffle=True, random_state=seed)
-        folds = [(rows[train], rows[val]) for train, val in splitter.split(rows, stratify, groups)]
-        # All are made at once, so that an empty one is known before any was trained.
-        if empty := [k for k, parts in enumerate(folds) if not all(map(len, parts))]:
-            raise ValueError(f"fold {empty[0]} would be empty")
+        train, val = list(splitter.split(rows, stratify, groups))[which]
     except ValueError as error:
         raise UserError(f"fold=[{which}, {number}]: {error} Take fewer: --data.fold, or repeat --folds.") from error
-    train, val = folds[which]
-    return train, val
+    return rows[train], rows[val]
 
 
-def _existing(fold: tuple[int, int]) -> tuple[int, int]:
+def _check(fold: tuple[int, int]) -> None:
     which, number = fold
     if number < 2 or not 0 <= which < number:
         raise UserError(
             f"fold=[{which}, {number}] does not exist: [0, 5] is the first of five, [4, 5] the last. Set --data.fold."
         )
-    return which, number

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from src.engine.data.workers import keep_workers, let_workers_go
+from src.engine.data.loaders import keep_workers, let_workers_go
 from src.engine.paths import pasted
 from src.engine.run.run import Run, RunCallback
 

@@ -1,0 +1,322 @@
+"""Take over a DataLoader in any legal form, over samples with an index or a stream: exact order, shares and resume."""
+
+import atexit
+import copy
+import ctypes
+import itertools
+import multiprocessing
+import operator
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    get_worker_info,
+)
+
+from src.engine.data.order import OrderedLoader, Role, RunLoader, permutation
+from src.engine.data.seeding import SeededDataset, draw_sampler, hash_seed, preserve_rng_state, seed_all
+from src.engine.errors import UserError
+from src.engine.lightning_fixes.trainer import EndsWorkers
+
+
+class MapLoader(EndsWorkers, OrderedLoader):
+    """Hands out the batches of a DataLoader over a map-style data set.
+
+    A random or sequential sampler is replaced by an order that is a function of (seed, epoch); any other sampler is
+    drawn whole at the start of an epoch, with the generators seeded by (seed, epoch). `batch_size` counts samples per
+    process. The batches of a batch sampler are those of all processes together, each of which takes its rows: a bucket
+    stays whole. With `batch_size=None` an item is a batch, and each process takes items in turn. In training each item
+    of a step then counts the same in the gradient, however many samples it holds.
+
+    Args:
+        loader: In any legal form; it is left as it is.
+        role: Of this process.
+    """
+
+    def __init__(self, loader: DataLoader[Any], role: Role) -> None:
+        super().__init__()
+        self.loader = loader
+        self._own_batches = loader.batch_size is None and loader.batch_sampler is not None
+        self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
+        batched = loader.batch_sampler is not None
+        self._coming = _Coming(batched)
+        seeded = SeededDataset(loader.dataset, loader.collate_fn, batched, batched and _is_tensors(loader))
+        self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, sampler=self._coming, in_order=True)
+        self._source.__dict__["batch_sampler"] = self._coming if batched else None
+        self.follow(role)
+
+    def follow(self, role: Role) -> None:
+        """Serve a run; a sampler of the user's that knows its share of the data keeps it."""
+        samplers = (self._sampler, getattr(self._sampler, "sampler", None))
+        if type(self._sampler) is not DistributedSampler and any(hasattr(each, "num_replicas") for each in samplers):
+            role = replace(role, rank=0, world_size=1)
+        super().follow(role)
+
+    def arrange(self, number: int) -> tuple[Any, Sequence[tuple[int, int]]]:
+        """Return the samples of an epoch as they come, and where the global batches begin and end among them."""
+        order = self._make_order(number)
+        if self._own_batches:
+            batches = [list(batch) for batch in order if len(batch)]
+            ends = itertools.accumulate(map(len, batches), initial=0)
+            return list(itertools.chain.from_iterable(batches)), list(itertools.pairwise(ends))
+        rows, size = len(order), self.loader.batch_size or 1
+        if self.loader.drop_last:
+            rows -= rows % (size * self.role.world_size)
+            if not rows:
+                raise UserError(
+                    f"drop_last leaves no batch: {len(order)} samples are fewer than batch_size={size} times "
+                    f"{self.role.world_size} processes. Set a smaller batch size, or drop_last=False."
+                )
+        return order, self.cut(rows, size)
+
+    def _make_order(self, number: int) -> Any:
+        sampler = self._sampler
+        if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
+            length, shuffle = len(sampler.dataset), sampler.shuffle  # type: ignore[arg-type]
+        elif type(sampler) is SequentialSampler:
+            length, shuffle = len(sampler), False
+        elif type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
+            length, shuffle = len(sampler), True
+        else:
+            return self._draw(number)
+        return permutation(length, self.seed, number) if shuffle and not self.role.keep_order else torch.arange(length)
+
+    def _draw(self, number: int) -> list[Any]:
+        """Draw a sampler of the user's; one that may keep count of its epochs also draws those before a resume."""
+        samplers = (self._sampler, getattr(self._sampler, "sampler", self._sampler))
+        counts = not all(type(each).__module__.startswith(("torch.", "builtins")) for each in samplers)
+        numbers = [number]
+        if counts and self.role.progress and not self._plans:
+            present = self.epoch
+            for epoch in range(self.role.progress.first_epoch(), present):
+                self.epoch = epoch
+                numbers.insert(-1, self.number_of(0))
+            self.epoch = present
+        # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
+        drawn = [draw_sampler(self._sampler, self.loader, hash_seed(self.seed, k, "order"), k % 2**32) for k in numbers]
+        return drawn[-1]
+
+    def sample_indices(self, batch: int) -> Tensor:
+        """Return the data set's indices of the samples in the `batch`-th batch of this rank.
+
+        Returns:
+            (B,) int64; where a sampler gives no numbers, their places in its order.
+        """
+        places, order = self.places(batch), self.plan(self.number).rows
+        if isinstance(order, Tensor):
+            return order[places]
+        picked = [order[place] for place in places.tolist()]
+        indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
+        try:
+            return torch.tensor([operator.index(index) for index in indices])
+        except TypeError:
+            return places
+
+    def __iter__(self) -> Iterator[Any]:
+        first = self.begin()
+        rows, _, shares = self.plan(self.number)
+        coming = self._coming
+        coming.key, coming.rows, coming.shares = hash_seed(self.seed, self.number), rows, shares[first:]
+        self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
+        yield from self._source
+
+
+@dataclass
+class _Coming:
+    """Yields the batches that are still to come; workers that stay find the next epoch's here."""
+
+    batched: bool
+    key: int = 0
+    rows: Any = ()
+    shares: Sequence[range] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for mine in self.shares:
+            rows = self.rows[mine.start : mine.stop : mine.step]
+            rows = rows.tolist() if isinstance(rows, Tensor) else rows
+            yield self.key, rows if self.batched else rows[0]
+
+
+def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
+    """Return a copy with other parts, which a loader refuses to have set; it keeps what a subclass does beside."""
+    made = copy.copy(loader)
+    made.__dict__ |= {
+        "worker_init_fn": IgnoreSignals(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
+        "generator": torch.Generator(),  # without it a loader draws from the one that dropout draws from
+    } | changes
+    return made
+
+
+def _is_tensors(loader: DataLoader[Any]) -> bool:
+    """Return whether a batch is one index operation, with the same bits and ten times as fast."""
+    dataset = loader.dataset
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return type(dataset) is TensorDataset and loader.collate_fn is default_collate
+
+
+class StreamLoader(EndsWorkers, RunLoader):
+    """Hands out the batches of a DataLoader over an IterableDataset.
+
+    A loader with `state_dict` (torchdata's StatefulDataLoader), or without workers a data set with it, continues
+    exactly where it was. Any other stream is drawn from its start and the batches that were trained on are dropped: the
+    same batches come if it is a function of its seed. Without workers the generators are seeded by (seed, epoch, batch)
+    before each batch; workers are seeded by (seed, epoch, rank), and begin anew in each epoch.
+
+    Args:
+        loader: It is left as it is.
+        role: Of this process; the stream has to look at its rank by itself.
+    """
+
+    def __init__(self, loader: DataLoader[Any], role: Role) -> None:
+        super().__init__()
+        self.follow(role)
+        # Workers that stay would continue with the generators, and the data set, of the epoch before.
+        self._source = _copy(loader, persistent_workers=False)
+        here = loader.num_workers == 0 and callable(getattr(loader.dataset, "state_dict", None))
+        # The data set itself may continue from epoch to epoch, a loader begins anew.
+        self._lasting: Any = loader.dataset if here else None
+        self._keeper: Any = self._source if callable(getattr(loader, "state_dict", None)) else self._lasting
+        # Where the stream stood when so many batches of the epoch were fetched. Without a length Lightning fetches one
+        # batch ahead, to know the last one: the two latest are kept.
+        self._places: dict[int, dict[str, Any]] = {}
+        self._loaded: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        """Batches of an epoch, as the loader counts them; a TypeError where the stream does not know its length."""
+        return len(self._source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream of each process stood behind the batches that were trained on."""
+        trained = self.role.progress.trained() if self.role.progress else 0
+        place = max((fetched for fetched in self._places if fetched <= trained), default=None)
+        own = self._places[place] if trained and place is not None else {"stream": _state_of(self._lasting)}
+        shares: list[Any] = [own] * self.role.world_size
+        if self.role.world_size > 1:
+            torch.distributed.all_gather_object(shares, own)
+        return {"shares": shares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at a saved place.
+
+        Raises:
+            UserError: If there were streams with a state, one on each of another number of processes.
+        """
+        shares, world_size = state["shares"], self.role.world_size
+        if len(shares) != world_size and any(share["stream"] is not None for share in shares):
+            raise UserError(
+                f"The checkpoint holds the places of {len(shares)} streams, one for each process; this run has "
+                f"{world_size}. Set --trainer.devices {len(shares)}."
+            )
+        share = shares[self.role.rank % len(shares)]
+        if "began" in share:  # within an epoch
+            self._loaded = share
+        elif self._lasting is not None and share["stream"] is not None:
+            self._lasting.load_state_dict(share["stream"])
+
+    def __iter__(self) -> Iterator[Any]:
+        progress = self.role.progress
+        fetched = progress.fetched() if progress else 0
+        # Of several loaders a short one starts again before the epoch is over: each time is known by its beginning.
+        place = self._loaded or {"began": fetched, "ended": False, "stream": None}
+        self._loaded, self.cycle = None, place["began"]
+        if progress and self.cycle:
+            progress.note_exhausted(self)
+        skipped, stream = fetched - self.cycle, place["stream"]
+        self._note(fetched, place if stream is not None else place | {"stream": _state_of(self._lasting)})
+        if place["ended"]:
+            return
+        self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
+        if stream is not None:
+            self._keeper.load_state_dict(stream)
+        elif skipped and self.role.rank == 0:
+            said = f"the stream has no state_dict: {skipped} batches are drawn and dropped to go on with the next"
+            print(said, file=sys.stderr, flush=True)
+        batches = self._draw(skipped if stream is not None else 0)
+        for batch in itertools.islice(batches, 0 if stream is not None else skipped, None):
+            fetched += 1
+            self._note(fetched, place | {"stream": _state_of(self._keeper)})
+            yield batch
+        self._note(fetched, self._places.get(fetched, place) | {"ended": True})
+
+    def _note(self, fetched: int, place: dict[str, Any]) -> None:
+        self._places = {k: each for k, each in self._places.items() if k == fetched - 1} | {fetched: place}
+
+    def _draw(self, number: int) -> Iterator[Any]:
+        """Draw the batches from here on, the first of which has this number."""
+        if self._source.num_workers:
+            yield from self._source
+            return
+        iterator = None
+        for k in itertools.count(number):
+            with preserve_rng_state():
+                seed_all(hash_seed(self.seed, self.number, self.role.rank, k))
+                iterator = iter(self._source) if iterator is None else iterator
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
+
+def _state_of(keeper: Any) -> Any:
+    return None if keeper is None else copy.deepcopy(keeper.state_dict())
+
+
+# Whether the run has ended or failed: from then on the SIGTERM that multiprocessing sends a worker ends it.
+_over = multiprocessing.RawValue(ctypes.c_bool, False)
+
+
+def keep_workers() -> None:
+    """Begin a run, whose workers stay until it has saved."""
+    _over.value = False
+
+
+@atexit.register  # before multiprocessing ends, and waits for, those that are left
+def let_workers_go() -> None:
+    """Let workers end when they are asked to."""
+    _over.value = True
+
+
+class IgnoreSignals:
+    """A DataLoader's `worker_init_fn` that leaves a job's signals to the run; a worker whose run is gone ends at once.
+
+    A terminal's Ctrl-C, a scheduler's warning and SIGTERM go to every process of a job. Workers would die of them, and
+    the run with them, before it can save.
+
+    Args:
+        then: The user's own function, called with the worker's number.
+        dataset: That the user's function finds as `get_worker_info().dataset`.
+    """
+
+    def __init__(self, then: Callable[[int], Any] | None, dataset: Any) -> None:
+        self.then, self.dataset = then, dataset
+        self.over, self.run = _over, os.getpid()
+
+    def __call__(self, worker: int) -> None:
+        for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
+            if hasattr(signal, name):  # Windows has but one of them
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._receive)
+        object.__setattr__(get_worker_info(), "dataset", self.dataset)
+        if self.then:
+            self.then(worker)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.over.value or os.getppid() != self.run:
+            # As torch's own handler does: the process that waits for a worker takes a death by signal for an error.
+            os._exit(0)
