@@ -1,4 +1,4 @@
-"""Starts the command line, `python -m src`: a verb of src/cli.py, or a program of src/tools by the name of its file."""
+"""Start `python -m src`: a verb of src/cli.py, or a tool of src/tools by the name of its file."""
 
 import ast
 import importlib
@@ -22,8 +22,8 @@ Train and use a net that a YAML file describes. Begin with: python -m src fit --
 
 
 def start() -> None:
-    """Run what the first word names, and import nothing else."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is written by its number
+    """Run the verb or tool that the first word names, and import nothing else."""
+    for stream in (sys.stdout, sys.stderr):  # escape characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
@@ -41,7 +41,7 @@ def start() -> None:
 
 
 def programs(folder: Path) -> dict[str, str]:
-    """Return the first phrase of each program's docstring by the program's name; none is imported."""
+    """Return the first phrase of each tool's docstring by the tool's name, without importing it."""
     files = {file.stem: file for file in folder.glob("[a-z]*.py")}
     files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
     texts = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
@@ -50,7 +50,7 @@ def programs(folder: Path) -> dict[str, str]:
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """End at once: an exception amid an import may be taken for a package that is missing."""
+    """Exit at once; an exception during an import could look like a missing package."""
     os.write(2, b"SIGINT while starting; nothing was begun\n")
     os._exit(128 + number)
 

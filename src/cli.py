@@ -1,4 +1,4 @@
-"""The command line: Lightning's own, with a checkpoint that carries its config and a folder for each run."""
+"""The command line: Lightning's, plus a config in each checkpoint and a folder for each run."""
 
 import signal
 import sys
@@ -17,9 +17,8 @@ from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
 from src.engine.config.compose import compose, given, with_references
 from src.engine.config.files import as_yaml, read_env_file
-from src.engine.config.instantiate import instantiate
 from src.engine.config.messages import nearest
-from src.engine.config.parser import Parser
+from src.engine.config.parser import Parser, instantiate
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
 from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
@@ -32,21 +31,37 @@ from src.engine.run.run import Run
 from src.module import LitModule
 
 VERBS = ("fit", "validate", "test", "predict")
-ABOUT = """Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer.
-Begin with: python -m src fit --config configs/<name>.yaml. Of several --config files the later one wins;
-local.yaml and .env of the current folder are read first."""
-# What has options in every run, by their name.
+ABOUT = """\
+Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer.
+
+examples:
+  {examples}
+
+rules:
+  --config a.yaml --config b.yaml  the later file wins, options win over files
+  dicts, lists                     dicts merge, lists are replaced, `callbacks+:` appends
+  null                             deletes an entry
+  another class_path               drops the old class's arguments
+  config: [base.yaml]              builds on another file
+  ${{trainer.max_epochs}}            refers to another value
+  local.yaml, .env                 defaults of this machine"""
+FIT = """python -m src fit --config configs/rows.yaml --trainer.max_epochs 5
+  python -m src fit --ckpt_path runs/rows/version_0 --trainer.max_epochs 10"""
+OTHER = """python -m src {verb} --ckpt_path runs/rows/version_0
+  python -m src {verb} --ckpt_path runs/rows/version_0/checkpoints/best.ckpt --data.batch_size 64"""
+# Classes whose arguments are options of every run.
 GROUPS = {**dict(ALWAYS_ON), "quiet": Quiet, "transfer": Transfer}
-# Where a run was trained does not decide where it is evaluated.
+# Options that a checkpoint's config does not set for another verb.
 PLACE = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 class CLI(LightningCLI):
-    """One of `fit`, `validate`, `test` and `predict`, with the options of the trainer, the model and the data."""
+    """Runs one of `fit`, `validate`, `test` and `predict` with options of the trainer, the model and the data."""
 
     def __init__(self, words: list[str], callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> None:
         self.verb, *self._words = words
         self._callers, self._folder = list(callbacks), folder
+        about = ABOUT.format(examples=FIT if self.verb == "fit" else OTHER.format(verb=self.verb))
         leave_the_seed_to_rank_zero()
         spare_the_question_for_a_gpu()
         super().__init__(
@@ -58,7 +73,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"description": ABOUT, "usage": f"python -m src {self.verb} [options]"},
+            parser_kwargs={"description": about, "usage": f"python -m src {self.verb} [options]"},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
@@ -74,7 +89,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="A checkpoint of a run, or the run's folder, which stands for its last.ckpt.",
+            help="A checkpoint of a run, or the run's folder, which means its last.ckpt.",
         )
         for name, kind in GROUPS.items():
             parser.add_class_arguments(kind, name)
@@ -82,7 +97,7 @@ class CLI(LightningCLI):
         parser.set_defaults({"model": {"class_path": f"{LitModule.__module__}.{LitModule.__qualname__}"}})
 
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
-        """Put together files, the checkpoint's config and the options, of which the later wins, and parse them."""
+        """Merge the checkpoint's config, the files and the options, and parse the result."""
         read_env_file(Path(".env"))
         paths, files = given(self._words, "ckpt_path"), given(self._words, "config", "c")
         self.ckpt_path = find_checkpoint(paths[-1]) if paths else None
@@ -90,22 +105,22 @@ class CLI(LightningCLI):
         self.given, left = compose(carried, self._words)
         if self.given.pop("ckpt_path", None):
             raise UserError(
-                "ckpt_path stands in a config file, where it comes too late: the checkpoint's own config is read "
-                "first. Give it on the command line: --ckpt_path PATH."
+                "ckpt_path in a config file has no effect, because the checkpoint's config is read first. "
+                "Give it on the command line: --ckpt_path PATH."
             )
         text = ["--config", as_yaml(self.given)] if self.given else []
         self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
         kept = carried.get("seed_everything")
         if kept not in (None, self.config.seed_everything) and self.verb == "fit":
-            told = f"seed_everything={self.config.seed_everything} has no effect: the run keeps {kept}"
-            print(f"note: {told}\n" if is_rank_zero() else "", end="", file=sys.stderr)
+            note = f"note: seed_everything={self.config.seed_everything} has no effect: the run keeps {kept}\n"
+            sys.stderr.write(note if is_rank_zero() else "")
             self.config.seed_everything = kept
         self.config.seed_everything = settle_seed(self.config.seed_everything)
         self.seed = self.config.seed_everything if kept is None else kept
         self.config.experiment = self.config.experiment or (Path(files[0]).stem if files else "run")
 
     def _carried(self) -> dict[str, Any]:
-        """The config inside the checkpoint that the run starts from."""
+        """Return the config inside the checkpoint that the run starts from."""
         if self.ckpt_path is None:
             return {}
         config: dict[str, Any] = dict(read_checkpoint(self.ckpt_path)["config"])
@@ -114,7 +129,7 @@ class CLI(LightningCLI):
         return config
 
     def before_instantiate_classes(self) -> None:
-        # As plain values: what YAML and a checkpoint can hold. Through JSON the keys 4 and None would become texts.
+        # Plain values, as YAML and a checkpoint hold them. JSON would turn the keys 4 and None into texts.
         values = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="yaml"))
         values = {name: value for name, value in values.items() if name not in ("config", "ckpt_path")}
         seed = {"seed_everything": self.config.seed_everything}  # never a reference
@@ -124,7 +139,7 @@ class CLI(LightningCLI):
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
-        # A model is made from the run's seed, a later verb may have another: data of the config are the same for both.
+        # Another verb may have another seed; objects of the config are made with that of the fit.
         with nullcontext() if self.verb == "fit" else seeded(self.seed):
             self.config_init = instantiate(self.parser, self.config, self._seeds_data)
         self.model, self.datamodule = self.config_init.model, self.config_init.data
@@ -137,12 +152,12 @@ class CLI(LightningCLI):
         adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
 
     def _seeds_data(self, cls: type) -> AbstractContextManager[None]:
-        """Let a data module draw the same whatever was made before it."""
+        """Seed a data module on its own, so that it draws the same whatever was made before it."""
         is_data = isinstance(cls, type) and issubclass(cls, LightningDataModule)
         return seeded(hash_seed(self.seed, STREAMS["__init__"])) if is_data else nullcontext()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Claim the run's folder; add the callbacks that are always on to those of the config."""
+        """Claim the run's folder; add the always-on callbacks to those of the config."""
         config = self.config_init
         last = self.ckpt_path if self.verb == "fit" else None
         self.run.folder = begin(self._root(), last, self.run.config, self._folder)
@@ -150,7 +165,7 @@ class CLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:
-            # Lightning's word on the options.
+            # Lightning rejects the options.
             if not self._folder:
                 give_back(self.run.folder)
             asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
@@ -162,7 +177,7 @@ class CLI(LightningCLI):
         return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
 
     def after_instantiate_classes(self) -> None:
-        """Run the verb, and after a fit the test, where the config asks for it."""
+        """Run the verb, and a test after a fit if the config asks for it."""
         parts: dict[str, Any] = {"datamodule": self.datamodule, "weights_only": True}
         path = str(self.ckpt_path) if self.ckpt_path else None
         if self.verb == "fit":
@@ -171,22 +186,22 @@ class CLI(LightningCLI):
                 best = str(self.run.best) if self.run.best else None
                 self.trainer.test(self.model, ckpt_path=best, verbose=False, **parts)
             end(self.run.folder)
-        elif self.verb == "predict":  # the files have the predictions: Lightning would keep all in memory
+        elif self.verb == "predict":  # predictions go to files; Lightning would keep all in memory
             self.trainer.predict(self.model, ckpt_path=path, return_predictions=False, **parts)
         else:  # the summary has the metrics in one line
             getattr(self.trainer, self.verb)(self.model, ckpt_path=path, verbose=False, **parts)
 
 
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:
-    """Run the command line; a user's mistake ends it with one line and a code that is not 0.
+    """Run the command line; a user's mistake exits with one line and a nonzero code.
 
     Args:
-        args: What follows `python -m src`, paths and numbers too; by default what the process was given.
-        callbacks: The caller's own, beside those of the config, which does not name them.
-        folder: The run's, in place of the next `version_<n>`; it may be there.
+        args: Words after `python -m src`, also paths and numbers; by default those of the process.
+        callbacks: Extra callbacks, which the config does not name.
+        folder: Folder of the run, in place of the next `version_<n>`; it may exist.
 
     Returns:
-        The finished command line; a notebook finds `trainer`, `model` and `datamodule` there.
+        The finished command line, with `trainer`, `model` and `datamodule` for a notebook.
     """
     try:
         words = sys.argv[1:] if args is None else [str(each) for each in args]
@@ -198,12 +213,12 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)
     except SystemExit as stop:
-        # Lightning's own code for a Ctrl-C says nothing.
+        # Lightning exits with 1 after Ctrl-C.
         if isinstance(stop.__context__, KeyboardInterrupt):
             sys.exit(128 + signal.SIGINT)
         raise
     except Exception as error:
         record_for_torchrun(error)
-        if told := explained(error):
-            sys.exit("\n".join([f"error: {told}", *getattr(error, "__notes__", [])]))
+        if message := explained(error):
+            sys.exit("\n".join([f"error: {message}", *getattr(error, "__notes__", [])]))
         raise

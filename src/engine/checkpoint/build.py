@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint, read_plain
 from src.engine.config.compose import find_class, resolved
-from src.engine.config.instantiate import instantiate
-from src.engine.config.parser import Parser
+from src.engine.config.parser import Parser, instantiate
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
 

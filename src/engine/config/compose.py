@@ -4,7 +4,6 @@ Dicts merge, null deletes an entry, `key+` appends to a list, and everything els
 is no section. A class that takes the place of another begins with its own defaults.
 """
 
-import importlib
 import inspect
 import itertools
 import re
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -30,22 +30,14 @@ REFERENCE = re.compile(r"\$\{[a-zA-Z_][\w.]*\}")
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Read what --config was given.
-
-    Args:
-        name: A file's name, or options as text.
-
-    Raises:
-        UserError: Names the file, and the line where there is one.
-    """
+    """Read the value of --config, a file's name or YAML text; a UserError names the file and the line."""
     if "\n" in name or name.lstrip().startswith("{"):
         return load(name, "--config")
     path = at_home(name)
     if not path.is_file():
-        there = sorted(str(each) for folder in {path.parent, Path("configs")} for each in folder.glob("*.yaml"))
-        same = [each for each in there if Path(each).stem == path.stem]
-        near = f". Did you mean {same[0]}?" if same else nearest(name, there) or "."
-        raise UserError(f"--config {name}: {'this is a folder' if path.is_dir() else 'there is no such file'}{near}")
+        known = {each.stem: str(each) for folder in (path.parent, Path("configs")) for each in folder.glob("*.yaml")}
+        what = "this is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"--config {name}: {what}{nearest(path.stem, known) or '.'}")
     return _read(path, ())
 
 
@@ -65,13 +57,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Put one config on top of another, by the rule above.
-
-    Args:
-        base: What was said before.
-        over: What is said now.
-        at: The option that both are the value of.
-    """
+    """Merge a config into an earlier one by the rule above; `at` is the option whose value both are."""
     if not (at in ("model", "data") or _is_class(base) or _is_class(over)):
         return _merge_entries(base, over, at, deletes="." in at)
     base, over = (value if _is_class(value) or not value else {"init_args": value} for value in (base, over))
@@ -90,7 +76,7 @@ def merge(base: dict[str, Any], over: dict[str, Any], at: str = "") -> dict[str,
 
 
 def _merge_entries(base: dict[str, Any], over: dict[str, Any], at: str, deletes: bool) -> dict[str, Any]:
-    """Merge by key; null deletes an entry of a dict of the user's, and is a value elsewhere."""
+    """Merge two dicts by key; null deletes an entry of the user's own dict, and is a value elsewhere."""
     merged = dict(base)
     for key, value in over.items():
         name = f"{at}.{key}".strip(".")
@@ -128,7 +114,7 @@ def _put(was: Any, value: Any, at: str) -> Any:
 
 
 def _settled(value: Any) -> Any:
-    """Put null where there is nothing, and the home folder in place of `~`, in a value of any depth."""
+    """Replace what has no content by null, and `~` by the home folder, at any depth."""
     if isinstance(value, dict):
         return {key: _settled(part) for key, part in value.items() if part is not EMPTY or key not in CLASS_KEYS}
     if isinstance(value, list):
@@ -157,24 +143,23 @@ def _names_class(text: str) -> bool:
 
 
 def find_class(path: str, option: str = "") -> Any:
-    """Find a class or function; None where it is not there.
+    """Find a class or function; None if there is none.
 
     Args:
-        path: Its full path, or the name alone of one that the option takes so.
-        option: Whose value it is.
+        path: Its full path, or the name alone if the option allows that.
+        option: The option whose value it is.
     """
-    module, _, name = path.rpartition(".")
-    for place in [module] if module else places_of(option):
-        # A module of the user's may fail in any way: the parser tells of it when it comes there.
-        with suppress(Exception):
-            return getattr(importlib.import_module(place), name)
+    for each in [path] if "." in path else [f"{place}.{path}" for place in places_of(option)]:
+        with suppress(Exception):  # importing a user's module may fail in any way; the parser will say how
+            if (found := locate(each)) is not None:
+                return found
     return None
 
 
 def _keeps_arguments(old: str, new: str, at: str) -> bool:
-    """Return whether a class takes over the arguments of another: the same, or one of yours that builds on it.
+    """Return whether a class inherits the arguments of another: it is the same, or your subclass of it.
 
-    One that is not there is a class's name of before, or a mistake of which the parser will tell.
+    A class that cannot be found was renamed, or is mistyped, which the parser reports.
     """
     was, now = find_class(old, at), find_class(new, at)
     if old == new or was is None or now is None or was is now:
@@ -184,28 +169,25 @@ def _keeps_arguments(old: str, new: str, at: str) -> bool:
 
 
 def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
-    """Say which arguments a class loses that another takes the place of."""
+    """Print which arguments another class drops, without those that are defaults."""
     usual = inspect.signature(find_class(base["class_path"], at)).parameters
     lost = {
-        name: value
-        for name, value in _content(base.get("init_args")).items()
-        if name not in _content(over.get("init_args")) and (name not in usual or usual[name].default != value)
+        name: value for name, value in _content(base.get("init_args")).items() if name not in over.get("init_args", {})
     }
-    if lost and is_rank_zero():
-        values = ", ".join(f"{key}={value}" for key, value in lost.items())
-        told = f"{at} is now {over['class_path']}: what {base['class_path']} was given is left out ({values})"
-        print(f"note: {told}", file=sys.stderr)
+    values = [f"{name}={value}" for name, value in lost.items() if name not in usual or usual[name].default != value]
+    if values and is_rank_zero():
+        print(f"note: {at} is now {over['class_path']}, without {', '.join(values)}", file=sys.stderr)
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Put together `local.yaml`, a checkpoint's config, the files and the options, of which the later wins.
+    """Merge `local.yaml`, a checkpoint's config, the files and the options; the later wins.
 
     Args:
         carried: The config of the checkpoint that the run starts from, or an empty dict.
-        words: The command line behind the verb.
+        words: The command line after the verb.
 
     Returns:
-        The config, and the words that are no options of the run: `--help`, `--print_config`, or a mistake.
+        The config, and the words that are not options of the run: `--help`, `--print_config`, or a mistake.
     """
     config, left = merge(_read(LOCAL, ()) if LOCAL.is_file() else {}, carried), []
     for name in given(words, "config", "c"):
@@ -259,12 +241,12 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_references(values: Any, given: Any, whole: dict[str, Any]) -> Any:
-    """Return the values of a run, with the reference again where one was given.
+    """Put references back into parsed values.
 
     Args:
-        values: As the parser found them, of any depth.
-        given: What stands in their place in the files and options.
-        whole: All values of the run, which references name.
+        values: Part of the parsed config.
+        given: The same part of the files and options, where references stand.
+        whole: The whole parsed config.
     """
     if isinstance(values, dict):
         below = _content(given)

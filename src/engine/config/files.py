@@ -1,4 +1,4 @@
-"""Read YAML files and `.env` as plain values, and write values as YAML; a mistake names its file and line."""
+"""Read YAML files and `.env` as plain values, and write values as YAML; an error names the file and the line."""
 
 import os
 import re
@@ -10,23 +10,28 @@ import yaml
 
 from src.engine.errors import UserError
 
-# What this machine wants of every run; any --config wins over it.
+# Options of this machine for every run; any --config wins over them.
 LOCAL = Path("local.yaml")
-# The value of `trainer:` with nothing below it.
+# Value of `trainer:` with nothing below it.
 EMPTY = object()
-# What YAML 1.2, the parser and OmegaConf take for a number with a fraction: PyYAML would leave such texts bare.
+# Begins the text that jsonargparse writes in place of an object that text cannot hold.
+UNWRITABLE = "Unable to serialize instance "
+# Floats of YAML 1.2, the parser and OmegaConf; PyYAML would not quote such texts.
 FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
     r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+PLAIN = (type(None), bool, int, float, str, list, tuple, dict)
 
 
 class Dumper(yaml.SafeDumper):
-    """Puts a text that any reader would take for a number between quotes."""
+    """Quotes each text that a reader could take for a number, and marks values that are not plain."""
+
+    yaml_representers = {kind: yaml.SafeDumper.yaml_representers[kind] for kind in PLAIN}  # noqa: RUF012
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, a date is a text, a key stands once, and nothing is not the same as `null`."""
+    """YAML in which 1e-3 is a number, a date is a text, keys are unique, and nothing differs from `null`."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, PyYAML's own table
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
@@ -34,27 +39,20 @@ class Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[Hashable, int] = {}
+        lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
-            # The value itself: 1 and true are one key of a dict, 4 and "4" are two.
-            value = self.construct_object(key, deep=True) if isinstance(key, yaml.ScalarNode) else EMPTY
-            if value is EMPTY:
-                problem = "a key must be a text, a number, true, false or null"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            if value in lines and value != "<<":
-                first = f"{key.value!r} stands here a second time, first in line {lines[value]}"
+            name = (key.tag, str(key.value))
+            if name in lines and key.value != "<<":
+                first = f"{key.value!r} is given twice, first in line {lines[name]}"
                 raise yaml.constructor.ConstructorError(problem=first, problem_mark=key.start_mark)
-            lines[value] = key.start_mark.line + 1
+            lines[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
-
-    def construct_nothing(self, node: yaml.ScalarNode) -> Any:
-        """Tell apart a section without content and a `null` that somebody wrote."""
-        return None if node.value else EMPTY
 
 
 for each in (Dumper, Loader):
     each.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
-Loader.add_constructor("tag:yaml.org,2002:null", Loader.construct_nothing)
+Dumper.add_representer(None, lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"))  # type: ignore[arg-type]
+Loader.add_constructor("tag:yaml.org,2002:null", lambda _, node: None if node.value else EMPTY)
 
 
 def as_yaml(config: Any) -> str:
@@ -76,12 +74,11 @@ def load(text: str, name: str) -> dict[str, Any]:
     """Return the options in a YAML text; a UserError names the file and the line of a mistake."""
     try:
         content = yaml.load(text, Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        what = "" if isinstance(error, yaml.constructor.ConstructorError) else "this is no YAML: "
-        raise UserError(f"{name}, line {line}: {what}{error.problem}.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: this is no YAML: {' '.join(str(error).split())}.") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{name}{line}: this YAML cannot be read: {problem}.") from error
     if content in (None, EMPTY):
         if Path(name) == LOCAL:
             return {}
@@ -95,12 +92,11 @@ def read_env_file(path: Path) -> None:
     """Put the lines NAME=value of a file into the environment, where NAME is not set yet.
 
     Args:
-        path: May be missing. `export NAME=value`, quotes around the value and comments are fine.
+        path: May be missing. `export NAME=value`, quotes around the value and comments are allowed.
     """
     for number, line in enumerate(read_text(path).splitlines() if path.is_file() else [], start=1):
-        value = r"(?:'([^']*)'|\"([^\"]*)\"|([^'\"\s#](?:.*?\S)??|))"
-        found = re.fullmatch(rf"\s*(?:export\s+)?(\w+)\s*=\s*{value}\s*(?:(?<=\s)#.*)?", line)
+        found = re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(?:(['\"])(.*)\2|([^'\"#\s].*?)?)\s*(?:(?<=\s)#.*)?", line)
         if found:
-            os.environ.setdefault(found[1], next(value for value in found.groups()[1:] if value is not None))
+            os.environ.setdefault(found[1], found[3] or found[4] or "")
         elif line.split("#")[0].strip():
             raise UserError(f"{path}, line {number}: expected NAME=value.")  # the line may hold a secret

@@ -1,48 +1,54 @@
-"""The parser of a verb: `${...}` between values, mistakes in one line, and a help that can be read."""
+"""Parse options: references between values, one-line errors, a short help, tensors; make the objects they name."""
 
 import inspect
 import re
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace, get_loader, set_dumper, set_loader
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    get_loader,
+    set_dumper,
+    set_loader,
+)
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.engine.config.files import as_yaml
+from src.engine.config.compose import LIBRARIES
+from src.engine.config.files import UNWRITABLE, as_yaml
 from src.engine.config.messages import explain
 from src.engine.errors import UserError
 
-# What the parser writes for a value without an import path.
-UNWRITABLE = "Unable to serialize instance "
+
+class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of a description as they are."""
 
 
 class Parser(LightningArgumentParser):
-    """Parses the options of one verb; the classes that a config names get parsers of this kind, too.
+    """Parses the options of one verb, and the arguments of each class that a config names.
 
-    Resolves `${...}` when all files and options are put together, so that a reference sees the value that won.
+    Resolves `${...}` after files and options are merged, so that a reference sees the final value.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # A mistyped option is a mistake, not the beginning of another.
-        fixed = {"allow_abbrev": False, "exit_on_error": False}
+        # allow_abbrev would take a mistyped option for the beginning of another.
+        fixed = {"allow_abbrev": False, "exit_on_error": False, "formatter_class": Help}
         super().__init__(*args, **{"parser_mode": "omegaconf+"} | kwargs | fixed)
 
     def parse(self, read: Callable[[], Namespace]) -> Namespace:
-        """Parse by one of the methods below; a mistake becomes one line that names the nearest right word.
-
-        Args:
-            read: Calls the method.
-
-        Raises:
-            UserError: If an option is unknown, missing or wrong.
-        """
+        """Call a parsing method; an option that is unknown, missing or wrong raises a UserError of one line."""
         try:
             return read()
         except ArgumentError as error:
@@ -54,7 +60,7 @@ class Parser(LightningArgumentParser):
             raise UserError(f"{where[1] if where else 'config'}: {str(error).splitlines()[0]}") from None
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Also reject null for what takes none: jsonargparse passes it on as if it were not given."""
+        """Also reject null where None is not allowed; jsonargparse treats it as not given."""
         super().validate(namespace, *args, **kwargs)
         defaults = self.get_defaults(skip_validation=True)
         nulls = Namespace({})  # type: ignore[no-untyped-call]
@@ -65,7 +71,7 @@ class Parser(LightningArgumentParser):
             super().validate(nulls, skip_unset=False, skip_required=True)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
-        """Let the lengths of a scheduler be null, which stands for the length of the run."""
+        """Allow null for the lengths of a scheduler, which means the length of the run."""
         if nested_key is None and inspect.isclass(theclass) and issubclass(theclass, LRScheduler):
             given = inspect.signature(theclass).parameters
             for name in {"T_max", "total_iters"} & given.keys():
@@ -75,7 +81,7 @@ class Parser(LightningArgumentParser):
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
     def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Add the arguments of a function; a maker of optimizers or schedulers gets its first one later."""
+        """Reject options for a function that makes an optimizer or scheduler; it is called later."""
         made = getattr(function, "__annotations__", {}).get("return")
         if nested_key is None and inspect.isclass(made) and issubclass(made, Optimizer | LRScheduler):
             path = f"{function.__module__}.{function.__name__}"
@@ -83,50 +89,25 @@ class Parser(LightningArgumentParser):
         return super().add_function_arguments(function, nested_key, **kwargs)
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
-        """Leave out what text cannot hold: no file gave it, it is the default of a class, and will be so again."""
-        kept = namespace.clone()
-        for name, value in vars(namespace).items():
-            if not (_is_plain(value) or self._can_write(name, value)):
-                del kept[name]
+        """Write each argument; leave out defaults that text cannot hold, which the class will set again."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")
-            text = str(super().dump(kept, *args, **kwargs))
-        if UNWRITABLE not in text:
-            return text
-        # Where a function may stand as well as a text, the parser looks for the import path of the text.
-        return as_yaml(_without_mark(yaml.safe_load(text)))
-
-    def _can_write(self, name: str, value: Any) -> bool:
-        try:
-            alone = Namespace({name: value})  # type: ignore[no-untyped-call]
-            return UNWRITABLE not in super().dump(alone, skip_validation=True)
-        except Exception:  # a serializer may stumble over foreign objects in any way
-            return False
+            written = yaml.safe_load(super().dump(namespace, *args, **kwargs))
+        for name in [name for name, value in written.items() if UNWRITABLE in str(value)]:
+            # The parser looks for the import path of a text, too, where a function may stand as well.
+            text = as_yaml(namespace[name])
+            written[name] = yaml.safe_load(text)
+            if UNWRITABLE in text:
+                del written[name]
+        return as_yaml(written)
 
     def format_help(self, *args: Any) -> str:
-        """Leave out the long lists of classes that Python knows: of nets alone there are hundreds."""
+        """Leave out long lists of known classes; there are hundreds of nets."""
         return re.sub(r",\s+known\s+subclasses:((?:[^,)]*,){10}[^)]*)\)", ")", super().format_help(*args))
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether YAML can write a value; the parser of a class looks at what makes objects."""
-    if isinstance(value, list | tuple):
-        return all(_is_plain(part) for part in value)
-    if isinstance(value, dict):
-        return all(_is_plain(part) for part in value.values())
-    return isinstance(value, Namespace) or type(value) in (type(None), bool, int, float, str)
-
-
-def _without_mark(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_mark(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_mark(part) for part in value]
-    return value.removeprefix(UNWRITABLE) if isinstance(value, str) else value
-
-
 def _read_text(text: str) -> Any:
-    """Read an option or a config as YAML: `[1, 2]` is a list. An anchor or a comment alone stays a text."""
+    """Read an option or a config as YAML; an anchor or a comment alone, as in `#3`, stays a text."""
     value = get_loader("yaml")(text)
     return text if value is None and text.strip().lower() not in ("", "null", "~") else value
 
@@ -136,7 +117,7 @@ set_dumper("yaml", as_yaml)
 
 
 def to_tensor(value: Any) -> Tensor:
-    """Make a tensor of a number, or of numbers in lists, as deep as they go."""
+    """Make a tensor of the default dtype from a number or nested lists of numbers."""
     try:
         number = float(value) if isinstance(value, str) else value  # from the command line
         return torch.tensor(number, dtype=torch.get_default_dtype())
@@ -145,15 +126,68 @@ def to_tensor(value: Any) -> Tensor:
 
 
 def to_numbers(tensor: Tensor) -> Any:
-    """Return the plain value that `to_tensor` makes this tensor of, to the bit.
-
-    Raises:
-        ValueError: If it has another dtype, which the numbers would lose.
-    """
+    """Return the numbers from which `to_tensor` makes the same bits; a ValueError refuses another dtype."""
     if tensor.dtype != torch.get_default_dtype():
         raise ValueError(f"a tensor of {tensor.dtype} cannot be written in YAML")
-    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()  # by way of text: 0.1, not 0.1000000015
+    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()  # through text: 0.1, not 0.1000000015
 
 
-# Weights of classes are written as their numbers: `weight: [1.0, 5.0, 16.0]`.
 register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)
+
+
+def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Make an object; what a library's class raises becomes a UserError, your own class keeps its exception."""
+    try:
+        return cls(*args, **kwargs)
+    except Exception as error:
+        if cls.__module__.partition(".")[0] in LIBRARIES and not isinstance(error, UserError):
+            raise UserError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
+        raise
+
+
+class _Maker:
+    """Makes each object and keeps the first exception.
+
+    An optimizer that is made later holds its maker. Pickling it for a spawned process drops what it kept.
+    """
+
+    def __init__(self, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext) -> None:
+        self.raised: list[tuple[BaseException, TracebackType | None]] = []
+        self._surround = surround
+
+    def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with self._surround(cls):
+                return construct(cls, *args, **kwargs)
+        except Exception as error:
+            if not self.raised and not isinstance(error, UserError):
+                values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
+                error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
+            self.raised.append((error, error.__traceback__))
+            raise
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
+def instantiate(
+    parser: ArgumentParser, config: Namespace, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext
+) -> Namespace:
+    """Make all objects that a config names; an exception arrives as the class raised it.
+
+    The parser would try one type after another and report all of them.
+
+    Args:
+        parser: The parser that read the config.
+        config: The parsed config.
+        surround: Returns the context in which an object of a class is made.
+    """
+    make = _Maker(surround)
+    try:
+        made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
+        return made
+    except Exception as error:
+        first, way = make.raised[0] if make.raised else (error, error.__traceback__)
+        while not make.raised and (inner := first.__cause__ or first.__context__):  # a function raised it
+            first, way = inner, inner.__traceback__
+    raise first.with_traceback(way)

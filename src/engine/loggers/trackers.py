@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.engine.config.compose import resolved
-from src.engine.config.instantiate import construct
+from src.engine.config.parser import construct
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
 
