@@ -2,21 +2,28 @@
 
 import argparse
 import contextlib
+import csv
 import gc
 import io
+import itertools
 import json
 import os
+import re
+import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from src.cli import CLI
-
+BASE, POINT = "base.yaml", "point.yaml"  # the config of all fits, and in each run's folder what is its own
 CONTROL = dict.fromkeys([*range(32), 127], " ")  # a name with a line break stays in its line
 
 
@@ -34,17 +41,15 @@ class Parser(argparse.ArgumentParser):
 
 def claim(root: Path, kind: str) -> Path:
     """Make the next free folder `<kind>_<n>` under root; whoever makes it owns it."""
-    if "::" in str(root.absolute()):
-        refuse(f"{root}: a folder of runs cannot have `::` in its path. Set --experiment to another name.")
-    number = 0
-    while True:
+    for number in itertools.count():
         try:
             (root / f"{kind}_{number}").mkdir(parents=True)
-            return root / f"{kind}_{number}"
+            break
         except FileExistsError:
-            number += 1
+            continue
         except OSError as error:
             refuse(f"Cannot make a folder under {root}: {error.strerror}. Set --trainer.default_root_dir.")
+    return root / f"{kind}_{number}"
 
 
 def write(path: Path, text: str) -> None:
@@ -52,6 +57,15 @@ def write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8", newline="")
     part.replace(path)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a CSV whole or not at all; rows may have different columns."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
 
 
 def lines_of(table: list[list[str]], right: set[int] | None = None) -> list[str]:
@@ -78,8 +92,6 @@ def composed(options: list[str]) -> dict[str, Any]:
     Raises:
         SystemExit: With the parser's line, if an option is wrong.
     """
-    import yaml
-
     from src.cli import main
 
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()) as errors:
@@ -94,19 +106,79 @@ def composed(options: list[str]) -> dict[str, Any]:
     return config
 
 
+def compose_base(files: list[str] | None, options: list[str], own: set[str]) -> tuple[dict[str, Any], Path]:
+    """Compose the config that all fits of a tool share, and refuse what they cannot have; nothing is run.
+
+    Args:
+        files: What --config was given.
+        options: Those of `fit`.
+        own: The names of options that the tool sets itself.
+
+    Returns:
+        The config, and the folder of its experiment.
+    """
+    if not files:
+        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
+    given = {word.lstrip("-").partition("=")[0] for word in options}
+    if wrong := given & {*own, "ckpt_path", "print_config"}:
+        refuse(f"--{wrong.pop()}: each fit is a new run, and this option is set for it. Leave it out.")
+    base = composed([*(f"--config={file}" for file in files), *options])
+    trainer = base["trainer"]
+    if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
+        refuse("trainer.fast_dev_run, barebones, enable_checkpointing: fits are compared by their checkpoints.")
+    base["experiment"] = base["experiment"] or Path(files[0]).stem
+    root = str(trainer["default_root_dir"] or ".")
+    folder = Path(root).expanduser() / base["experiment"]
+    if "://" in root or "::" in str(folder.absolute()):
+        refuse(f"{root}, {folder.name}: a folder of runs has no `::` or `://`. See --experiment.")
+    return base, folder
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes a text that a reader of YAML 1.2 would take for a number, such as `1e3`."""
+
+
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+.\d].*"), list("-+.0123456789"))
+
+
+def as_yaml(tree: dict[str, Any], **more: Any) -> str:
+    """Return a config as text."""
+    return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, **{"width": 120} | more))
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Return whether a fit can be resumed."""
+    return (run / "checkpoints" / "last.ckpt").exists()
+
+
+def begin_anew(run: Path) -> None:
+    """Empty the folder of a fit, but for its point."""
+    point = (run / POINT).read_text(encoding="utf-8")
+    shutil.rmtree(run)
+    run.mkdir()
+    write(run / POINT, point)
+
+
+def fit_words(run: Path) -> list[Any]:
+    """Return the command line that fits the point in a run's folder on top of `base.yaml`, or resumes that fit."""
+    if has_checkpoint(run):
+        return ["fit", "--ckpt_path", run]
+    return ["fit", "--config", run.parent / BASE, "--config", run / POINT]
+
+
 def run_verb(
-    args: list[Any], output: Path | None, callbacks: Iterable["Callback"] = (), folder: Path | None = None
-) -> tuple["CLI | None", str]:
+    args: list[Any], callbacks: Iterable["Callback"] = (), folder: Path | None = None, output: Path | None = None
+) -> str:
     """Run one verb in this process and leave it as fresh as it was.
 
     Args:
         args: What follows `python -m src`.
-        output: File that gets everything printed, appended; None leaves it on the terminal.
         callbacks: The caller's own.
         folder: The run's folder.
+        output: File that gets everything printed, appended; None leaves it on the terminal.
 
     Returns:
-        The finished command line, or None; and the reason of a failure in one line.
+        The reason of a failure in one line, or nothing.
 
     Raises:
         SystemExit: If a signal ended the run; it can be resumed.
@@ -117,20 +189,21 @@ def run_verb(
 
     with written_to(output) if output else contextlib.nullcontext():
         try:
-            return main(args, callbacks, folder), ""
+            main(args, callbacks, folder)
         except SystemExit as stop:
             if isinstance(stop.code, int) and stop.code >= 128:
                 raise
             print(stop.code, file=sys.stderr)
-            return None, str(stop.code).splitlines()[0].removeprefix("error: ")
+            return str(stop.code).splitlines()[0].removeprefix("error: ")
         except Exception as error:  # a user's bug; the next run may be better
             traceback.print_exc()
-            return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
         finally:
             gc.collect()
             torch.compiler.reset()  # torch compiles a net 8 times per process, and later ones run uncompiled
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+    return ""
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -139,6 +212,27 @@ def summary_of(run: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return found
+
+
+@contextlib.contextmanager
+def stoppable(again: str) -> Iterator[None]:
+    """Leave at a signal by SystemExit, as a fit does; print the command that continues."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code >= 128:
+            name = signal.Signals(stop.code - 128).name
+            print(f"stopped by {name}; continue with: {again}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -11,17 +11,20 @@ import torch
 import yaml
 from jsonargparse import get_loader
 
-from src.tools.sweep import main
-from src.tools.sweep.plan import Sweep, load
-from src.tools.sweep.space import as_yaml, fragment, points, probes, read_space
-from src.tools.sweep.study import open_storage, open_study
+from src.tools.common import as_yaml
+from src.tools.sweep import main, parse
+from src.tools.sweep.plan import Sweep, begin, load
+from src.tools.sweep.search import Search, open_study, suggest
+from src.tools.sweep.space import fragment, points, probes, read_space
 from tests.conftest import SMALL, Done
 from tests.xor import XorMLP
 
 SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--data.passes=5")
 SPACE = {"model.optimizer.lr": {"low": 0.05, "high": 2.0, "log": True}, "model.net.hidden": [4, 8]}
-GRID = "optuna.samplers.GridSampler"
+GRID, TPE, RANDOM = (f"optuna.samplers.{name}" for name in ("GridSampler", "TPESampler", "RandomSampler"))
+SGD, ADAM = "torch.optim.SGD", "torch.optim.Adam"
 FOLDER = Path("runs/xor/sweep_0")
+WIDTHS: set[int] = set()
 
 
 class BrokenMLP(XorMLP):
@@ -29,9 +32,6 @@ class BrokenMLP(XorMLP):
 
     def forward(self, x):
         raise RuntimeError("out of memory, or so it seems")
-
-
-WIDTHS: set[int] = set()
 
 
 def note_width(graph, inputs):
@@ -68,156 +68,112 @@ def sweep(tmp_path, monkeypatch, capfd):
 
 
 def rows(folder: Path = FOLDER) -> list[dict[str, str]]:
-    """Those of trials.csv, without what another run of the same does not share."""
+    """Read trials.csv, without the seconds."""
     with (folder / "trials.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in ("folder", "seconds")} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def config_of(number: int) -> dict:
-    config = yaml.safe_load((FOLDER / f"version_{number}/config.yaml").read_text())
-    return config | config["model"]["init_args"]
-
-
-WRONG = {
-    "an unknown option": ({"model.net.hiden": [4]}, "Option 'hiden' is not accepted by XorMLP. Did you mean hidden?"),
-    "an unknown section": ({"modl.net.hidden": [4]}, "modl.net.hidden: there is no such option"),
-    "bounds in disorder": ({"model.net.hidden": {"low": 9, "high": 2}}, "model.net.hidden: low 9, high 2: low <= high"),
-    "a log of zero": ({"model.optimizer.lr": {"low": 0.0, "high": 1.0, "log": True}}, "model.optimizer.lr: low 0.0, "),
-    "a fraction of a unit": (
-        {"model.net.hidden": {"low": 2.5, "high": 8}},
-        "hidden: expected int; got '2.5'",
-    ),
-    "a text as a bound": (
-        {"model.net.hidden": {"low": "a", "high": 8}},
-        "model.net.hidden: expected {low: number",
-    ),
-    "one wrong choice": ({"model.net.hidden": [4, "many"]}, "model.net.hidden: expected int; got 'many'"),
-    "no such class": ({"model.optimizer": ["torch.optim.SGD", "torch.optim.Adm"]}, "there is no 'Adm' in torch.optim"),
-    "wrong below a choice": (
-        {"model.optimizer": {"torch.optim.SGD": None, "torch.optim.Adam": {"model.optimizer.momentum": [0.9]}}},
-        "Option 'momentum' is not accepted",
-    ),
-    "neither range nor choices": ({"model.net.hidden": 3}, "model.net.hidden: expected a range"),
-    "the same to Python": (
-        {"model.optimizer.lr": [1, 0.5, 1.0]},
-        "model.optimizer.lr: 1 and 1.0 are one choice",
-    ),
-    "twice": ({"a.b": [1], "c.d": {"x": {"a.b": [2]}}}, "a.b stands there more than once"),
-    "the sweep's own": ({"checkpoint.mode": ["min", "max"]}, "checkpoint.mode: a sweep sets it itself"),
-    "given twice": ({"trainer.max_epochs": [1, 2]}, "trainer.max_epochs is in the space, and given as an option"),
-    "no such file": ({"config": ["a.yaml"]}, "config: a.yaml: No such file"),
-}
-
-
-@pytest.mark.parametrize(("space", "message"), WRONG.values(), ids=WRONG)
-def test_a_wrong_space_is_one_line_and_nothing_is_started(space, message, sweep):
-    refuses(sweep({"space": space}, *SHORT), message)
-
-
-def refuses(done: Done, message: str) -> None:
+def refuses(done: Done, *words: str) -> None:
+    """See that a sweep ended with one line that has these words, and started nothing."""
     assert done.code != 0
-    assert message in done.err
+    assert all(word in done.err for word in words)
     assert len(done.err.splitlines()) == 1
     assert done.out == ""
     assert not Path("runs").exists()
 
 
-TPE = "optuna.samplers.TPESampler"
+WRONG = {
+    "unknown option": ({"model.net.hiden": [4]}, "Did you mean hidden?"),
+    "unknown section": ({"modl.net.hidden": [4]}, "modl.net.hidden"),
+    "bounds": ({"model.net.hidden": {"low": 9, "high": 2}}, "model.net.hidden: low 9, high 2"),
+    "step": ({"model.optimizer.lr": {"low": 0.0, "high": 0.9, "step": 0.2}}, "0.8"),
+    "text as a bound": ({"model.net.hidden": {"low": "a", "high": 8}}, "model.net.hidden: expected a range"),
+    "one choice": ({"model.net.hidden": [4, "many"]}, "model.net.hidden: expected int; got 'many'"),
+    "no class": ({"model.optimizer": [SGD, "torch.optim.Adm"]}, "Adm"),
+    "below a choice": ({"model.optimizer": {SGD: None, ADAM: {"model.optimizer.momentum": [0.9]}}}, "momentum"),
+    "no range": ({"model.net.hidden": 3}, "model.net.hidden: expected a range"),
+    "equal": ({"model.optimizer.lr": [1, 0.5, 1.0]}, "1 and 1.0"),
+    "twice": ({"a.b": [1], "c.d": {"x": {"a.b": [2]}}}, "a.b"),
+    "own": ({"checkpoint.mode": ["min", "max"]}, "checkpoint.mode"),
+    "given": ({"trainer.max_epochs": [1, 2]}, "trainer.max_epochs"),
+    "no file": ({"config": ["a.yaml"]}, "a.yaml: No such file"),
+}
+
+
+@pytest.mark.parametrize(("space", "word"), WRONG.values(), ids=WRONG)
+def test_wrong_space_is_one_line(space, word, sweep):
+    refuses(sweep({"space": space}, *SHORT), word)
 
 
 @pytest.mark.parametrize(
-    ("more", "options", "message"),
+    ("more", "option", "word"),
     [
-        ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, (), "'seeds' is not accepted"),
-        ({"pruner": "optuna.pruners.MeanPruner"}, (), "'optuna.pruners' has no attribute 'MeanPruner'"),
-        ({"sampler": GRID}, (), "model.optimizer.lr: a grid needs a step"),
-        ({"sampler": "optuna.samplers.BruteForceSampler", "space": {"model.net.hidden": [4]}}, (), "`Study.stop`"),
-        ({"metric": "val/acc"}, (), "val/acc: is a larger one better? Say `direction: maximize`"),
-        ({"trails": 3}, (), "expected `space` and optionally metric, direction, sampler, pruner, trials; see trails"),
-        ({}, ["--trainer.fast_dev_run=true"], "trials are compared by their checkpoints"),
-        ({}, ["--trainer.devices=2"], "a trial runs on one device"),
-        ({}, ["--experiment=a::b"], "runs/a::b: a folder of runs cannot have `::` in its path"),
-        ({}, ["--print_config"], "--print_config: a sweep has no config of its own"),
-        ({}, ["--ckpt_path=x"], "--ckpt_path: each trial is a new run"),
-        ({}, ["--resume=space.yaml"], "--resume space.yaml: cannot make this folder"),
-        ({}, ["--storage=postgresql://a:b@c/d"], "--storage: leave out the password"),
+        ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, "", "seeds"),
+        ({"pruner": "optuna.pruners.MeanPruner"}, "", "MeanPruner"),
+        ({"sampler": GRID}, "", "model.optimizer.lr: a grid needs a step"),
+        ({"metric": "val/acc"}, "", "direction"),
+        ({"trails": 3}, "", "trails"),
+        ({}, "--trainer.fast_dev_run=true", "fast_dev_run"),
+        ({}, "--trainer.devices=2", "--workers"),
+        ({}, "--experiment=a::b", "--experiment"),
+        ({}, "--ckpt_path=x", "--ckpt_path"),
+        ({}, "--resume=space.yaml", "--resume"),
+        ({}, "--storage=postgresql://a:b@c/d", "--storage"),
     ],
 )
-def test_what_no_sweep_can_have_is_one_line_and_nothing_is_started(more, options, message, sweep):
-    refuses(
-        sweep({"space": SPACE, "sampler": {"class_path": TPE, "init_args": None}} | more, *SHORT, *options), message
-    )
+def test_wrong_option_is_one_line(more, option, word, sweep):
+    content = {"space": SPACE, "sampler": {"class_path": TPE, "init_args": None}}
+    refuses(sweep(content | more, *SHORT, *filter(None, [option])), word)
 
 
-def test_all_trials_use_the_config_composed_at_the_start_and_the_point_wins(sweep):
+def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
+    """Conditional choices and files; the config of the start counts; the best trial alone is tested."""
     Path("base.yaml").write_text(SMALL.read_text())
-    Path("more.yaml").write_text("data: {batch_size: 2}\n")
-    words = ("--config", "base.yaml", "--trainer.max_epochs=1", "--resume", "at once", "--data.passes=5")
-    words = (*words, "--model.optimizer", "{class_path: torch.optim.Adam, init_args: {lr: 1.0}}")
-    content = {"space": {"config": ["more.yaml"], "model.optimizer.lr": [0.25, 0.5]}, "trials": 1, "sampler": GRID}
-    done = sweep(content, *words)
+    Path("wide.yaml").write_text("model: {net: {hidden: 8}}\n")
+    momentum = {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}
+    space = {"model.optimizer": {SGD: momentum, ADAM: None}, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
+    content, words = {"space": space, "sampler": GRID}, ("--config", "base.yaml", *SHORT[2:], "--resume", "at once")
+    done = sweep(content, *words, "--trials", 4)
     assert done.code == 0, done.err
     assert "--resume 'at once'" in done.out
     Path("base.yaml").write_text(SMALL.read_text().replace("hidden: 4", "hidden: 5"))
-    Path("more.yaml").write_text("data: {batch_size: 1}\n")
-    assert "at once is another sweep, with other files" in sweep(content, *words).err
-    done = sweep(None, "--resume", "at once", "--trials", 2)
+    Path("wide.yaml").write_text("model: {net: {hidden: 9}}\n")
+    assert "at once is another sweep" in sweep(content, *words).err
+    assert "--trials 1: 4 have begun" in sweep(None, "--resume", "at once", "--trials", 1).err
+    done = sweep(None, "--resume", "at once", "--trials", 50)
     assert done.code == 0, done.err
-    for number in range(2):
-        config = yaml.safe_load(Path(f"at once/version_{number}/config.yaml").read_text())
-        optimizer = config["model"]["init_args"]["optimizer"]
-        assert optimizer["class_path"] == "torch.optim.Adam"
-        assert optimizer["init_args"]["lr"] == (0.25, 0.5)[number]
-        assert config["data"]["init_args"] == {"batch_size": 2, "passes": 5}
-        assert config["experiment"] == "base"
-
-
-def test_a_sweep_has_as_many_trials_as_have_begun_and_a_grid_no_more_than_points(sweep):
-    content = {"space": {"model.net.hidden": [4, 8]}, "sampler": GRID}
-    words = (*SHORT, "--trainer.max_epochs=1", "--resume", FOLDER)
-    assert sweep(content, *words).code == 0
-    done = sweep(content, *words, "--trials", 50)
-    assert done.code == 0, done.err
-    assert len(rows()) == 2
-    assert sweep(None, "--resume", FOLDER, "--trials", 1).err == (
-        f"error: --trials 1: 2 have begun in {FOLDER}. Name at least as many."
-    )
-    lock = load(FOLDER).lock
-    with ThreadPoolExecutor(1) as another:
-        another.submit(lock.acquire).result()
-        assert f"another process works on {FOLDER}" in sweep(None, "--resume", FOLDER).err
-        another.submit(lock.release).result()
-
-
-def test_trials_are_runs_and_the_best_one_alone_is_tested(sweep, cli):
-    done = sweep({"space": SPACE, "trials": 3}, *SHORT)
-    assert done.code == 0, done.err
-    assert [row["state"] for row in rows()] == ["complete"] * 3
-    values = [float(row["value"]) for row in rows()]
-    best = values.index(min(values))
-    for number, row in enumerate(rows()):
-        run, config = FOLDER / f"version_{number}", config_of(number)
-        assert config["optimizer"]["init_args"]["lr"] == float(row["model.optimizer.lr"])
-        assert config["net"]["init_args"]["hidden"] == int(row["model.net.hidden"])
-        checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    folder, found = Path("at once"), []
+    for row in rows(folder):
+        config = yaml.safe_load(Path(row["folder"], "config.yaml").read_text())
+        model, data = config["model"]["init_args"], config["data"]["init_args"]
+        optimizer, net = model["optimizer"], model["net"]["init_args"]
+        found.append((optimizer["class_path"], optimizer["init_args"].get("momentum"), net["hidden"]))
+        found[-1] += (data["batch_size"],)
+        assert data["passes"] == 5
+        assert row["model.optimizer.momentum"] == str(found[-1][1] if found[-1][0] == SGD else "")
+        checkpoint = torch.load(Path(row["folder"], "checkpoints/best.ckpt"), weights_only=True)
         scores = [state["best_score"] for state in checkpoint["callbacks"].values() if state.get("best_score")]
-        assert scores == [values[number]]
-        assert "test/loss" not in (run / "metrics.csv").read_text()
-        assert f"trial {number}" in done.out
-    assert [path.name for path in FOLDER.glob("test_*")] == [f"test_{best}"]
-    assert "test/loss" in (FOLDER / "best.yaml").read_text()
-    plots = ("history", "importance", "slices", "parallel")
-    assert {path.name for path in FOLDER.glob("*.png")} == {f"{name}.png" for name in plots}
+        assert scores == [float(row["value"])]
+        assert "test/loss" not in Path(row["folder"], "metrics.csv").read_text()
+        assert f"trial {row['number']}" in done.out or int(row["number"]) < 4
+    kinds = ((SGD, 0.0), (SGD, 0.5), (ADAM, None))
+    assert found == [(*kind, *rest) for kind in kinds for rest in ((8, 4), (4, 2))]
+    assert rows(folder)[0]["config"] == "wide.yaml"
+    best = min(rows(folder), key=lambda row: float(row["value"]))
+    assert (folder / f"test_{best['number']}/summary.json").exists()
+    assert {path.stem for path in folder.glob("*.png")} == {"history", "importance", "slices", "parallel"}
     assert mpl.rcParams["axes.facecolor"] == "white"  # Optuna's style is that of its own plots
-    # The fragment gives the same fit, without the sweep.
-    again = cli("fit", *SHORT, "--config", FOLDER / "best.yaml", "--test_after_fit=false")
-    assert again.metrics["val/loss"] == values[best]
+    # base.yaml and best.yaml give the same fit, without the sweep.
+    assert f"next  python -m src fit --config '{folder}/base.yaml' --config '{folder}/best.yaml'" in done.out
+    again = cli("fit", "--config", folder / "base.yaml", "--config", folder / "best.yaml")
+    assert again.metrics["val/loss"] == float(best["value"])
     # Nothing is left to run.
-    written = {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")}
-    assert sweep(None, "--resume", FOLDER).code == 0
-    assert {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")} == written
+    written = {path: path.read_bytes() for path in folder.rglob("record.yaml")}
+    assert sweep(None, "--resume", folder).code == 0
+    assert {path: path.read_bytes() for path in folder.rglob("record.yaml")} == written
 
 
+@pytest.mark.slow
 def test_each_of_ten_trials_is_compiled(sweep):
     """In one process torch compiles a net for eight shapes and then leaves it as it is, in silence."""
     WIDTHS.clear()
@@ -227,133 +183,72 @@ def test_each_of_ten_trials_is_compiled(sweep):
     assert set(widths) <= WIDTHS
 
 
-@pytest.mark.parametrize(("seed", "fits"), [("5", 2), ("true", 4)])
-def test_a_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep):
-    content = {"space": {"model.net.hidden": [4, 8]}, "sampler": "optuna.samplers.RandomSampler", "trials": 4}
-    done = sweep(content, *SHORT, f"--seed_everything={seed}")
+@pytest.mark.parametrize(("seed", "fits"), [("5", 1), ("true", 3)])
+def test_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep):
+    content = {"space": {"model.net.hidden": [4]}, "sampler": RANDOM, "trials": 3}
+    done = sweep(content, *SHORT, "--trainer.max_epochs=1", f"--seed_everything={seed}")
     assert done.code == 0, done.err
     assert len(list(FOLDER.glob("version_*"))) == fits
-    assert (f"{4 - fits} of them a point of another trial, not fitted again" in done.out) == (fits < 4)
-    by_point = {row["model.net.hidden"]: row["value"] for row in rows()}
-    assert fits == 4 or all(by_point[row["model.net.hidden"]] == row["value"] for row in rows())
+    assert done.out.count("version_0 has this point already") == 3 - fits
+    assert len({row["value"] for row in rows()}) == fits
 
 
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_trials_another_gives_others(sweep):
-    def content(seed):
-        sampler = {"class_path": TPE, "init_args": {"seed": seed, "n_startup_trials": 2}}
-        return {"space": SPACE, "trials": 4, "sampler": sampler}
-
-    for seed in (0, 0, 1):
-        assert sweep(content(seed), *SHORT).code == 0
-    first, second, other = (rows(FOLDER.with_name(f"sweep_{number}")) for number in range(3))
-    assert first == second
-    assert first != other
-
-
-@pytest.mark.slow
-def test_a_grid_takes_each_point_once_with_what_a_choice_brings_along(sweep):
-    Path("wide.yaml").write_text("model: {net: {hidden: 8}}\n")
-    sgd, adam = "torch.optim.SGD", "torch.optim.Adam"
-    momentum = {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}
-    space = {"model.optimizer": {sgd: momentum, adam: None}, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
-    done = sweep({"space": space, "sampler": GRID}, *SHORT)
-    assert done.code == 0, done.err
-    found = []
-    for number in range(6):
-        config = config_of(number)
-        optimizer, net, data = (config[name]["init_args"] for name in ("optimizer", "net", "data"))
-        found.append((config["optimizer"]["class_path"], optimizer.get("momentum"), net["hidden"], data["batch_size"]))
-    kinds = ((sgd, 0.0), (sgd, 0.5), (adam, None))
-    assert found == [(*kind, *rest) for kind in kinds for rest in ((8, 4), (4, 2))]
-    assert len(rows()) == 6
-    assert rows()[0]["config"] == "wide.yaml"
-
-
-def test_a_trial_that_fails_is_reported_with_its_error_and_the_next_one_runs(sweep):
-    space = {"model.net": ["tests.xor.XorMLP", f"{__name__}.BrokenMLP"], "model.optimizer.lr": [0.5, 1.0e30]}
-    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--max_failures", 4)
-    assert done.code == 0, done.err
-    assert [row["state"] for row in rows()] == ["complete", "failed", "failed", "failed"]
-    errors = [row["error"] for row in rows()]
-    assert errors[0] == ""
-    assert "The loss is" in errors[1]
-    assert errors[2] == errors[3] == "RuntimeError: out of memory, or so it seems"
-    assert "Traceback" in (FOLDER / "version_2/output.txt").read_text()
-
-
-@pytest.mark.slow
-def test_failures_in_a_row_end_the_sweep_with_one_line_and_a_failed_point_is_tried_again(sweep):
-    done = sweep({"space": {"model.net": [f"{__name__}.BrokenMLP"]}, "trials": 3}, *SHORT, "--max_failures", 2)
+def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
+    space = {"model.optimizer.lr": [1.0e30, 0.5], "model.net": ["tests.xor.XorMLP", f"{__name__}.BrokenMLP"]}
+    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--max_failures", 2)
     assert done.code == 1
-    assert [row["state"] for row in rows()] == ["failed"] * 2
-    assert done.err.splitlines() == [
-        f"error: too many trials in a row failed, 1 are left; the last one, {FOLDER}/version_1: RuntimeError: out of "
-        f"memory, or so it seems. Continue with: python -m src sweep --resume {FOLDER}"
-    ]
+    assert [row["state"] for row in rows()] == ["failed", "failed"]
+    errors = [row["error"] for row in rows()]
+    assert "The loss is" in errors[0]
+    assert errors[1] == "RuntimeError: out of memory, or so it seems"
+    assert "Traceback" in (FOLDER / "version_1/output.txt").read_text()
+    assert len(done.err.splitlines()) == 1
+    assert f"{errors[1]}. Continue with: python -m src sweep --resume {FOLDER}" in done.err
+    assert sweep(None, "--resume", FOLDER, "--max_failures", 2).code == 0
+    assert [row["state"] for row in rows()] == ["failed", "failed", "complete", "failed"]
 
 
 @pytest.mark.slow
-def test_a_hopeless_trial_is_pruned_early_and_a_good_one_is_not(sweep):
+def test_hopeless_trial_is_pruned_and_a_good_one_is_not(sweep):
     pruner = {"class_path": "optuna.pruners.ThresholdPruner", "init_args": {"upper": 2.0, "n_warmup_steps": 1}}
     content = {"space": {"model.optimizer.lr": [0.5, 100.0]}, "sampler": GRID, "pruner": pruner}
-    done = sweep(content, "--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=5", "--data.passes=5")
+    done = sweep(content, *SHORT, "--trainer.max_epochs=5")
     assert done.code == 0, done.err
     assert [row["state"] for row in rows()] == ["complete", "pruned"]
     epochs = [len((FOLDER / f"version_{k}/metrics.csv").read_text().splitlines()) - 1 for k in (0, 1)]
     assert epochs[0] == 5
     assert epochs[1] < 5
-    assert "pruned  val/loss" in done.out
 
 
-def test_a_range_has_fractions_where_the_option_takes_them_and_a_short_step_is_noted(sweep):
+def test_range_has_fractions_where_the_option_takes_them_and_one_process_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     space = {"model.optimizer.lr": {"low": 0, "high": 1}, "model.net.hidden": {"low": 2, "high": 9}}
-    space["model.optimizer.momentum"] = {"low": 0.0, "high": 0.9, "step": 0.2}
-    done = sweep({"space": space, "trials": 1}, *SHORT)
-    assert done.err.splitlines()[:1] == [
-        "note: model.optimizer.momentum: step 0.2 does not divide 0.0 to 0.9: the highest value is 0.8."
-    ]
-    (row,) = rows()
-    assert 0 < float(row["model.optimizer.lr"]) < 1
-    assert row["model.net.hidden"].isdecimal()
+    Path("space.yaml").write_text(yaml.safe_dump({"space": space}))
+    words = parse([str(word) for word in (*SHORT, "--sweep", "space.yaml", "--resume", FOLDER)])
+    sweep = begin(*words)
+    search = Search(sweep, 3)
+    sweep.save()
+    point = suggest(sweep, search.study, search.study.ask())
+    assert 0 < point["model.optimizer.lr"] < 1
+    assert type(point["model.net.hidden"]) is int
+    with ThreadPoolExecutor(1) as another:
+        assert "another process works on" in str(another.submit(begin, *words).exception())
+    sweep.lock.release()
+    assert begin(*words).plan == sweep.plan
 
 
-def test_each_bound_and_choice_is_probed_in_as_few_points_as_can_be():
-    space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
-    found = probes(space)
-    assert len(found) == 5
-    assert {point["a.lr"] for point in found} >= {0.1, 0.7}
-    assert {(point["a.kind"], point.get("a.m")) for point in found} == {*(("x", m) for m in (1, 2, 3, 4)), ("y", None)}
-    grid = points(read_space({"a.width": {"low": 2, "high": 8, "step": 3}, "a.on": [True, None]}))
-    assert [(point["a.width"], point["a.on"]) for point in grid] == [(w, on) for w in (2, 5, 8) for on in (True, None)]
-    (interval,) = read_space({"model.scheduler_interval": {"step": None, "epoch": None}})
-    assert interval.distribution.choices == ("step", "epoch")
-
-
-def test_a_point_becomes_a_config_whatever_the_order_of_its_options():
-    values = {"model.optimizer.lr": 0.1, "model.optimizer": "SGD", "config": {"data": 1}, "seed_everything": 3}
-    optimizer = {"class_path": "SGD", "init_args": {"lr": 0.1}}
-    assert fragment(values) == {"seed_everything": 3, "data": 1, "model": {"optimizer": optimizer}}
-
-
-PLAN = {
-    "files": {},
-    "metric": "val/loss",
-    "direction": "minimize",
-    "sampler": {"class_path": TPE},
-    "pruner": None,
-    "storage": None,
-}
+PLAN = {"files": {}, "metric": "val/loss", "direction": "minimize", "storage": None}
+PLAN |= {"sampler": {"class_path": TPE}, "pruner": {"class_path": "optuna.pruners.NopPruner"}}
 
 
 @pytest.mark.parametrize("name", ["a?b", "c%20d", "e#f", "g&h=1", "{i}", "k:l", "²", 'it\'s "so"', "-m"])
-def test_a_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp_path, monkeypatch):
+def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path(name, "sweep_0")
     folder.mkdir(parents=True)
     space = {"a": {4: None, 0.5: {"b": {"low": 1, "high": 2}}, True: None, None: None, "1e3": None}}
     sweep = Sweep(PLAN | {"space": space}, {}, folder=folder)
-    open_study(sweep, open_storage(sweep))
+    open_study(sweep)
     sweep.save()
     assert load(folder).plan == sweep.plan
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -363,7 +258,44 @@ def test_a_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp
         assert type(read["a"]) is type(value)
 
 
-def test_a_missing_optuna_is_one_line_with_the_command_that_adds_it(monkeypatch):
+@pytest.mark.parametrize("sampler", [TPE, "optuna.samplers.QMCSampler"])
+def test_points_depend_on_the_seed_and_not_on_an_interruption(sampler, tmp_path):
+    """A study that is opened again for each trial draws the same points."""
+
+    def draws(name, seed, again):
+        args = {"seed": seed} | ({"n_startup_trials": 2} if sampler == TPE else {})
+        kind = {"class_path": sampler, "init_args": args}
+        sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {}, folder=tmp_path / name)
+        sweep.folder.mkdir()
+        study, found = open_study(sweep)[0], []
+        for value in range(5):
+            study = open_study(sweep)[0] if again else study
+            trial = study.ask()
+            found.append(suggest(sweep, study, trial))
+            study.tell(trial, value)
+        return found
+
+    assert draws("a", 1, again=False) == draws("b", 1, again=True)
+    assert sampler != TPE or draws("a2", 1, again=False) != draws("c", 2, again=False)
+
+
+def test_each_bound_and_choice_is_probed_in_few_points():
+    space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
+    found = probes(space)
+    assert len(found) == 5
+    assert {point["a.lr"] for point in found} >= {0.1, 0.7}
+    assert {(point["a.kind"], point.get("a.m")) for point in found} == {*(("x", m) for m in (1, 2, 3, 4)), ("y", None)}
+    grid = points(read_space({"a.width": {"low": 2, "high": 8, "step": 3}, "a.on": [True, None]}))
+    assert [(point["a.width"], point["a.on"]) for point in grid] == [(w, on) for w in (2, 5, 8) for on in (True, None)]
+
+
+def test_point_becomes_a_config_whatever_the_order_of_its_options():
+    values = {"model.optimizer.lr": 0.1, "model.optimizer": "SGD", "config": {"data": 1}, "seed_everything": 3}
+    optimizer = {"class_path": "SGD", "init_args": {"lr": 0.1}}
+    assert fragment(values) == {"seed_everything": 3, "data": 1, "model": {"optimizer": optimizer}}
+
+
+def test_missing_optuna_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SystemExit, match=r"^error: A sweep needs Optuna.*: pip install"):
         main(["--config", "configs/xor.yaml", "--sweep", "space.yaml"])

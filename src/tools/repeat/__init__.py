@@ -27,25 +27,22 @@ def main(args: list[str]) -> None:
     what.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
     what.add_argument("--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`")
     what.add_argument("--resume", type=Path, metavar="FOLDER", help="resume a repeat, which has all options")
+    what.add_argument("--only", type=Path, help=argparse.SUPPRESS)  # one fit alone, in a process of its own
     parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML of an experiment")
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one fit alone, in a process of its own
     given, options = parser.parse_known_args(args)
-    options = [*(f"--config={file}" for file in given.config), *options]
-    if given.resume and options:
-        refuse(f"--resume takes no other option, the repeat has them: leave out {' '.join(options)}.")
-    if not given.resume and not given.config:
-        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
+    if given.resume and (options or given.config):
+        refuse(f"--resume takes no other option, the repeat has them: leave out {' '.join(given.config + options)}.")
     if given.folds is not None and given.folds < 2:
         refuse(f"--folds {given.folds} must be at least 2.")
     if given.resume:
-        folder, plan = given.resume, read_plan(given.resume)
+        plan = read_plan(given.resume)
     elif given.seeds:
-        folder, plan = begin("seed", read_seeds(given.seeds), options, Path(given.config[0]).stem)
-    else:
-        folder, plan = begin("fold", list(range(given.folds)), options, Path(given.config[0]).stem)
+        plan = begin("seed", read_seeds(given.seeds), given.config, options)
+    elif given.folds:
+        plan = begin("fold", list(range(given.folds)), given.config, options)
     from src.tools.repeat.fits import run_all, run_one  # seconds, which a wrong option need not wait
 
     try:
-        run_all(folder, plan) if given.only is None else run_one(folder, plan, given.only)
+        run_one(given.only) if given.only else run_all(plan)
     except Timeout:
-        refuse(f"another process works on {folder}: wait for it, or end it.")
+        refuse(f"another process works on {given.resume or plan.folder}: wait for it, or end it.")

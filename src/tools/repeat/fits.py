@@ -1,54 +1,47 @@
-"""The fits, one after the other: each an ordinary run that is begun, resumed, or finished already."""
+"""Run the fits, one after the other: each an ordinary run that is begun, resumed, or finished already."""
 
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
-from src import cli
-from src.tools.common import refuse, run_verb, summary_of
+from src.cli import main
+from src.tools.common import begin_anew, fit_words, has_checkpoint, refuse, run_verb, stoppable, summary_of
 from src.tools.repeat.folds import join, validate
 from src.tools.repeat.plan import Plan
 from src.tools.repeat.report import Row, metrics_of, report, report_row
 
 MAX_FAILURES = 3  # in a row
-STOPS = [stop for stop in signal.Signals if stop.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
-def run_all(folder: Path, plan: Plan) -> None:
+def run_all(plan: Plan) -> None:
     """Run what is not finished, and report each fit, and at the end all of them.
 
     A signal ends it when the current fit has saved. A fit that fails is noted, and the next one begins.
     """
     if "RANK" in os.environ or "LOCAL_RANK" in os.environ:
         refuse("repeat starts the processes of each fit by itself: call it by `python -m src repeat`, not by torchrun.")
-    again = f"python -m src repeat --resume {shlex.quote(os.path.relpath(folder))}"
+    again = f"python -m src repeat --resume {shlex.quote(os.path.relpath(plan.folder))}"
     rows: list[Row] = []
-    with FileLock(folder / ".lock", timeout=0):
-        try:
-            for number, value in enumerate(plan.values):
-                print(f"{plan.kind} {value}, {number + 1} of {len(plan.values)}", flush=True)
-                rows.append(fit(folder, plan, number))
-                if rows[-1].error and not any(folder.glob("version_*/record.yaml")):
-                    shutil.rmtree(folder, ignore_errors=True)  # nothing has begun; the error was printed
-                    sys.exit(1)
-                report_row(folder, plan, rows)
-                if len(rows) >= MAX_FAILURES and all(row.error for row in rows[-MAX_FAILURES:]):
-                    break
-        except (KeyboardInterrupt, SystemExit) as stop:
-            code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
-            if code != 1:
-                print(f"stopped; resume with: {again}", file=sys.stderr, flush=True)
-            sys.exit(code)
-        overlap = join(folder, plan)
-    report(folder, plan, rows)
+    with FileLock(plan.folder / ".lock", timeout=0), stoppable(again):
+        for number, value in enumerate(plan.values):
+            print(f"{plan.kind} {value}, {number + 1} of {len(plan.values)}", flush=True)
+            rows.append(fit(plan, number))
+            if rows[-1].error and not any(plan.folder.glob("version_*/record.yaml")):
+                shutil.rmtree(plan.folder, ignore_errors=True)  # nothing has begun; the error was printed
+                sys.exit(1)
+            report_row(plan, rows)
+            if len(rows) >= MAX_FAILURES and all(row.error for row in rows[-MAX_FAILURES:]):
+                break
+        overlap = join(plan)
+    report(plan, rows)
     if failed := [row for row in rows if row.error]:
         rest = f", {MAX_FAILURES} in a row: the others were not begun" if len(rows) < len(plan.values) else ""
         reason = failed[-1].error.rstrip(".")
@@ -57,15 +50,14 @@ def run_all(folder: Path, plan: Plan) -> None:
         refuse(overlap)
 
 
-def fit(folder: Path, plan: Plan, number: int) -> Row:
+def fit(plan: Plan, number: int) -> Row:
     """Run one fit to its end, and validate its best checkpoint if the validation is compared."""
-    run = folder / f"version_{number}"
-    result, error = run if plan.stage == "test" else run / "validate", ""
+    run, error = plan.run(number), ""
+    result = run if plan.stage == "test" else run / "validate"
     if not is_finished(run):
-        if run.exists() and not last(run).exists():
-            shutil.rmtree(run)  # it died before there was anything to resume from
-        args, new = command(folder, plan, number)
-        error = run_verb(args, None, (), new)[1] if plan.alone else in_a_process(folder, number)
+        if not has_checkpoint(run):
+            begin_anew(run)
+        error = run_verb(fit_words(run), (), run) if is_alone(plan.base["trainer"]) else in_a_process(run)
     if not error and not summary_of(run).get("steps"):
         error = "there was no training batch: the part is empty, or --trainer.limit_train_batches is 0."
     if not error and not is_finished(result):
@@ -76,50 +68,41 @@ def fit(folder: Path, plan: Plan, number: int) -> Row:
     return Row(plan.values[number], run, metrics, error)
 
 
-def last(run: Path) -> Path:
-    """Return the checkpoint that a run is resumed from."""
-    return run / "checkpoints" / "last.ckpt"
-
-
 def is_finished(run: Path) -> bool:
     """Return whether a run came to its end."""
     return summary_of(run).get("state") == "finished"
 
 
-def command(folder: Path, plan: Plan, number: int) -> tuple[list[Any], Path | None]:
-    """Return the command line that begins or resumes a fit, and the folder of a new one."""
-    run = folder / f"version_{number}"
-    if last(run).exists():
-        return ["fit", "--ckpt_path", run], None
-    # A file that was edited since does not count once there is a fit to compare with; one that failed is none.
-    begun = [run for run in sorted(folder.glob("version_*")) if last(run).exists() or is_finished(run)]
-    options = ["--config", begun[0] / "config.yaml"] if begun else plan.options
-    return ["fit", *options, plan.own(number)], run
+def is_alone(trainer: dict[str, Any]) -> bool:
+    """Return whether a fit is surely one process: Lightning starts others by this process's own command line."""
+    devices = trainer["devices"]
+    number = len(devices) if isinstance(devices, list) else devices
+    if devices == "auto":
+        number = 1 if trainer["accelerator"] == "cpu" else max(1, torch.accelerator.device_count())
+    return number in (1, "1") and trainer["num_nodes"] == 1 and trainer["strategy"] == "auto"
 
 
-def run_one(folder: Path, plan: Plan, number: int) -> None:
-    """Run one fit in this process; each rank of a fit on several devices comes by here."""
-    args, new = command(folder, plan, number)
+def run_one(run: Path) -> None:
+    """Run one fit in this process; each rank of a fit on several devices calls this."""
     # If the process that started this one was killed, a resume must not start another one.
-    with nullcontext() if "LOCAL_RANK" in os.environ else FileLock(folder / ".only.lock", timeout=0):
-        cli.main(args, (), new)
+    with nullcontext() if "LOCAL_RANK" in os.environ else FileLock(run.parent / ".only.lock", timeout=0):
+        main(fit_words(run), (), run)
 
 
-def in_a_process(folder: Path, number: int) -> str:
+def in_a_process(run: Path) -> str:
     """Run one fit in a process of its own, whose command line its other ranks get; return the reason of a failure.
 
     Raises:
         SystemExit: If a signal ended it.
     """
-    child = subprocess.Popen([sys.executable, "-m", "src", "repeat", "--resume", folder, "--only", str(number)])
-    # Sent twice, by the terminal and from here, is once.
-    before = {stop: signal.signal(stop, lambda got, _: child.send_signal(got)) for stop in STOPS}
-    try:
-        code = child.wait()
-    finally:
-        for stop, handler in before.items():
-            signal.signal(stop, handler)
-    code = 128 - code if code < 0 else code
-    if code - 128 in STOPS:
+    command: list[str | Path] = [sys.executable, "-m", "src", "repeat", "--only", run]
+    # In a session of its own: a signal to the terminal reaches it once, from here.
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            code = child.wait()
+        except SystemExit:
+            child.terminate()
+            raise
+    if code > 128:
         sys.exit(code)
-    return str(summary_of(folder / f"version_{number}").get("reason") or f"exit code {code}") if code else ""
+    return str(summary_of(run).get("reason") or f"exit code {code}") if code else ""

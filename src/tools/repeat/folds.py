@@ -11,9 +11,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from src.tools.common import run_verb
+from src.tools.common import run_verb, write_table
 from src.tools.repeat.plan import Plan
-from src.tools.repeat.report import write_table
 
 FILE = "out_of_fold.csv"
 MAX_COLUMNS = 64  # per row; `predict` writes as many
@@ -94,18 +93,18 @@ def validate(run: Path, plan: Plan) -> str:
     """
     best = run / "checkpoints" / "best.ckpt"
     best = best if best.exists() else best.with_name("last.ckpt")
-    device = ["--trainer.accelerator", plan.accelerator, "--trainer.devices", "1"]
+    device = ["--trainer.accelerator", plan.base["trainer"]["accelerator"], "--trainer.devices", "1"]
     callbacks = [Unseen(run / FILE)] if plan.kind == "fold" else []
-    return run_verb(["validate", "--ckpt_path", best, *device], None, callbacks, run / "validate")[1]
+    return run_verb(["validate", "--ckpt_path", best, *device], callbacks, run / "validate")
 
 
-def join(folder: Path, plan: Plan) -> str:
+def join(plan: Plan) -> str:
     """Put the predictions of the folds into one file, sorted by row.
 
     Returns:
         Nothing; or why there is no such file, if a row comes twice.
     """
-    rows: dict[int, dict[str, Any]] = {}
+    folder, rows = plan.folder, dict[int, dict[str, Any]]()
     for number, fold in enumerate(plan.values):
         path = folder / f"version_{number}" / FILE
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):

@@ -4,8 +4,6 @@ Seeds also get the 95 percent interval of the mean. Folds get none: they share t
 independent and Student's interval would be too narrow.
 """
 
-import csv
-import io
 import math
 import os
 import re
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from src.tools.common import write
+from src.tools.common import write, write_table
 from src.tools.repeat.plan import Plan
 
 # A score on the rows that chose the checkpoint is too good; the reader of the figures has to know it.
@@ -59,34 +57,26 @@ def spread(values: list[float], independent: bool) -> dict[str, float]:
     return found
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a table, whole or not at all; rows may have different columns."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, text.getvalue())
-
-
-def report_row(folder: Path, plan: Plan, rows: list[Row]) -> None:
+def report_row(plan: Plan, rows: list[Row]) -> None:
     """Print the last row, and write all of them."""
     row = rows[-1]
     result = "  ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
     print(f"{plan.kind} {row.value}  {f'failed: {row.error}' if row.error else result}  {os.path.relpath(row.run)}")
     table = [{plan.kind: row.value, "run": row.run.name, "error": row.error} | row.metrics for row in rows]
-    write_table(folder / "results.csv", table)
+    write_table(plan.folder / "results.csv", table)
 
 
-def report(folder: Path, plan: Plan, rows: list[Row]) -> None:
+def report(plan: Plan, rows: list[Row]) -> None:
     """Print the table of all rows, and write summary.yaml."""
     done, failed = [row for row in rows if not row.error], [row.value for row in rows if row.error]
     names = dict.fromkeys(name for row in done for name in row.metrics)
     values = {name: [row.metrics[name] for row in done if name in row.metrics] for name in names}
     found = {name: spread(values[name], independent=plan.kind == "seed") for name in names}
     summary = {f"{plan.kind}s": [row.value for row in done], "failed": failed, "metrics": found}
-    if found and plan.stage == "val" and plan.monitor and not plan.monitor.startswith("train"):
-        summary["note"] = CHOSEN[plan.kind].format(monitor=plan.monitor)
-    write(folder / "summary.yaml", yaml.safe_dump(summary, sort_keys=False))
+    monitor = plan.base["checkpoint"]["monitor"]
+    if found and plan.stage == "val" and monitor and not monitor.startswith("train"):
+        summary["note"] = CHOSEN[plan.kind].format(monitor=monitor)
+    write(plan.folder / "summary.yaml", yaml.safe_dump(summary, sort_keys=False))
     if done and not found:
         print(f"note: no metric was logged whose name begins with {plan.stage}/", file=sys.stderr)
     width = max(map(len, found), default=0)
@@ -95,4 +85,4 @@ def report(folder: Path, plan: Plan, rows: list[Row]) -> None:
         more += f"  95% {of['low']:.4f} to {of['high']:.4f}" if "low" in of else ""
         print(f"{name:<{width}}  mean {of['mean']:.4f}{more}  ({of['runs']} {plan.kind}{'s' * (of['runs'] != 1)})")
     print(f"note: {summary['note']}\n" if "note" in summary else "", end="")
-    print(f"written to {os.path.relpath(folder / 'results.csv')}, summary.yaml", flush=True)
+    print(f"written to {os.path.relpath(plan.folder / 'results.csv')}, summary.yaml", flush=True)

@@ -6,13 +6,10 @@ continued by the same command, or by --resume; an interrupted trial continues fr
 
 import argparse
 import shlex
-import signal
-import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 
-from src.tools.common import Parser, refuse
+from src.tools.common import Parser, refuse, stoppable
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -35,14 +32,14 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--storage", metavar="URL", help="postgresql://host/name: the database of a study that several machines share, "
         "by Optuna's heartbeat and retry, which are experimental")  # fmt: skip
     add("--max_failures", type=int, default=3, metavar="N", help="stop after so many failures in a row; default: 3")
-    add("--ckpt_path", help=argparse.SUPPRESS)
-    add("--print_config", nargs="?", const="", help=argparse.SUPPRESS)
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):
         if (value := getattr(own, name)) is not None and value < 1:
             refuse(f"--{name} {value}: must be at least 1.")
     if own.sweep is None and own.resume is None:
         refuse("--sweep FILE is missing: a YAML with the space. To continue a sweep: --resume FOLDER.")
+    if own.storage and own.workers > 1:
+        refuse("--workers: with --storage start the command once for each GPU, by CUDA_VISIBLE_DEVICES.")
     return own, options
 
 
@@ -55,33 +52,19 @@ def main(args: list[str]) -> None:
     from src.tools.sweep.results import close
     from src.tools.sweep.search import Search, search_here, search_with_others, search_with_workers
 
-    if own.storage and own.workers > 1:
-        refuse("--workers: with --storage start the command once for each GPU, by CUDA_VISIBLE_DEVICES.")
     sweep = begin(own, options)
     again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"
-    search = Search(sweep, own.max_failures)
-    sweep.save()
-    print(f"sweep {sweep.folder}: {sweep.trials} trials; to continue after a stop: {again}", flush=True)
-    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
     try:
-        if sweep.plan["storage"]:
-            search_with_others(search)
-        elif own.workers > 1:
-            search_with_workers(search, own.workers)
-        else:
-            search_here(search)
-        close(sweep, search.study, again)
-    except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code >= 128:
-            print(f"{signal.Signals(stop.code - 128).name}; continue with: {again}", file=sys.stderr, flush=True)
-        raise
+        search = Search(sweep, own.max_failures)
+        sweep.save()
+        print(f"sweep {sweep.folder}: {sweep.trials} trials; to continue after a stop: {again}", flush=True)
+        with stoppable(again):
+            if sweep.plan["storage"]:
+                search_with_others(search)
+            elif own.workers > 1:
+                search_with_workers(search, own.workers)
+            else:
+                search_here(search)
+            close(sweep, search.study, again)
     finally:
         sweep.lock.release()
-        for stop_signal, handler in before.items():
-            signal.signal(stop_signal, handler)
-
-
-def leave(number: int, frame: FrameType | None) -> None:
-    """Leave at a signal between two trials, as a fit does."""
-    sys.exit(128 + number)

@@ -5,23 +5,25 @@ import contextlib
 import re
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from jsonargparse import get_loader
+from jsonargparse import ArgumentParser, get_loader
 from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
-from src.tools.common import claim, composed, refuse, write
-from src.tools.sweep.space import FILES, Space, as_yaml, fragment, label, points, probes, read_space, walk
-from src.tools.sweep.study import rehearse
+from src.tools.common import BASE, as_yaml, claim, compose_base, composed, refuse, write
+from src.tools.sweep.space import FILES, Space, fragment, label, points, probes, read_space, walk
 
-FILE, BASE = "sweep.yaml", "base.yaml"
+FILE = "sweep.yaml"
 KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
 NUM_TRIALS = 20
 OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")  # set by a sweep itself
+GRIDS = ("GridSampler", "BruteForceSampler")
 
 
 @dataclass
@@ -56,12 +58,12 @@ class Sweep:
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
         """All points of a grid; none for another sampler."""
-        return points(self.space) if self.plan["sampler"]["class_path"].endswith("GridSampler") else []
+        return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
 
     @cached_property
     def lock(self) -> FileLock:
         """Held by the one process that works on the sweep."""
-        return FileLock(self.folder / ".locks" / "sweep")
+        return FileLock(self.folder / ".locks" / "sweep", timeout=0)
 
     def point(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return the config of a point: the value of each option, the label of a choice."""
@@ -89,7 +91,7 @@ def load(folder: Path) -> Sweep:
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     """Return the sweep that its own options and those of fit ask for, its folder made and locked."""
     if own.sweep:
-        sweep = _continued(own.resume, _new(own, options))
+        sweep = _continued(own.resume, *_new(own, options))
     elif options or own.config or own.storage:
         refuse("--resume without --sweep continues a sweep as it began: leave out all but --trials and --workers.")
     else:
@@ -99,7 +101,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
         if not sweep.plan["storage"]:
-            sweep.lock.acquire(timeout=0)
+            sweep.lock.acquire()
     except Timeout:
         refuse(f"another process works on {sweep.folder}: wait for it, or end it.")
     except OSError as error:
@@ -107,35 +109,25 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     return sweep
 
 
-def _continued(folder: Path | None, asked: Sweep) -> Sweep:
+def _continued(folder: Path | None, asked: Sweep, root: Path) -> Sweep:
     """Return the sweep in the folder, or the one that the same command began and did not finish, or else a new one."""
-    root = Path(asked.base["trainer"]["default_root_dir"] or ".").expanduser() / asked.base["experiment"]
     for file in [folder / FILE] if folder else sorted(root.glob(f"sweep_*/{FILE}")):
-        known = load(file.parent) if file.is_file() else asked
-        changed = [key for key in asked.plan if asked.plan[key] != known.plan.get(key)]
-        changed += ["options"] if asked.base != known.base else []
-        if folder and changed:
-            refuse(
-                f"{folder} is another sweep, with other {' and '.join(changed)}. Leave out --sweep, or begin a new one."
-            )
-        if folder:
-            known.folder = folder
-            return known
-        if not (changed or known.finished):
-            with contextlib.suppress(Timeout), known.lock.acquire(timeout=0):
+        if file.is_file():
+            known = load(file.parent)
+            same = (known.plan, known.base) == (asked.plan, asked.base)
+            if folder and not same:
+                refuse(f"{folder} is another sweep, with other options. Leave out --sweep, or begin a new one.")
+            if folder:
                 return known
-    asked.folder = claim(root, "sweep")
+            if same and not known.finished:
+                with contextlib.suppress(Timeout), known.lock:
+                    return known
+    asked.folder = folder or claim(root, "sweep")
     return asked
 
 
-def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
-    """Read and check the YAML, the options, and each bound and choice; nothing is started."""
-    if own.ckpt_path is not None:
-        refuse("--ckpt_path: each trial is a new run. To start from weights: --transfer.weights.")
-    if own.print_config is not None:
-        refuse("--print_config: a sweep has no config of its own. Ask for it with `fit` in place of `sweep`.")
-    if not own.config:
-        refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
+def _new(own: argparse.Namespace, options: list[str]) -> tuple[Sweep, Path]:
+    """Read and check the YAML, the options, and each bound and choice; return also the experiment's folder."""
     if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
         refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
     given = _read(f"--sweep {own.sweep}", own.sweep)
@@ -151,25 +143,32 @@ def _new(own: argparse.Namespace, options: list[str]) -> Sweep:
         if name in fixed:
             refuse(f"{name} is in the space, and given as an option. Leave out one of them.")
     files = {file for each, _ in walk(space) if each.name == FILES for file in each.given if isinstance(file, str)}
-    base = composed([*(word for file in own.config for word in ("--config", file)), *options])
-    _refuse_what_no_trial_can(base["trainer"])
-    metric = given.get("metric") or base["checkpoint"]["monitor"]
-    direction = given.get("direction") or _direction(metric, **base["checkpoint"])
+    base, root = compose_base(own.config, options, set())
+    trainer, monitor, mode = base["trainer"], base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
+    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
+        refuse(f"trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: a trial runs on one device. "
+               "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
+    metric = given.get("metric") or monitor
+    usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in metric else None
+    direction = given.get("direction") or usual
     if direction not in ("minimize", "maximize"):
-        refuse(f"direction: {direction} must be minimize or maximize.")
-    base["experiment"] = base["experiment"] or Path(own.config[0]).stem
-    base["test_after_fit"], base["trainer"]["devices"] = False, 1
+        refuse(
+            f"direction: {direction} must be minimize or maximize. Say in the sweep's YAML which {metric} is better."
+        )
+    base["test_after_fit"], trainer["devices"] = False, 1
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
     plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
-    for key, default in (("sampler", "optuna.samplers.TPESampler"), ("pruner", None)):
-        kind = given.get(key) or default
-        plan[key] = {"class_path": kind} if isinstance(kind, str) else kind
+    for key, base_class, default in (("sampler", BaseSampler, "TPESampler"), ("pruner", BasePruner, "NopPruner")):
+        kind = given.get(key) or f"optuna.{key}s.{default}"
+        kind = {"class_path": kind} if isinstance(kind, str) else kind
+        plan[key] = {name: value for name, value in kind.items() if value is not None}  # init_args, left empty
+        if not str(plan[key].get("class_path")).endswith(GRIDS):
+            make(base_class, plan[key])
     sweep = Sweep(plan, base)
     _check(sweep)
-    rehearse(sweep)
     sweep.trials = trials or len(sweep.grid) or NUM_TRIALS
-    return sweep
+    return sweep, root
 
 
 def _read(name: str, path: str) -> dict[str, Any]:
@@ -203,22 +202,22 @@ def _check(sweep: Sweep) -> None:
                 read({**above, each.name: at.low + 0.5})
                 each.given |= {"low": float(at.low), "high": float(at.high)}
                 each.distribution = FloatDistribution(at.low, at.high, at.log)
-        elif isinstance(at, IntDistribution | FloatDistribution) and at.high != each.given["high"]:
-            print(f"note: {each.name}: step {at.step} does not divide {at.low} to {each.given['high']}: the highest "
-                  f"value is {at.high}.", file=sys.stderr)  # fmt: skip
 
 
-def _direction(metric: str, monitor: str, mode: str | None, **_: Any) -> str:
-    if metric == monitor and mode:
-        return f"{mode}imize"
-    if "loss" not in metric:
-        refuse(f"{metric}: is a larger one better? Say `direction: maximize` (or minimize) in the sweep's YAML.")
-    return "minimize"
+@cache
+def _parser(base: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=base)
+    return parser
 
 
-def _refuse_what_no_trial_can(trainer: dict[str, Any]) -> None:
-    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
-        refuse(f"trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: a trial runs on one device. "
-               "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
-    if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
-        refuse("trainer.fast_dev_run, barebones, enable_checkpointing: trials are compared by their checkpoints.")
+def make(base: type, given: dict[str, Any], seed: int | None = None) -> Any:
+    """Instantiate a sampler or a pruner, with a seed if it takes one."""
+    try:
+        config = _parser(base).parse_object({"value": given})
+        if "seed" in config.value.get("init_args", {}):
+            config.value.init_args.seed = seed
+        return _parser(base).instantiate(config).value
+    except Exception as error:  # jsonargparse's, or the class's own
+        reason = " ".join(str(error).split()).replace('"value": ', "").removeprefix("Parser key ")
+        refuse(f"{base.__name__.removeprefix('Base').lower()}: {given.get('class_path')}: {reason}")

@@ -1,23 +1,34 @@
 """Write the results of a sweep: `trials.csv`, `best.yaml`, the test of the best trial, plots and a printed table."""
 
-import csv
-import io
 import re
 import shlex
 import warnings
+from pathlib import Path
+from typing import Any
 
 import optuna
 from filelock import FileLock
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from src.tools.common import lines_of, refuse, run_verb, summary_of, write
-from src.tools.sweep.plan import BASE, Sweep
-from src.tools.sweep.space import as_yaml
-from src.tools.sweep.study import drawn_by, trials_of
+from src.tools.common import BASE, as_yaml, lines_of, refuse, run_verb, summary_of, write, write_table
+from src.tools.sweep.plan import Sweep
 
 TRIALS, BEST = "trials.csv", "best.yaml"
-SAME_AS = "same_as"  # attribute with the number of the trial that fitted the same point
 NUM_SHOWN = 5
+PLOTS = {
+    "history": "optimization_history",
+    "importance": "param_importances",
+    "slices": "slice",
+    "parallel": "parallel_coordinate",
+}
+
+
+def trials_of(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that have begun; of one that was retried on another machine only the last attempt."""
+    every = study.get_trials(deepcopy=False)
+    retried = {number for trial in every for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+    return [trial for trial in every if trial.number not in retried and trial.state != TrialState.WAITING]
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -25,30 +36,34 @@ def state_of(trial: FrozenTrial) -> str:
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def cells_of(sweep: Sweep, trial: FrozenTrial, digits: str = "") -> list[str]:
-    """Return a trial's value of each option as YAML has it, empty where it has none; digits formats fractions."""
+def point_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's value of each option by its name, the label of a choice."""
+    return {key.partition(" (")[0]: value for key, value in trial.params.items()}
+
+
+def cells_of(trial: FrozenTrial, digits: str = "") -> dict[str, str]:
+    """Return a trial's value of each option as YAML has it; digits formats fractions."""
     words = {None: "null", True: "true", False: "false"}
-    drawn = drawn_by(sweep, trial)
-    cells = {name: f"{value:{digits}}" if isinstance(value, float) else str(value) for name, value in drawn.items()}
-    cells |= {name: words[value] for name, value in drawn.items() if value is None or isinstance(value, bool)}
-    return [cells.get(name, "") for name in sweep.names]
+    point = point_of(trial)
+    cells = {name: f"{value:{digits}}" if isinstance(value, float) else str(value) for name, value in point.items()}
+    return cells | {name: words[value] for name, value in point.items() if value is None or isinstance(value, bool)}
 
 
 def write_trials(sweep: Sweep, study: optuna.Study) -> None:
     """Write a row for each trial."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["number", "state", "value", *sweep.names, "folder", "seconds", "error"])
+    rows = []
     for trial in trials_of(study):
-        about = [trial.user_attrs.get(key, "") for key in ("folder", "seconds", "error")]
-        writer.writerow([trial.number, state_of(trial), trial.value, *cells_of(sweep, trial), *about])
-    write(sweep.folder / TRIALS, file.getvalue())
+        about = {key: trial.user_attrs.get(key, "") for key in ("folder", "seconds", "error")}
+        ended = {"number": trial.number, "state": state_of(trial), "value": trial.value}
+        rows.append(ended | dict.fromkeys(sweep.names, "") | cells_of(trial) | about)
+    write_table(sweep.folder / TRIALS, rows)
 
 
 def best_of(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
-    """Return the complete trials that were fitted, the best one first."""
-    done = [each for each in trials_of(study) if each.state == TrialState.COMPLETE and SAME_AS not in each.user_attrs]
-    return sorted(done, key=lambda trial: trial.value or 0.0, reverse=sweep.plan["direction"] == "maximize")
+    """Return the complete trials, the best one first; of those with one point the first."""
+    done = [each for each in trials_of(study)[::-1] if each.state == TrialState.COMPLETE]
+    by_folder = {trial.user_attrs["folder"]: trial for trial in done}.values()
+    return sorted(by_folder, key=lambda trial: trial.value or 0.0, reverse=sweep.plan["direction"] == "maximize")
 
 
 def describe(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> str:
@@ -56,11 +71,11 @@ def describe(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> str:
     words = [f"trial {trial.number:<3}", "" if trial.state == TrialState.COMPLETE else state_of(trial)]
     words += ["" if trial.value is None else f"{sweep.plan['metric']} {trial.value:.4f}"]
     words += [f"{trial.user_attrs['seconds']:.1f} s"]
-    words += [f"{name} {cell}" for name, cell in zip(sweep.names, cells_of(sweep, trial, ".4g"), strict=True) if cell]
-    if (same := trial.user_attrs.get(SAME_AS)) is not None:
-        words += [f"the same point as trial {same}, not fitted again"]
-    elif trial.number in [each.number for each in best_of(sweep, study)[:1]]:
+    words += [f"{name} {cell}" for name, cell in cells_of(trial, ".4g").items()]
+    if trial.number in [each.number for each in best_of(sweep, study)[:1]]:
         words += ["best so far"]
+    if not trial.user_attrs["folder"].endswith(f"_{trial.number}"):
+        words += [f"{Path(trial.user_attrs['folder']).name} has this point already"]
     return "  ".join(filter(None, [*words, trial.user_attrs["error"]]))
 
 
@@ -77,17 +92,16 @@ def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
         tested, notes = _test(sweep, best[0])
         found = "".join(f", {name} {value:.4f}" for name, value in tested.items())
         head = f"# Trial {best[0].number} of {sweep.folder}: {sweep.plan['metric']} {best[0].value:.4f}{found}.\n"
-        write(sweep.folder / BEST, head + as_yaml(sweep.point(drawn_by(sweep, best[0]))))
+        write(sweep.folder / BEST, head + as_yaml(sweep.point(point_of(best[0]))))
         notes += _plot(sweep, study)
         sweep.finished = True
         sweep.save()
-    rows = [[str(each.number), f"{each.value:.4f}", *cells_of(sweep, each, ".4g")] for each in best[:NUM_SHOWN]]
+    shown = [dict.fromkeys(sweep.names, "") | cells_of(each, ".4g") for each in best[:NUM_SHOWN]]
+    rows = [[str(each.number), f"{each.value:.4f}", *cells.values()] for each, cells in zip(best, shown, strict=False)]
     print("", *lines_of([["trial", sweep.plan["metric"], *sweep.names], *rows]), "", sep="\n")
     states = [state_of(trial) for trial in trials]
     counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
-    if same := sum(SAME_AS in trial.user_attrs for trial in trials):
-        counts += [f"{same} of them a point of another trial, not fitted again"]
-    seconds = sum(trial.user_attrs["seconds"] for trial in trials)
+    seconds = sum({trial.user_attrs["folder"]: trial.user_attrs["seconds"] for trial in trials}.values())
     print(f"sweep {len(trials)} trials: {', '.join(counts)}; {seconds:.1f} s in all")
     print(f"best  trial {best[0].number}, {sweep.plan['metric']} {best[0].value:.4f}{found}")
     print(f"files {TRIALS}, {BEST} and plots in {sweep.folder}", *(f"note: {note}" for note in notes), sep="\n")
@@ -102,7 +116,7 @@ def _test(sweep: Sweep, best: FrozenTrial) -> tuple[dict[str, float], list[str]]
         folder.mkdir(exist_ok=True)
         checkpoint = f"{best.user_attrs['folder']}/checkpoints/best.ckpt"
         words = ["test", "--ckpt_path", checkpoint, "--trainer.devices=1"]
-        _, error = run_verb(words, folder / "output.txt", (), folder)
+        error = run_verb(words, (), folder, folder / "output.txt")
         if error:
             return {}, [f"trial {best.number} was not tested: {error}"]
     metrics = summary_of(folder)["metrics"]
@@ -118,12 +132,7 @@ def _plot(sweep: Sweep, study: optuna.Study) -> list[str]:
     from optuna.visualization import matplotlib as plots
 
     notes = []
-    for name, kind in {
-        "history": "optimization_history",
-        "importance": "param_importances",
-        "slices": "slice",
-        "parallel": "parallel_coordinate",
-    }.items():
+    for name, kind in PLOTS.items():
         try:
             with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all later plots
                 warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The search: Optuna proposes points, and this process fits them or hands them to warm workers.
+"""Search: Optuna proposes points, and this process fits them or hands them to warm workers.
 
 One process of a machine works on a sweep. It holds the sweep's lock, and it alone writes the study and asks the pruner.
 Several machines share a database instead, by Optuna's own means alone: see `search_with_others`.
@@ -6,50 +6,42 @@ Several machines share a database instead, by Optuna's own means alone: see `sea
 
 import contextlib
 import functools
+import hashlib
 import multiprocessing
 import os
-import shutil
 import signal
+import sqlite3
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import torch
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.tools.common import refuse, run_verb, summary_of, write
-from src.tools.sweep.plan import BASE, Sweep
-from src.tools.sweep.results import SAME_AS, describe, write_trials
-from src.tools.sweep.space import as_yaml
-from src.tools.sweep.study import HEARTBEAT_S, number_of, open_storage, open_study, suggest, trials_of
+from src.tools.common import POINT, as_yaml, begin_anew, fit_words, has_checkpoint, refuse, run_verb, summary_of, write
+from src.tools.sweep.plan import Sweep, make
+from src.tools.sweep.results import describe, trials_of, write_trials
+from src.tools.sweep.space import draw
 
+HEARTBEAT_S = 20
+NUM_RETRIES = 3
 PRUNED = "pruned"  # attribute of a trial that the pruner found hopeless
 STEPS = "steps"  # attribute with the training step of each validation
-Report = Callable[[int, float], bool]  # takes a step and a value, returns whether to stop
-
-
-class Job(NamedTuple):
-    """Describes a fit: the run's folder, its point as YAML, and the metric to report after each validation."""
-
-    folder: Path
-    point: str
-    metric: str
-
-
-class Outcome(NamedTuple):
-    """Describes how a trial ended: its best validation, the seconds of all parts, the error of a failed one."""
-
-    value: float | None = None
-    seconds: float = 0.0
-    error: str = ""
+Report = Callable[[tuple[int, float]], bool]  # takes a step and a value, returns whether to stop
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 class Reports(Callback):
@@ -61,25 +53,79 @@ class Reports(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         found = trainer.callback_metrics.get(self.metric)
         if trainer.state.fn == "fit" and not trainer.sanity_checking and found is not None:
-            trainer.should_stop |= self.report(trainer.global_step, float(found))
+            trainer.should_stop |= self.report((trainer.global_step, float(found)))
 
 
-def fit(job: Job, report: Report) -> Outcome:
-    """Fit, or resume a fit that was interrupted; a signal ends it by SystemExit."""
-    folder, last = job.folder, job.folder / "checkpoints" / "last.ckpt"
-    words = ["fit", "--ckpt_path", last]
+def open_storage(sweep: Sweep) -> RDBStorage:
+    """Open the database: a file in the sweep's folder, or the one that several machines share."""
+    url = sweep.plan["storage"]
+    if url is None:
+        file = str((sweep.folder / "study.db").absolute())
+        # The path stays out of the address, where `?`, `#`, `%` and `{` have a meaning.
+        creator = functools.partial(sqlite3.connect, file, check_same_thread=False)
+        return RDBStorage("sqlite:///study.db", {"creator": creator})
+    retry: dict[str, Any] = {
+        "heartbeat_interval": HEARTBEAT_S,
+        "grace_period": 3 * HEARTBEAT_S,
+        "heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(NUM_RETRIES, True),
+    }
+    for wait_s in (1, 3, 0):
+        try:
+            return RDBStorage(url, **retry)
+        except Exception as error:  # each database has errors of its own
+            reason = " ".join(str(error).partition("(Background on")[0].split())
+            time.sleep(wait_s)  # another machine may have created the tables at the same instant
+    refuse(f"--storage {url}: {reason}. Is the database running, and its driver installed?")
+
+
+def open_study(sweep: Sweep) -> tuple[optuna.Study, RDBStorage]:
+    """Open the study and its storage, or create them."""
+    storage = open_storage(sweep)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=str(sweep.folder.absolute()) if sweep.plan["storage"] else "sweep",
+        direction=sweep.plan["direction"],
+        pruner=make(BasePruner, sweep.plan["pruner"]),
+        load_if_exists=True,
+    )
+    if not study.get_trials(deepcopy=False):
+        for point in sweep.grid:
+            study.enqueue_trial(point)
+    return study, storage
+
+
+def suggest(sweep: Sweep, study: optuna.Study, trial: Trial) -> dict[str, Any]:
+    """Draw a trial's point: the value of each option, the label of a choice.
+
+    It depends on the sampler's seed, the trial's number and the study alone, so that a killed sweep draws the same.
+    """
+    if not sweep.grid:  # whose trials have their values from the start
+        kind = sweep.plan["sampler"]
+        seed = int(kind.get("init_args", {}).get("seed") or 0)
+        own = int.from_bytes(hashlib.sha256(f"{seed} {trial.number}".encode()).digest()[:4])
+        # A quasi-random sequence is one for all trials.
+        study.sampler = make(BaseSampler, kind, seed if "QMC" in kind["class_path"] else own)
+    try:
+        return draw(sweep.space, trial)
+    except (ImportError, ValueError) as error:
+        refuse(f"sampler: {sweep.plan['sampler']['class_path']}: {' '.join(str(error).split())}")
+
+
+def fit(folder: Path, metric: str, report: Report) -> str:
+    """Fit the point in a run's folder, or resume its fit; a signal ends it by SystemExit.
+
+    Args:
+        folder: The run's.
+        metric: Reported after each validation.
+        report: Called with step and value.
+
+    Returns:
+        The reason of a failure in one line, or nothing.
+    """
     with FileLock(folder.parent / ".locks" / folder.name):  # a worker whose sweep was killed may still be saving
-        if not last.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write(folder / "point.yaml", job.point)
-            words = ["fit", "--config", folder.parent / BASE, "--config", folder / "point.yaml"]
-        _, error = run_verb(words, folder / "output.txt", [Reports(job.metric, report)], folder)
-    summary = summary_of(folder)
-    value, seconds = summary.get("best"), summary.get("seconds", 0.0)
-    if error or not isinstance(value, int | float):
-        return Outcome(None, seconds, error or f"no validation gave a number for {job.metric}")
-    return Outcome(value, seconds)
+        if not has_checkpoint(folder):
+            begin_anew(folder)
+        return run_verb(fit_words(folder), [Reports(metric, report)], folder, folder / "output.txt")
 
 
 class Search:
@@ -91,57 +137,54 @@ class Search:
     """
 
     def __init__(self, sweep: Sweep, max_failures: int) -> None:
-        self.sweep, self.max_failures = sweep, max_failures
-        self.storage = open_storage(sweep)
-        self.study = open_study(sweep, self.storage)
+        self.sweep, self.max_failures, self.metric = sweep, max_failures, sweep.plan["metric"]
+        self.study, storage = open_study(sweep)
         begun = trials_of(self.study)
         if sweep.trials < len(begun):
             refuse(f"--trials {sweep.trials}: {len(begun)} have begun in {sweep.folder}. Name at least as many.")
-        self.interrupted = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
+        study_id = storage.get_study_id_from_name(self.study.study_name)
+        running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
+        ids = [storage.get_trial_id_from_study_id_trial_number(study_id, number) for number in running]
+        self.interrupted = [Trial(self.study, each) for each in ids]
         self.num_failed = 0  # in a row
         self.deaths: Counter[int] = Counter()
 
-    def next(self) -> tuple[Trial, Job] | None:
-        """Take the next trial that has to be fitted: an interrupted one, or a new one."""
+    def next(self) -> tuple[Trial, Path] | None:
+        """Take the next trial that has to be fitted, an interrupted one or a new one; return it with its folder."""
         while self.num_failed < self.max_failures:
             if self.interrupted:
-                study_id = self.storage.get_study_id_from_name(self.study.study_name)
-                number = self.interrupted.pop(0)
-                trial = Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
+                trial = self.interrupted.pop(0)
             elif len(trials_of(self.study)) < self.sweep.trials:
                 trial = self.study.ask()
             else:
                 return None
-            found = self.prepare(trial)
-            if isinstance(found, Job):
-                return trial, found
-            self.finish(trial, found)
+            folder = self.prepare(trial)
+            if (deaths := self.deaths[trial.number]) < self.max_failures:
+                return trial, folder
+            self.finish(trial, f"its worker died {deaths} times (out of memory?)")
         return None
 
-    def prepare(self, trial: Trial) -> Job | Outcome:
-        """Draw a trial's point; return its job, or its outcome if there is nothing to fit.
+    def prepare(self, trial: Trial) -> Path:
+        """Draw a trial's point; return the folder of its run.
 
-        A point that was fitted is not fitted again: it would give the same bits, unless each fit draws a seed.
+        A point that was fitted has its folder already, where nothing is left to do: another fit would give the same
+        bits, unless each draws a seed.
         """
-        config, about = self.sweep.point(suggest(self.sweep, self.study, trial)), trial.user_attrs
-        if about.get(PRUNED):
-            return Outcome(seconds=summary_of(Path(about["folder"])).get("seconds", 0.0))
-        if (deaths := self.deaths[trial.number]) >= self.max_failures:
-            return Outcome(error=f"its worker died {deaths} times (out of memory?)")
-        same = [other for other in self.study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED))
-                if other.params == trial.params and SAME_AS not in other.user_attrs]  # fmt: skip
+        config = self.sweep.point(suggest(self.sweep, self.study, trial))
         draws_seed = isinstance(config.get("seed_everything", self.sweep.base["seed_everything"]), bool)
-        if same and "folder" not in about and not draws_seed:
-            trial.set_user_attr("folder", same[0].user_attrs["folder"])
-            trial.set_user_attr(SAME_AS, same[0].number)
-            trial.set_user_attr(PRUNED, same[0].state == TrialState.PRUNED)
-            return Outcome(same[0].value)
-        folder = self.sweep.folder / f"version_{number_of(self.study, trial.number)}"
+        others = [] if draws_seed else self.study.get_trials(deepcopy=False)
+        known = [other.user_attrs["folder"] for other in others
+                 if other.params == trial.params and "folder" in other.user_attrs]  # fmt: skip
+        new = str(self.sweep.folder / f"version_{trial.number}")
+        folder = Path(trial.user_attrs.get("folder") or [*known, new][0])
         trial.set_user_attr("folder", str(folder))
-        return Job(folder, as_yaml(config), self.sweep.plan["metric"])
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / POINT, as_yaml(config))
+        return folder
 
-    def report(self, trial: Trial, step: int, value: float) -> bool:
+    def report(self, trial: Trial, validation: tuple[int, float]) -> bool:
         """Report a validation, the n-th one as the n-th step of the study; return whether the trial is hopeless."""
+        step, value = validation
         steps = trial.user_attrs.get(STEPS, [])
         if step not in steps:  # else a resumed fit repeats it
             steps = [*steps, step]
@@ -151,17 +194,22 @@ class Search:
             trial.set_user_attr(PRUNED, True)
         return bool(trial.user_attrs.get(PRUNED))
 
-    def note(self, trial: Trial, outcome: Outcome) -> TrialState:
-        """Store what a trial left; return its state."""
-        trial.set_user_attr("seconds", outcome.seconds)
-        trial.set_user_attr("error", outcome.error)
-        is_pruned = trial.user_attrs.get(PRUNED)
-        return TrialState.PRUNED if is_pruned else TrialState.FAIL if outcome.error else TrialState.COMPLETE
+    def note(self, trial: Trial, error: str) -> tuple[TrialState, float | None]:
+        """Store what a trial left; return its state and its best validation."""
+        summary = summary_of(Path(trial.user_attrs["folder"]))
+        value = summary.get("best")
+        if not isinstance(value, int | float):
+            error = error or f"no validation gave a number for {self.metric}"
+        trial.set_user_attr("seconds", summary.get("seconds", 0.0))
+        trial.set_user_attr("error", error)
+        if trial.user_attrs.get(PRUNED):
+            return TrialState.PRUNED, None
+        return (TrialState.FAIL, None) if error else (TrialState.COMPLETE, value)
 
-    def finish(self, trial: Trial, outcome: Outcome) -> None:
+    def finish(self, trial: Trial, error: str) -> None:
         """Tell the study how a trial ended."""
-        state = self.note(trial, outcome)
-        self.show(self.study, self.study.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state))
+        state, value = self.note(trial, error)
+        self.show(self.study, self.study.tell(trial, value, state))
 
     def show(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Write `trials.csv` and print a line for a trial that has ended."""
@@ -173,8 +221,8 @@ class Search:
 def search_here(search: Search) -> None:
     """Fit one trial after another in this process."""
     while found := search.next():
-        trial, job = found
-        search.finish(trial, fit(job, functools.partial(search.report, trial)))
+        trial, folder = found
+        search.finish(trial, fit(folder, search.metric, functools.partial(search.report, trial)))
 
 
 def search_with_others(search: Search) -> None:
@@ -188,18 +236,18 @@ def search_with_others(search: Search) -> None:
     """
 
     def objective(trial: Trial) -> float:
-        found = search.prepare(trial)
-        outcome = fit(found, functools.partial(search.report, trial)) if isinstance(found, Job) else found
-        if search.note(trial, outcome) == TrialState.PRUNED:
+        error = fit(search.prepare(trial), search.metric, functools.partial(search.report, trial))
+        state, value = search.note(trial, error)
+        if state == TrialState.PRUNED:
             raise optuna.TrialPruned
-        return float("nan") if outcome.value is None else outcome.value  # Optuna takes NaN for a failure
+        return float("nan") if value is None else value  # Optuna takes NaN for a failure
 
     while search.num_failed < search.max_failures:
         optuna.storages.fail_stale_trials(search.study)
-        states = [trial.state for trial in trials_of(search.study)]
-        if len(states) < search.sweep.trials or TrialState.WAITING in states:
+        begun = trials_of(search.study)
+        if len(begun) < search.sweep.trials:
             search.study.optimize(objective, n_trials=1, callbacks=[search.show])
-        elif TrialState.RUNNING in states:
+        elif TrialState.RUNNING in [trial.state for trial in begun]:
             time.sleep(HEARTBEAT_S)  # its machine may die
         else:
             return
@@ -215,7 +263,7 @@ def search_with_workers(search: Search, number: int) -> None:
 
     def start(place: dict[str, str]) -> None:
         pipe, end = context.Pipe()
-        process = context.Process(target=serve, args=(end, place))
+        process = context.Process(target=serve, args=(end, place, search.metric))
         process.start()
         end.close()
         workers[pipe] = process, place
@@ -226,9 +274,9 @@ def search_with_workers(search: Search, number: int) -> None:
         while True:
             for pipe in [pipe for pipe in workers if pipe not in busy]:
                 if found := search.next():
-                    busy[pipe], job = found
+                    busy[pipe], folder = found
                     with contextlib.suppress(BrokenPipeError):  # it died, as the next `recv` says
-                        pipe.send(job)
+                        pipe.send(folder)
             if not busy:
                 return
             ready = wait(list(busy))
@@ -236,17 +284,18 @@ def search_with_workers(search: Search, number: int) -> None:
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):
-                    (process, place), died = workers.pop(pipe), busy.pop(pipe).number
+                    (process, place), trial = workers.pop(pipe), busy.pop(pipe)
                     process.join()
-                    print(f"worker died (exit code {process.exitcode}); another continues trial {died}", flush=True)
-                    search.deaths[died] += 1
-                    search.interrupted.append(died)
+                    print(f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
+                          flush=True)  # fmt: skip
+                    search.deaths[trial.number] += 1
+                    search.interrupted.append(trial)
                     start(place)
                     continue
-                if isinstance(message, Outcome):
+                if isinstance(message, str):
                     search.finish(busy.pop(pipe), message)
                 else:
-                    pipe.send(search.report(busy[pipe], *message))
+                    pipe.send(search.report(busy[pipe], message))
     finally:
         processes = [process for process, _ in workers.values()]
         try:
@@ -268,20 +317,26 @@ def _places(number: int) -> list[dict[str, str]]:
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(number)]
 
 
-def serve(pipe: Connection, place: dict[str, str]) -> None:
-    """Fit the jobs that a pipe gives, as long as the parent lives; send reports, which are answered, and outcomes."""
+def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
+    """Fit in the folders that a pipe gives, as long as the parent lives.
+
+    Args:
+        pipe: Gets validations, which are answered, and the reason of a failure at the end of each fit.
+        place: Variables for the environment.
+        metric: Reported after each validation.
+    """
     os.environ.update(place)
     torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which ends each worker once
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def report(step: int, value: float) -> bool:
-        pipe.send((step, value))
+    def report(validation: tuple[int, float]) -> bool:
+        pipe.send(validation)
         return bool(pipe.recv())
 
     while True:
-        pipe.send(fit(pipe.recv(), report))
+        pipe.send(fit(pipe.recv(), metric, report))
 
 
 def _end_with_parent() -> None:

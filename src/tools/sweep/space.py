@@ -1,15 +1,13 @@
-"""The space of a sweep: options by their own names, each with a range or with choices."""
+"""Read the space of a sweep: options by their own names, each with a range or with choices."""
 
 import copy
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
@@ -26,8 +24,8 @@ class Option:
     Attributes:
         name: As on the command line.
         key: Its name in the study. Below a choice it names the choice, since each may have another range.
-        given: What the YAML says.
-        distribution: Optuna's; of a choice it has the labels.
+        given: The range or the choices as the YAML gives them.
+        distribution: Optuna's; the values of a choice are its labels.
         below: The space that a choice brings along, by its label.
     """
 
@@ -42,9 +40,12 @@ Space = list[Option]
 
 
 def read_space(given: Any, at: str = "space", branch: str = "") -> Space:
-    """Read a space, given as a range `{low, high, log, step}`, a list, or choices with a space each, by option.
+    """Read a space: a range `{low, high, log, step}`, a list, or choices with a space each, by option.
 
-    For the messages, `at` says where it stands; `branch` is the choice that brings it along.
+    Args:
+        given: As the YAML has it.
+        at: Its place, for messages.
+        branch: The choice that brings it along.
     """
     if not isinstance(given, dict) or not given:
         refuse(f"{at}: expected options by their names, such as `model.optimizer.lr: {{low: 1e-4, high: 0.1}}`.")
@@ -74,15 +75,14 @@ def _read_range(
 ) -> FloatDistribution | IntDistribution:
     numbers = [low, high, *([] if step is None else [step])]
     if other or not all(type(each) in (int, float) for each in numbers) or not isinstance(log, bool):
-        refuse(f"{name}: expected {{low: number, high: number}} and optionally step: number and log: true; got "
-               f"{dict(low=low, high=high, log=log, step=step) | other}.")  # fmt: skip
+        refuse(f"{name}: expected a range {{low: number, high: number}}, optionally with step: number and log: true.")
     try:
-        with warnings.catch_warnings():  # the plan reports a step that does not divide its range
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # a step that does not divide its range
             if all(isinstance(each, int) for each in numbers):
                 return IntDistribution(low, high, log, step or 1)
             return FloatDistribution(low, high, log, step)
-    except ValueError as error:
+    except (ValueError, UserWarning) as error:
         refuse(f"{name}: low {low}, high {high}: {str(error).rstrip('.')}.".replace("`", ""))
 
 
@@ -99,18 +99,14 @@ def walk(space: Space, above: dict[str, Any] | None = None) -> Iterator[tuple[Op
             yield from walk(below, {**(above or {}), each.name: choice})
 
 
-def draw(space: Space, trial: BaseTrial, begin: Callable[[str], None] = lambda key: None) -> dict[str, Any]:
-    """Let a trial draw the value of each option, the label of a choice; `begin` is called with each key before.
-
-    What the trial drew before it was interrupted stays.
-    """
+def draw(space: Space, trial: BaseTrial) -> dict[str, Any]:
+    """Let a trial draw the value of each option, the label of a choice; a trial that has drawn returns the same."""
     drawn: dict[str, Any] = {}
     for each in space:
-        begin(each.key)
         at = each.distribution
         if isinstance(at, CategoricalDistribution):
             drawn[each.name] = trial.suggest_categorical(each.key, at.choices)
-            drawn |= draw(each.below.get(drawn[each.name], []), trial, begin)
+            drawn |= draw(each.below.get(drawn[each.name], []), trial)
         elif isinstance(at, IntDistribution):
             drawn[each.name] = trial.suggest_int(each.key, at.low, at.high, step=at.step, log=at.log)
         else:
@@ -121,11 +117,11 @@ def draw(space: Space, trial: BaseTrial, begin: Callable[[str], None] = lambda k
 def probes(space: Space) -> list[dict[str, Any]]:
     """Return a few points, by the names of the options, in which each bound and each choice occurs."""
 
-    def values(each: Option) -> list[Any]:
+    def bounds(each: Option) -> list[Any]:
         at: Any = each.distribution
         return list(dict.fromkeys((at.low, at.high, min(at.low + (at.step or (at.high - at.low) / 3), at.high))))
 
-    columns = [_column(each, each.name, values, probes) for each in space]
+    columns = [_column(each, each.name, bounds, probes) for each in space]
     rows = range(max(map(len, columns), default=1))
     return [{k: v for column in columns for k, v in column[row % len(column)].items()} for row in rows]
 
@@ -133,13 +129,13 @@ def probes(space: Space) -> list[dict[str, Any]]:
 def points(space: Space) -> list[dict[str, Any]]:
     """Return all points of a grid, by the keys of the study."""
 
-    def values(each: Option) -> list[Any]:
+    def steps(each: Option) -> list[Any]:
         at: Any = each.distribution
         if at.log or at.step is None:
             refuse(f"{each.name}: a grid needs a step, or a list of values, and no log.")
         return [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
 
-    columns = [_column(each, each.key, values, points) for each in space]
+    columns = [_column(each, each.key, steps, points) for each in space]
     rows = list(itertools.islice(itertools.product(*columns), MAX_POINTS + 1))
     if len(rows) > MAX_POINTS:
         refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
@@ -155,33 +151,16 @@ def _column(
     return [{name: choice} | row for choice in each.distribution.choices for row in rest(each.below.get(choice, []))]
 
 
-class Dumper(yaml.SafeDumper):
-    """Quotes a text that a reader of YAML 1.2 would take for a number, such as `1e3`."""
-
-    def represent_text(self, text: str) -> yaml.Node:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None)
-
-
-Dumper.add_representer(str, Dumper.represent_text)
-
-
-def as_yaml(tree: dict[str, Any], **more: Any) -> str:
-    """Return a config as text."""
-    return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, **{"width": 120} | more))
-
-
 def fragment(values: dict[str, Any]) -> dict[str, Any]:
     """Turn options by their names into a config; the value of `config` is a dict with options."""
-    tree: dict[str, Any] = copy.deepcopy(values.get(FILES, {}))
-    for name in sorted(
-        values.keys() - {FILES}, key=lambda name: (name.count("."), name)
-    ):  # a class, then its arguments
+    values = copy.deepcopy(values)
+    tree: dict[str, Any] = values.pop(FILES, {})
+    for name in sorted(values, key=lambda name: (name.count("."), name)):  # a class before its arguments
         *above, last = [part for part in name.split(".") if part not in ("init_args", "class_path")]
         at = tree
         for part in above:
-            child = at.get(part)
-            child = {"class_path": child} if isinstance(child, str) else child if isinstance(child, dict) else {}
-            at[part] = child
+            child = at.get(part) or {}
+            child = at[part] = child if isinstance(child, dict) else {"class_path": child}
             at = child.setdefault("init_args", {}) if "class_path" in child else child
-        at[last] = copy.deepcopy(values[name])
+        at[last] = values[name]
     return tree
