@@ -9,27 +9,20 @@ from torchmetrics.functional import mean_absolute_error, r2_score
 from src.callbacks.true_and_predicted import Points, plot_points
 from src.module import LitModule
 from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Drawn, run, sums, write_yaml
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, pixels, run, sums, write_yaml
+from tests.processes import launch, processes
 
-PICTURE = "src.callbacks.true_and_predicted.TrueAndPredicted"
-
-
-class Batch:
-    """A target of D outputs and what was predicted."""
-
-    def __init__(self, target, scores, rows):
-        self.target, self.scores, self.rows = target, scores, rows
-
-    def places(self, num_rows):
-        return self.rows
+PLOT = "src.callbacks.true_and_predicted.TrueAndPredicted"
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Drawn:
-    return run(write_yaml(tmp_path_factory.mktemp("regression") / "x.yaml", REGRESSION, PICTURE))
+def points_of(target, predicted, most=100):
+    points = Points(most, target[0].numel())
+    points.update(predicted, target, torch.arange(len(target)))
+    return points
 
 
-def test_each_sample_is_a_point_in_the_panel_of_each_output(drawn):
+def test_each_sample_is_a_point_in_the_panel_of_each_output(tmp_path):
+    drawn = run(write_yaml(tmp_path / "x.yaml", REGRESSION, PLOT))
     x, target = sums()
     with torch.no_grad():
         predicted = LitModule.load_from_checkpoint(drawn.folder / "checkpoints/best.ckpt")(x)
@@ -48,65 +41,51 @@ def test_each_sample_is_a_point_in_the_panel_of_each_output(drawn):
     assert drawn.figures["true_and_predicted"].get_suptitle() == f"test: {NUM_ROWS} samples"
 
 
-def test_of_many_samples_some_are_drawn_the_same_for_any_batches_and_the_figures_are_of_all():
+def test_of_many_samples_the_same_ones_are_drawn_for_any_batches_and_metrics_are_of_all():
     generator = torch.Generator().manual_seed(0)
-    target = 100 + torch.randn(30_000, generator=generator)
-    scores = target + 0.5 * torch.randn(30_000, generator=generator)
-    rows = torch.arange(30_000)
-    whole, one, other = Points(1_000), Points(1_000), Points(1_000)
-    whole.add(Batch(target, scores, rows))
+    target = 1e4 + torch.randn(30_000, generator=generator)
+    predicted = target + 0.5 * torch.randn(30_000, generator=generator)
+    whole, one, other = points_of(target, predicted, 1_000), Points(1_000, 1), Points(1_000, 1)
     for part, start in ((one, 0), (other, 1)):
-        for mine in rows[start::2].split(500):
-            part.add(Batch(target[mine], scores[mine].unsqueeze(1), mine))
+        for rows in torch.arange(30_000)[start::2].split(500):
+            part.update(predicted[rows].unsqueeze(1), target[rows], rows)
     one.merge_state(other)
     assert torch.equal(one.keys, whole.keys)
     assert torch.equal(one.values, whole.values)
-    assert len(one.values) == 1_000
-    found = one.metrics[0].compute()
-    assert float(found["R2"]) == pytest.approx(float(r2_score(scores.double(), target.double())))
-    assert float(found["MAE"]) == pytest.approx(float(mean_absolute_error(scores, target)), rel=1e-5)
-    # They are of the whole range of rows, not of its beginning.
+    r2, mae = (float(metric.compute()) for metric in one.metrics)
+    assert r2 == pytest.approx(float(r2_score(predicted.double(), target.double())))
+    assert mae == pytest.approx(float(mean_absolute_error(predicted, target)), rel=1e-4)
+    # They come from the whole range of rows, not from its beginning.
     drawn = torch.isin(target, one.values[:, 0, 0]).nonzero().flatten()
     assert drawn.float().mean() == pytest.approx(15_000, rel=0.05)
     assert plot_points(one, "test").get_suptitle() == "test: 30,000 samples, 1,000 are drawn"
 
 
-def test_what_is_not_finite_is_no_point():
-    points = Points(100)
-    points.add(
-        Batch(torch.tensor([[1.0, torch.inf], [2.0, torch.inf]]), torch.full((2, 2), torch.nan), torch.arange(2))
-    )
-    assert len(plot_points(points, "$a$").axes) == 2
+def test_values_that_are_not_finite_and_a_single_sample_are_drawn():
+    target = torch.tensor([[1.0, torch.inf], [2.0, torch.inf]])
+    assert len(plot_points(points_of(target, torch.full((2, 2), torch.nan)), "$a$").axes) == 2
+    assert plot_points(points_of(torch.ones(1), torch.ones(1)), "a").axes[0].get_title() == "R2 nan, MAE nan"
 
 
-def test_more_than_nine_outputs_are_said():
-    points = Points(100)
-    points.add(Batch(torch.randn(20, 3, 4), torch.randn(20, 3, 4), torch.arange(20)))
-    figure = plot_points(points, "test")
+def test_more_than_nine_outputs_are_counted():
+    figure = plot_points(points_of(torch.randn(20, 3, 4), torch.randn(20, 3, 4)), "test")
     assert len(figure.axes) == 9
     assert figure.get_suptitle() == "test: 20 samples, 9 of 12 outputs"
 
 
-def test_a_value_that_nobody_measured_has_no_error_and_the_number_of_the_others_is_told():
-    target = torch.tensor([[1.0, 4.0], [2.0, torch.nan], [4.0, torch.nan], [5.0, 8.0]])
-    scores = torch.tensor([[1.0, 5.0], [3.0, 0.0], [4.0, 9.0], [7.0, 8.0]])
-    points = Points(100)
-    points.add(Batch(target, scores, torch.arange(4)))
-    figure = plot_points(points, "test")
-    assert figure.get_suptitle() == "test: 4 samples"
-    assert [axes.get_title() for axes in figure.axes] == [
-        "output 0: R2 0.5000, MAE 0.75",
-        "output 1: R2 0.8750, MAE 0.5 of 2",
-    ]
-
-
-def test_a_classification_is_told_in_one_line(tmp_path, capfd):
-    assert not run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, PICTURE)).figures
+def test_a_classification_is_one_line(tmp_path, capfd):
+    assert not run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, PLOT)).figures
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "TrueAndPredicted" in line]
     assert line.startswith("note: TrueAndPredicted drew nothing: this is no regression")
-
-
-def test_targets_of_0_and_1_alone_are_told(tmp_path, capfd):
-    config = write_yaml(tmp_path / "x.yaml", yaml.safe_load(SMALL.read_text()), PICTURE)
+    config = write_yaml(tmp_path / "y.yaml", yaml.safe_load(SMALL.read_text()), PLOT)
     assert not run(config, "--data.passes=1").figures
     assert "all true values are 0 or 1" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(tmp_path):
+    one = run(write_yaml(tmp_path / "x.yaml", REGRESSION, PLOT)).folder
+    options = (*processes(2), "--trainer.default_root_dir=two")
+    launch("test", "--ckpt_path", one / "checkpoints/best.ckpt", *options, cwd=tmp_path)
+    two = tmp_path / "two/pictures/version_0/true_and_predicted.png"
+    assert (pixels(two) != pixels(one / "true_and_predicted.png")).mean() < 1e-3

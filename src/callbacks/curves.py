@@ -16,7 +16,7 @@ STAGE = r"(?:(?P<stage>train|val|test)(?:ing|id|idation)?[/_])?"
 COLUMN = re.compile(STAGE + r"(?P<name>[^/]+?)(?:_epoch|_step)?(?P<rest>/.*)?", re.DOTALL)
 COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 RATE = "learning rate"
-MAX_PANELS, MAX_VALUES = 30, 500_000  # a run may have thousands of metrics and a million rows
+MAX_PANELS = 30  # a run may have thousands of metrics
 
 
 class Curves(Picture):
@@ -28,18 +28,11 @@ class Curves(Picture):
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         path = Path(trainer.default_root_dir, "metrics.csv")
         # A test or a validation alone has no curve, nor has a fit that ended in its first epoch.
-        if self.run.verb != "fit" or not path.exists():
-            return
-        with path.open(newline="", encoding="utf-8") as file:
-            num_columns, num_rows = file.readline().count(",") + 1, sum(1 for _ in file)
-            file.seek(0)
-            every = -(-num_columns * num_rows // MAX_VALUES)
-            kept = {*range(0, num_rows, max(every, 1)), num_rows - 1}  # the last one is the test's
-            rows = [row for number, row in enumerate(csv.DictReader(file)) if number in kept]
-        if rows:
-            if every > 1:
-                print(f"note: curves.png has one of {every} rows of metrics.csv", file=sys.stderr)
-            self.save(trainer, "curves", plot_curves(rows))
+        if self.run.verb == "fit" and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            if rows:
+                self.save(trainer, "curves", plot_curves(rows))
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:
@@ -67,25 +60,19 @@ def plot_curves(rows: Sequence[Mapping[str, str]]) -> Any:
     figure.subplots_adjust(wspace=0.3, hspace=0.45)
     for number, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, number + 1, title=as_label(name), xlabel=x)
-        _paint(axes, panels[name])
+        for label in sorted(panels[name], key=lambda label: (*COLORS, label).index(label)):
+            xs, ys = zip(*panels[name][label], strict=True)
+            marker = "D" if label.startswith("test") else "." if len(xs) < 40 else ""
+            color = COLORS[label] if set(panels[name]) <= set(COLORS) else None  # one curve for each stage
+            axes.plot(xs, ys, color=color, label=as_label(label), marker=marker, markersize=5)
+        if len(panels[name]) <= 12:  # more would hide the curves
+            axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
         values = [y for points in panels[name].values() for _, y in points if math.isfinite(y)]
         if name != RATE and values and min(values) > 0 and max(values) > 30 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")  # by default a formula
     return figure
-
-
-def _paint(axes: Any, curves: dict[str, list[tuple[float, float]]]) -> None:
-    """Draw the curves of a panel; the color shows the stage, where each stage has one curve."""
-    of_stages = set(curves) <= set(COLORS)
-    for label in sorted(curves, key=lambda label: (*COLORS, label).index(label)):
-        xs, ys = zip(*curves[label], strict=True)
-        marker = "D" if label.startswith("test") else "." if len(xs) < 40 else ""
-        color = COLORS[label] if of_stages else None
-        axes.plot(xs, ys, color=color, label=as_label(label), marker=marker, markersize=5)
-    if len(curves) <= 12:  # more would hide the curves
-        axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
 
 
 def place_of(column: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import EvaluationPicture, Evaluated, new_figure, thumbnail
 
-PIXELS = 616  # of the picture, for all images of a line
+PIXELS = 1_200  # of all images in a line of the grid
 
 
 class FirstLayer(EvaluationPicture):
@@ -28,13 +28,13 @@ class FirstLayer(EvaluationPicture):
         self.most = most
         self.layer = layer
 
-    def begin(self, batch: Evaluated) -> "Shape":
-        return Shape(tuple(batch.images.shape[1:]))
+    def begin(self, batch: Evaluated) -> "ImageShape":
+        return ImageShape(batch.images.shape[1:])
 
-    def add(self, seen: "Shape", batch: Evaluated) -> None:
-        """Do nothing: the first batch has all."""
+    def add(self, seen: "ImageShape", batch: Evaluated) -> None:
+        """Collect nothing: all batches have images of one shape."""
 
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "ImageShape", suffix: str) -> None:
         known = {n: part for n, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
         layer = known.get(self.layer or next(iter(known), ""))
         if layer is None:
@@ -45,34 +45,32 @@ class FirstLayer(EvaluationPicture):
 
 
 @dataclass
-class Shape:
-    """The shape of an image, (1 or 3, H, W), from the first batch."""
+class ImageShape:
+    """Keeps the shape of an image, (1 or 3, H, W)."""
 
     shape: tuple[int, ...]
 
-    def merge_state(self, other: "Shape") -> None:
-        """Do nothing: all processes have the same."""
+    def merge_state(self, other: "ImageShape") -> None:
+        """Keep it: all processes have the same."""
 
 
 def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Tensor:
     """Return the weights of each unit as an image, (N, 1 or 3, H, W), those with the largest norm first.
 
     Args:
-        layer: The first one; for photos it has millions of weights per unit.
-        shape: Of the images, (1 or 3, H, W).
+        layer: Its weights may be millions per unit: the images are thumbnails.
+        shape: Of an input image, (1 or 3, H, W).
         most: N, if there are so many.
     """
     weights = layer.weight.detach()
     if isinstance(layer, nn.Linear):
         if layer.in_features != math.prod(shape):
-            given = " x ".join(map(str, shape))
-            raise UserError(f"the layer takes {layer.in_features} numbers, the images have {given}.")
-        weights = weights.reshape(-1, *shape)
+            raise UserError(f"the layer takes {layer.in_features} numbers, the images have {tuple(shape)}.")
+        weights = weights.unflatten(1, tuple(shape))
     if weights.shape[1] not in (1, 3):
         weights = weights.mean(dim=1, keepdim=True)
-    norms = torch.stack([torch.linalg.vector_norm(unit, dtype=torch.float32) for unit in weights])
-    first = norms.argsort(descending=True, stable=True)[:most].tolist()
-    side = 2 * PIXELS // math.ceil(math.sqrt(len(first)))
+    first = weights.flatten(1).norm(dim=1, dtype=torch.float32).argsort(descending=True, stable=True)[:most]
+    side = PIXELS // math.ceil(math.sqrt(len(first)))
     return torch.stack([thumbnail(weights[k], max(side, 1)) for k in first])
 
 
@@ -83,19 +81,19 @@ def plot_units(images: Tensor, total: int) -> Any:
         images: (N, 1 or 3, H, W).
         total: The number of units, of which these are the largest.
     """
-    columns = math.ceil(math.sqrt(len(images)))
+    limit = float(images.abs().flatten(1).amax(dim=1).median())  # a single large weight would make all others pale
     is_grey = images.shape[1] == 1
     if not is_grey:
-        low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
-        images = (images - low) / (high - low).clamp(min=1e-12)
+        images = (images / (2 * max(limit, 1e-12)) + 0.5).clamp(0, 1)
     gap = max(images.shape[-1] // 14, 1)
-    grid = make_grid(images, columns, padding=gap, pad_value=math.nan if is_grey else 1.0)
-    figure = new_figure(6.6 if is_grey else 5.8, 5.6 * grid.shape[1] / grid.shape[2] + 0.5, (0.1, 0.1, 0.9, 0.4))
+    pad = math.nan if is_grey else 1.0
+    grid = make_grid(images, math.ceil(math.sqrt(len(images))), padding=gap, pad_value=pad)
+    right = 0.9 if is_grey else 0.1  # with the scale
+    figure = new_figure(5.7 + right, 5.6 * grid.shape[1] / grid.shape[2] + 0.5, (0.1, 0.1, right, 0.4))
     axes = figure.add_subplot()
     axes.axis("off")
     axes.set_title(f"first layer: weights of {len(images)} of {total} units, the largest first", fontsize="medium")
     if is_grey:
-        limit = float(images.abs().flatten(1).amax(dim=1).median())  # a single large weight would make all others pale
         shown = axes.imshow(grid[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         figure.colorbar(shown, cax=axes.inset_axes((1.02, 0, 0.03, 1)), extend="both")
     else:

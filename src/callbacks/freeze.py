@@ -18,8 +18,7 @@ class Freeze(Callback):
     Args:
         modules: Their names, as the model has them, or patterns: [net.layers.0, "net.encoder.*"].
         until_epoch: The first epoch that trains them, too; none does by default.
-        types: Names of classes; modules of these classes, or of ones that derive from them, are frozen wherever they
-            are: [BatchNorm2d], or [_BatchNorm] for every number of dimensions.
+        types: Names of their classes or base classes: [BatchNorm2d], or [_BatchNorm] for any number of dimensions.
     """
 
     def __init__(
@@ -28,8 +27,7 @@ class Freeze(Callback):
         self.modules = modules or []
         self.types = types or []
         self.until_epoch = until_epoch
-        # The frozen modules, with their mode before.
-        self._modes: dict[nn.Module, bool] = {}
+        self._modes: dict[nn.Module, bool] = {}  # of the frozen modules, before
         self._weights: list[nn.Parameter] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -61,15 +59,11 @@ class Freeze(Callback):
     def _find(self, module: LightningModule) -> list[nn.Module]:
         known = {name: part for name, part in module.named_modules() if name}
         classes = {name: {cls.__name__ for cls in type(part).__mro__} for name, part in known.items()}
-        if not self.modules and not self.types:
-            raise UserError(f"Freeze: name what is to be frozen, by modules or types; there are {', '.join(known)}.")
-        if unknown := [name for name in self.modules if not any(fnmatchcase(each, name) for each in known)]:
-            raise UserError(f"Freeze: there is no module {', '.join(unknown)}; there are {', '.join(known)}.")
-        if unknown := [name for name in self.types if not any(name in each for each in classes.values())]:
-            there = dict.fromkeys(type(part).__name__ for part in known.values())
-            raise UserError(f"Freeze: no module is a {', '.join(unknown)}; there are {', '.join(there)}.")
-        return [
-            part
-            for name, part in known.items()
-            if classes[name] & set(self.types) or any(fnmatchcase(name, each) for each in self.modules)
-        ]
+        found = {each: [name for name in known if fnmatchcase(name, each)] for each in self.modules}
+        found |= {each: [name for name in known if each in classes[name]] for each in self.types}
+        wrong = [each for each, names in found.items() if not names]
+        if wrong or not found:
+            words = f"{', '.join(wrong)} names no module" if wrong else "name what to freeze, by modules or types"
+            there = ", ".join(f"{name} ({type(part).__name__})" for name, part in known.items())
+            raise UserError(f"Freeze: {words}; there are {there}.")
+        return [known[name] for names in found.values() for name in names]

@@ -12,11 +12,10 @@ AROUND = 5  # steps to either side over which a slope is taken
 
 
 class LrRange(Callback):
-    """Raises the learning rate with each step, writes lr_range.csv and says at which rate the loss fell fastest.
+    """Raises the learning rate with each step, writes lr_range.csv and prints at which rate the loss fell fastest.
 
-    A step is one of the optimizer: where gradients are accumulated, its loss is the mean over the batches of the step.
-    Lightning's own finder needs a module with an attribute `lr` and continues with what it found; this one only
-    reports, so that the rate in YAML is the rate of the run. After Smith, https://arxiv.org/abs/1506.01186.
+    With accumulated gradients the loss of a step is the mean over its batches. Lightning's own finder needs a module
+    with an attribute `lr` and trains on with what it found; this one only reports (Smith, arXiv 1506.01186).
 
     Args:
         num_steps: Steps of the optimizer from the smallest to the largest rate; the run ends there.
@@ -44,10 +43,10 @@ class LrRange(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Of all processes, so that they stop at the same step. Lightning has divided it by the number to accumulate.
+        # The mean over processes, so that all stop at the same step. Lightning divided the loss by the batches of a step.
         mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
         self._batches.append(float(trainer.strategy.reduce(mine, reduce_op="mean")))
-        if trainer.global_step == self._steps:
+        if trainer.global_step == self._steps:  # the step has more batches
             return
         loss, self._batches, self._steps = sum(self._batches) / len(self._batches), [], trainer.global_step
         self._mean = 0.95 * self._mean + 0.05 * loss

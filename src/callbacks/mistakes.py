@@ -1,9 +1,6 @@
 """The images that a classifier got wrong with the highest confidence: mistakes.png."""
 
-import heapq
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,7 +9,7 @@ from torch import Tensor
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure, thumbnail
 
-SIDE = 132  # pixels of the picture, for the longer side of an image
+SIDE = 132  # pixels of the plot, for the longer side of an image
 
 
 class Mistakes(EvaluationPicture):
@@ -30,103 +27,77 @@ class Mistakes(EvaluationPicture):
         return TopMistakes(self.most)
 
     def add(self, seen: "TopMistakes", batch: Evaluated) -> None:
-        seen.add(batch)
+        seen.update(batch)
 
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "TopMistakes", suffix: str) -> None:
         self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), self.title(suffix)))
 
 
-@dataclass
-class Mistake:
-    """A wrong guess; `index` is its place in the data, `image` is (1 or 3, H, W) and at most SIDE pixels long."""
-
-    confidence: float
-    index: int
-    truth: int
-    guess: int
-    image: Any  # until its batch is done, the number of the image in the batch
-
-
 class TopMistakes:
-    """The most confident mistakes so far; the index in the data breaks ties.
+    """Keeps the most confident mistakes.
 
-    Args:
-        most: How many are kept.
+    Attributes:
+        mistakes: (-confidence, index in the data, true class, guess) each; the index breaks ties.
+        images: By the index: (1 or 3, H, W) float32, at most SIDE pixels long.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.mistakes: list[Mistake] = []
+        self.mistakes: list[tuple[float, int, int, int]] = []
+        self.images: dict[int, Tensor] = {}
         self.num_mistakes = self.num_samples = 0
 
-    def add(self, batch: Evaluated) -> None:
+    def update(self, batch: Evaluated) -> None:
         """Take in a batch."""
         images, seen = batch.images, batch.guesses()
-        if seen.kept.shape not in ((len(images),), (len(images), 1)):
+        kept = seen.kept.flatten()
+        if len(kept) != len(images):
             raise UserError(f"the targets {tuple(seen.kept.shape)} are not one class for each image.")
-        wrong, kept = seen.guess != seen.truth, seen.kept.flatten()
-        columns = (seen.confidence, batch.places(len(images))[kept], seen.truth, seen.guess, kept.nonzero().flatten())
-        new = [Mistake(*each) for each in zip(*(column[wrong].tolist() for column in columns), strict=True)]
+        wrong, places = seen.guess != seen.truth, batch.places(len(images))
+        # Rounded, since the last digits depend on the number of processes.
+        confidence = [-round(value, 4) for value in seen.confidence[wrong].tolist()]
+        columns = [column[wrong].tolist() for column in (places[kept], seen.truth, seen.guess)]
         self.num_samples += len(wrong)
-        self.num_mistakes += len(new)
-        self._keep(new)
-        # Only images that stay are made small, one by one: a batch of photos may take as much memory as there is.
-        for each in self.mistakes:
-            if isinstance(each.image, int):
-                each.image = thumbnail(images[each.image], SIDE)
+        self._take([*zip(confidence, *columns, strict=True)], dict(zip(places.tolist(), images, strict=True)))
 
     def merge_state(self, other: "TopMistakes") -> None:
         """Take in those of another process."""
         self.num_samples += other.num_samples
-        self.num_mistakes += other.num_mistakes
-        self._keep(other.mistakes)
+        self.num_mistakes += other.num_mistakes - len(other.mistakes)
+        self._take(other.mistakes, other.images)
 
-    def _keep(self, new: list[Mistake]) -> None:
-        # The last digits depend on the number of processes and must not decide.
-        def rank(mistake: Mistake) -> tuple[float, int]:
-            return -round(mistake.confidence, 4), mistake.index
-
-        self.mistakes = heapq.nsmallest(self.most, [*self.mistakes, *new], key=rank)
-
-
-def viewable(images: Sequence[Tensor]) -> list[Tensor]:
-    """Return images in [0, 1], each scaled by itself if they were normalised: K of (1 or 3, H, W) float32.
-
-    Args:
-        images: In [0, 1], in [0, 255], or normalised.
-    """
-    low = min((float(image.min()) for image in images), default=0.0)
-    high = max((float(image.max()) for image in images), default=1.0)
-    if low >= 0 and (high <= 1 or high > 16):
-        return [image if high <= 1 else image / 255 for image in images]
-    return [(image - image.min()) / (image.max() - image.min()).clamp(min=1e-12) for image in images]
+    def _take(self, new: list[tuple[float, int, int, int]], images: dict[int, Tensor]) -> None:
+        self.num_mistakes += len(new)
+        self.mistakes = sorted([*self.mistakes, *new])[: self.most]
+        known = images | self.images
+        # One by one, and only those that stay: a batch of photos may fill the memory.
+        self.images = {index: thumbnail(known[index], SIDE) for _, index, *_ in self.mistakes}
 
 
-def plot_mistakes(seen: TopMistakes, names: list[str], of_what: str) -> Any:
-    """Return a figure: a grid of images with the true class, the guess and its probability.
+def plot_mistakes(seen: TopMistakes, names: list[str], title: str) -> Any:
+    """Return a figure: a grid of images, each scaled from black to white, with the true class and the guess.
 
     Args:
         seen: The mistakes.
         names: Of the classes; none where nobody knows them.
-        of_what: In the title.
+        title: Of the figure, before the counts.
     """
     columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.mistakes))), 4), 8)
     lines = max(-(-len(seen.mistakes) // columns), 1)
-    images = [image.permute(1, 2, 0).numpy() for image in viewable([each.image for each in seen.mistakes])]
-    sizes = [[1.2 * side / max(image.shape[:2]) for side in image.shape[:2]] for image in images]
-    line = max((height for height, _ in sizes), default=1.2) + 0.45  # with its words
-    figure = new_figure(1.3 * columns, line * lines + 0.4, margins=(0, 0, 0, 0.4))
-    wrong = f"{seen.num_mistakes:,} of {seen.num_samples:,} are wrong; the most confident of them"
-    figure.suptitle(f"{as_label(of_what)}: {wrong}")
-    # One part of the figure for all images: one for each would take four times as long.
-    axes = figure.add_subplot()
+    figure = new_figure(1.5 * columns, 1.65 * lines + 0.4, margins=(0, 0, 0, 0.4))
+    counts = f"{seen.num_mistakes:,} of {seen.num_samples:,} are wrong"
+    figure.suptitle(f"{as_label(title)}: {counts}; the most confident of them")
+    axes = figure.add_subplot()  # one for all images: one for each would take four times as long
     axes.axis("off")
-    for number, (image, mistake) in enumerate(zip(images, seen.mistakes, strict=True)):
-        x, y = 1.3 * (number % columns) + 0.05, line * (number // columns) + 0.4
-        height, width = sizes[number]
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + width, y + height, y), interpolation="nearest")
-        true, guess = (as_label(names[k] if k < len(names) else k, 24) for k in (mistake.truth, mistake.guess))
-        text = f"true {true}\nguess {guess}, {mistake.confidence:.1%}"
-        axes.text(x + width / 2, y - 0.05, text, fontsize=8, ha="center", va="bottom")
-    axes.set(xlim=(0, 1.3 * columns), ylim=(line * lines, 0), aspect="auto")
+    for number, (confidence, index, *classes) in enumerate(seen.mistakes):
+        image = seen.images[index] - seen.images[index].min()
+        pixels = (image / image.max().clamp(min=1e-12)).permute(1, 2, 0).numpy()
+        x, y = number % columns + 0.5, number // columns + 0.27
+        height, width = (0.8 * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+        extent = (x - width / 2, x + width / 2, y + height / 1.1, y)
+        axes.imshow(pixels, "gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        true, guess = (as_label(names[k] if k < len(names) else k, 15) for k in classes)
+        text = f"true {true}\nguess {guess}, {-confidence:.1%}"
+        axes.text(x, y - 0.02, text, fontsize=7, ha="center", va="bottom")
+    axes.set(xlim=(0, columns), ylim=(lines, 0), aspect=1.1)
     return figure

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, R2Score
 
-from src.engine.errors import UserError
 from src.engine.data.batches import describe
+from src.engine.errors import UserError
 from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, new_figure
 
 MAX_PANELS = 9
@@ -30,101 +29,90 @@ class TrueAndPredicted(EvaluationPicture):
         self.most = most
 
     def begin(self, batch: Evaluated) -> "Points":
-        return Points(self.most)
-
-    def add(self, seen: "Points", batch: Evaluated) -> None:
-        seen.add(batch)
-
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
-        if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
-            raise UserError("all true values are 0 or 1: this is no regression. Take it out of trainer.callbacks.")
-        figure = plot_points(seen, self.title(suffix))
-        self.save(trainer, f"true_and_predicted{suffix}", figure)
-
-
-class Points:
-    """Some of the samples, and the metrics of all of them.
-
-    Attributes:
-        values: (N, 2, D) float32: true and predicted values of D outputs; a true value that is missing is NaN.
-        keys: (N,) int64; the samples with the smallest keys are kept.
-        metrics: R2 and MAE of each output, over the samples whose true value is known.
-        num_known: (D,) int64, their numbers.
-        num_outputs: All of them.
-        num_samples: All of them.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.values, self.keys = torch.empty(0, 2, 0), torch.empty(0, dtype=torch.int64)
-        self.metrics: list[MetricCollection] = []
-        self.num_known: Any = 0
-        self.num_outputs = self.num_samples = 0
-
-    def add(self, batch: Evaluated) -> None:
-        """Take in a batch."""
         guess, truth = batch.scores, batch.target
         if not guess.is_floating_point() or guess.numel() != truth.numel() or len(guess) != len(truth):
             raise UserError(
                 f"this is no regression with a value for each output: predicted {describe(guess)}, target "
                 f"{describe(truth)}. Take the callback out of trainer.callbacks."
             )
-        rows = len(guess)
-        self.num_outputs = guess.numel() // max(rows, 1)
-        both = torch.stack([truth.reshape(rows, -1), guess.reshape(rows, -1)], dim=1)[..., :MAX_PANELS].double()
-        known = ~both[:, 0].isnan()  # a target that nobody measured has no error
-        new = [
-            MetricCollection({"R2": R2Score(sync_on_compute=False), "MAE": MeanAbsoluteError(sync_on_compute=False)})
-            for _ in known.T
-        ]
-        self.metrics = self.metrics or [each.set_dtype(torch.float64) for each in new]
-        for k, metrics in enumerate(self.metrics):
-            true, predicted = both[known[:, k], :, k].T
-            metrics.update(predicted, true)
-        self.num_samples += rows
-        self._keep(both.float(), batch.places(rows) * GOLDEN % 2**32, known.sum(dim=0))
+        return Points(self.most, guess[0].numel())
+
+    def add(self, seen: "Points", batch: Evaluated) -> None:
+        seen.update(batch.scores, batch.target, batch.places(len(batch.target)))
+
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "Points", suffix: str) -> None:
+        if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
+            raise UserError("all true values are 0 or 1: this is no regression. Take it out of trainer.callbacks.")
+        self.save(trainer, f"true_and_predicted{suffix}", plot_points(seen, self.title(suffix)))
+
+
+class Points:
+    """Keeps some of the samples, and the metrics of all.
+
+    Attributes:
+        values: (N, 2, D) float32, true and predicted values of D outputs.
+        keys: (N,) int64; the `most` samples with the smallest keys are kept.
+        metrics: R2 and MAE of each output.
+    """
+
+    def __init__(self, most: int, num_outputs: int) -> None:
+        self.most = most
+        self.values, self.keys = torch.empty(0, 2, num_outputs), torch.empty(0, dtype=torch.int64)
+        # Rank zero alone computes them, from the states of all.
+        self.metrics = (
+            R2Score(multioutput="raw_values", sync_on_compute=False).set_dtype(torch.float64),
+            MeanAbsoluteError(num_outputs, sync_on_compute=False).set_dtype(torch.float64),
+        )
+
+    def update(self, predicted: Tensor, true: Tensor, places: Tensor) -> None:
+        """Take in B samples.
+
+        Args:
+            predicted: (B, ...) float32.
+            true: (B, ...), as many values.
+            places: (B,) int64, their indices in the data.
+        """
+        true, predicted = (each.reshape(len(places), -1).double() for each in (true, predicted))
+        for metric in self.metrics:
+            metric.update(predicted, true)
+        self._keep(torch.stack([true, predicted], dim=1).float(), places * GOLDEN % 2**32)
 
     def merge_state(self, other: "Points") -> None:
         """Take in what another process saw."""
-        for mine, others in zip(self.metrics, other.metrics, strict=True):
-            for name in mine:
-                mine[name].merge_state(others[name])
-        self.num_samples += other.num_samples
-        self._keep(other.values, other.keys, other.num_known)
+        for metric, another in zip(self.metrics, other.metrics, strict=True):
+            metric.merge_state(another)
+        self._keep(other.values, other.keys)
 
-    def _keep(self, values: Tensor, keys: Tensor, num_known: Tensor) -> None:
-        self.num_known = self.num_known + num_known
-        keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values]) if len(self.keys) else values
+    def _keep(self, values: Tensor, keys: Tensor) -> None:
+        keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values])
         first = keys.argsort()[: self.most]
         self.keys, self.values = keys[first], values[first]
 
 
-def plot_points(seen: Points, of_what: str) -> Any:
-    """Return a figure with a panel for each output.
+def plot_points(seen: Points, title: str) -> Any:
+    """Return a figure with a panel for each of the first outputs.
 
     Args:
         seen: The points.
-        of_what: In the title.
+        title: Of the figure, before the counts.
     """
-    number = seen.values.shape[2]
+    shown, _, outputs = seen.values.shape
+    number, total = min(outputs, MAX_PANELS), int(seen.metrics[0].total)
     columns = min(number, 3)
     lines = -(-number // columns)
     figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3, margins=(0.8, 0.5, 0.15, 0.7))
     figure.subplots_adjust(wspace=0.35, hspace=0.4)
-    shown, total = len(seen.keys), seen.num_samples
-    some = "" if shown == total else f", {shown:,} are drawn"
-    more = "" if number == seen.num_outputs else f", {number} of {seen.num_outputs} outputs"
-    figure.suptitle(f"{as_label(of_what)}: {total:,} samples{some}{more}", fontsize="medium")
+    counts = f"{total:,} samples" + f", {shown:,} are drawn" * (shown < total)
+    counts += f", {number} of {outputs} outputs" * (number < outputs)
+    figure.suptitle(f"{as_label(title)}: {counts}", fontsize="medium")
+    r2, mae = (metric.compute().reshape(-1).tolist() if total > 1 else [torch.nan] * outputs for metric in seen.metrics)
     for k in range(number):
-        name = f"output {k}: " if number > 1 else ""
-        known = int(seen.num_known[k])
-        r2, mae = (seen.metrics[k][each].compute() if known > 1 else np.nan for each in ("R2", "MAE"))
-        title = f"{name}R2 {r2:.4f}, MAE {mae:.3g}" + (f" of {known:,}" if known < total else "")
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
-        axes.set_title(title, fontsize="small", pad=12)
-        true, predicted = seen.values[:, :, k].T.numpy()
-        axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, markeredgewidth=0)
-        if len(finite := true[np.isfinite(true)]):
+        name = f"output {k}: " * (outputs > 1)
+        axes.set_title(f"{name}R2 {r2[k]:.4f}, MAE {mae[k]:.3g}", fontsize="small", pad=12)
+        true, predicted = seen.values[:, :, k].T
+        axes.plot(true.numpy(), predicted.numpy(), ".", markersize=7 if shown < 500 else 3, alpha=0.5, mew=0)
+        if len(finite := true[true.isfinite()]):
             axes.axline((float(finite.mean()), float(finite.mean())), slope=1, color="black", linewidth=0.8)
         axes.locator_params(nbins=5)
         axes.ticklabel_format(scilimits=(-3, 4))

@@ -7,7 +7,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
-from src.engine.module.base_module import BaseModule
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import Picture, new_figure
 
@@ -24,17 +23,17 @@ class XorSurface(Picture):
 
     def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
         self.stages = frozenset(stages)
-        if len(self.stages) > MAX_STAGES:  # each keeps a copy of all weights
+        if len(self.stages) > MAX_STAGES:
             raise UserError(f"XorSurface: stages has {len(self.stages)} steps; at most {MAX_STAGES} fit side by side.")
-        self._weights: dict[int, dict[str, Tensor]] = {}
-        self._last: dict[int, dict[str, Tensor]] = {}
+        self._surfaces: dict[int, Tensor] = {}  # by the step
+        self._last: dict[int, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self._weights}
+        return {"surfaces": self._surfaces}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The test after a fit loads the best checkpoint: the weights kept here are newer.
-        self._weights = self._weights or state["weights"]
+        # The test after a fit loads the best checkpoint, which may lack later stages.
+        self._surfaces = state["surfaces"] | self._surfaces
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._keep(trainer, module)
@@ -45,42 +44,25 @@ class XorSurface(Picture):
         self._keep(trainer, module)
 
     def _keep(self, trainer: Trainer, module: LightningModule) -> None:
-        step = trainer.global_step
-        if step in self.stages:
-            self._weights[step] = weights_of(module)
+        if trainer.global_step in self.stages:
+            self._surfaces[trainer.global_step] = surface(module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._last = {trainer.global_step: weights_of(module)}
+        self._last = {trainer.global_step: surface(module)}
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        self.save(trainer, "surface", plot_surface(surface(module, weights_of(module))))
+        self.save(trainer, "surface", plot_surface(surface(module)))
         if self._last:  # else nothing was trained
-            stages = sorted((self._weights | self._last).items())
-            self.save(trainer, "surface_growth", plot_growth({step: surface(module, each) for step, each in stages}))
+            stages = sorted((self._surfaces | self._last).items())
+            self.save(trainer, "surface_growth", plot_growth(dict(stages)))
 
 
-def weights_of(module: LightningModule) -> dict[str, Tensor]:
-    """Return a copy of the current weights by name, on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
-
-
-def grid() -> Tensor:
-    """Return the points of the plane, (SIDE, SIDE, 2): row by row upwards, from left to right."""
+def surface(module: LightningModule) -> Tensor:
+    """Return the probability of a 1 over the plane, (SIDE, SIDE) float32: row by row upwards, from left to right."""
     ticks = torch.linspace(LOW, HIGH, SIDE)
-    return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
-
-
-def surface(module: LightningModule, weights: dict[str, Tensor]) -> Tensor:
-    """Return the probability of a 1 at each point of `grid()`, (SIDE, SIDE) float32.
-
-    Args:
-        module: On the CPU.
-        weights: In place of its own.
-    """
-    assert isinstance(module, BaseModule), "the module of XOR"
+    points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).reshape(-1, 2)
     with torch.no_grad():
-        points = grid().reshape(-1, 2).to(next(iter(weights.values())))
-        return module.scores(torch.func.functional_call(module, weights, (points,))).reshape(SIDE, SIDE).float()
+        return module(points.to(next(module.parameters()))).sigmoid().reshape(SIDE, SIDE).float().cpu()
 
 
 def _paint(axes: Any, values: Tensor, size: float) -> Any:
@@ -95,33 +77,23 @@ def _paint(axes: Any, values: Tensor, size: float) -> Any:
 
 
 def plot_surface(values: Tensor) -> Any:
-    """Return a figure of the plane.
-
-    Args:
-        values: (SIDE, SIDE), as `surface` gives them.
-    """
+    """Return a figure of the plane, with (SIDE, SIDE) `values` as `surface` gives them."""
     figure = new_figure(5.2, 4.2, margins=(0.5, 0.55, 1.05, 0.4))
     axes = figure.add_subplot(title="XOR: what the net has learned", xlabel="first input", ylabel="second input")
     shown = _paint(axes, values, 200)
-    axes.set_xticks((0, 1))
-    axes.set_yticks((0, 1))
-    for (x, y), target in zip(INPUTS.tolist(), TARGETS[:, 0].tolist(), strict=True):
-        axes.annotate(f"{target:.0f}", (x, y), color="white", ha="center", va="center", zorder=4)
+    axes.set(xticks=(0, 1), yticks=(0, 1))
+    for point, target in zip(INPUTS.tolist(), TARGETS[:, 0].tolist(), strict=True):
+        axes.annotate(f"{target:.0f}", point, color="white", ha="center", va="center", zorder=4)
     figure.colorbar(shown, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label="probability of a 1")
     return figure
 
 
 def plot_growth(stages: dict[int, Tensor]) -> Any:
-    """Return a figure of the plane at several steps, side by side.
-
-    Args:
-        stages: By the step: (SIDE, SIDE), as `surface` gives them.
-    """
+    """Return a figure of the plane at several steps, side by side, with each step's `surface`."""
     figure = new_figure(1.35 * len(stages) + 0.1, 1.6, margins=(0.05, 0.05, 0.05, 0.3))
     figure.subplots_adjust(wspace=0.06)
     for axes, (step, values) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
         _paint(axes, values, 25)
         axes.set_title(f"step {step:,}", fontsize="small")
-        axes.set_xticks(())
-        axes.set_yticks(())
+        axes.set(xticks=(), yticks=())
     return figure
