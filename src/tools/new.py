@@ -15,51 +15,38 @@ EXPERIMENT = re.compile(r"^(experiment: *)(?!null\b|~)[^\s#][^\n#]*?(?= *(?:#|$)
 MODULE = re.compile(rf"\bsrc\.({'|'.join(PACKAGES)})\.(\w+)")
 
 
-def camel(word: str) -> str:
-    """Return the form that a word has in a class's name."""
-    return "".join(part.capitalize() for part in word.split("_"))
-
-
 def examples() -> list[str]:
     """Return what can be copied: each experiment, by its YAML's name."""
     return sorted(path.stem for path in PROJECT.glob("configs/*.yaml"))
 
 
-def modules(name: str, source: str) -> tuple[dict[str, str], list[str]]:
-    """Give the modules of an example new names.
+def modules(name: str, source: str, words: list[str]) -> dict[str, str]:
+    """Return the new "data.iris" of each "data.rows" that an example's YAML, or one of its modules, names.
 
-    They are those that its YAML, or one of them, names and that begin with a word of the example: `mnist_files`.
-    Modules of another name (`loader`, `ema`) are shared and stay.
-
-    Returns:
-        The new "data.iris" of each "data.rows"; and the example's words: of mnist_augmented both that and mnist.
+    Those of another name than the example's words (`loader`, `ema`) are shared and stay.
     """
-    parts = source.split("_")
-    shorter = ["_".join(parts[:number]) for number in range(len(parts) - 1, 0, -1)]
-    words = [source, *(word for word in shorter if any((PROJECT / f"src/{at}/{word}.py").is_file() for at in PACKAGES))]
     queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text(encoding="utf-8"))
     renamed: dict[str, str] = {}
     for package, module in queue:  # which grows
         word = next((word for word in words if f"{module}_".startswith(f"{word}_")), None)
         path = PROJECT / f"src/{package}/{module}.py"
-        if word is None or f"{package}.{module}" in renamed or not path.is_file():
-            continue
-        rest = module.removeprefix(word)
-        # mnist_augmented takes the place of the mnist that it builds on.
-        new = f"{package}.{name}{rest}"
-        taken = new in renamed.values()
-        renamed[f"{package}.{module}"] = f"{package}.{name}_base{rest}" if taken else new
-        queue += MODULE.findall(path.read_text(encoding="utf-8"))
-    return renamed, words
+        if word and f"{package}.{module}" not in renamed and path.is_file():
+            rest = module.removeprefix(word)
+            # mnist_augmented takes the place of the mnist that it builds on.
+            taken = f"{package}.{name}{rest}" in renamed.values()
+            renamed[f"{package}.{module}"] = f"{package}.{name}{'_base' * taken}{rest}"
+            queue += MODULE.findall(path.read_text(encoding="utf-8"))
+    return renamed
 
 
 def classes(name: str, code: str, words: list[str]) -> dict[str, str]:
     """Return the new name of each class that has a word of the example in it."""
-    forms = "|".join(re.escape(form) for word in words for form in (camel(word), word.upper()))
+    camel, *others = ["".join(part.capitalize() for part in word.split("_")) for word in (name, *words)]
+    forms = "|".join(re.escape(form) for form in (*others, *(word.upper() for word in words)))
     renamed: dict[str, str] = {}
     for old in re.findall(rf"^class (\w*(?:{forms})(?![a-z])\w*)", code, re.MULTILINE):
-        new = re.sub(f"({forms})(?![a-z])", camel(name), old)
-        renamed[old] = new if new not in renamed.values() else new.replace(camel(name), f"{camel(name)}Base")
+        new = re.sub(f"({forms})(?![a-z])", camel, old)
+        renamed[old] = new if new not in renamed.values() else new.replace(camel, f"{camel}Base")
     return renamed
 
 
@@ -72,7 +59,11 @@ def plan(name: str, source: str) -> dict[Path, str]:
         refuse(f"NAME={name!r} must be a Python name in lower case, and no keyword. For example: make new NAME=iris")
     if source not in examples():
         refuse(f"FROM={source!r} is no example; there are: {', '.join(examples())}.")
-    moved, words = modules(name, source)
+    parts = source.split("_")
+    starts = ["_".join(parts[:number]) for number in range(len(parts), 0, -1)]
+    # Of mnist_augmented both that and mnist.
+    words = [word for word in starts if word == source or any(PROJECT.glob(f"src/*/{glob.escape(word)}.py"))]
+    moved = modules(name, source, words)
     files = {f"src/{old.replace('.', '/')}.py": f"src/{new.replace('.', '/')}.py" for old, new in moved.items()}
     code = "".join((PROJECT / path).read_text(encoding="utf-8") for path in files)
     files[f"configs/{source}.yaml"] = f"configs/{name}.yaml"
@@ -84,10 +75,9 @@ def plan(name: str, source: str) -> dict[Path, str]:
     if taken := set(renamed.values()) & set(re.findall(r"\w+", code)):
         refuse(f"NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
 
-    old = re.escape(source)
-
     def translate(text: str) -> str:
         text = MODULE.sub(lambda found: f"src.{moved.get(found[0][4:], found[0][4:])}", text)
+        old = re.escape(source)
         text = re.sub(rf"\b{old}(?=\.yaml\b|/version_)|(?<=\bruns/){old}\b", name, text)
         text = EXPERIMENT.sub(rf"\g<1>{name}", text)
         return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
