@@ -12,13 +12,6 @@ XOR = ("--config", SMALL, "--trainer.callbacks=null", "--data.passes=50")
 FSDP = ("--config", CONFIGS / "trainer/fsdp.yaml")
 
 
-def test_a_folder_without_checkpoints_is_refused(cli, tmp_path):
-    (tmp_path / "sharded.ckpt").mkdir()
-    done = cli("test", "--ckpt_path", "sharded.ckpt")
-    assert done.code != 0
-    assert "folder without checkpoints" in done.err
-
-
 def test_sharded_checkpoints_are_refused_before_training():
     trainer = Trainer(accelerator="cpu", logger=False)
     trainer.strategy._state_dict_type = "sharded"  # the strategy itself needs a GPU
@@ -37,13 +30,9 @@ def test_on_a_cpu_fsdp_is_refused_in_one_line(cli):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FSDP needs a CUDA device, there is none")
 def test_fsdp_trains_and_its_checkpoint_is_tested_resumed_and_read(cli, tmp_path):
-    devices = ("--trainer.accelerator=cuda", "--trainer.devices=1")
-    refused = cli("fit", *XOR, *FSDP, *devices, "--trainer.strategy.state_dict_type=sharded")
-    assert refused.code != 0
-    assert "state_dict_type: full" in refused.err
-    done = cli("fit", *XOR, *FSDP, *devices)
+    done = cli("fit", *XOR, *FSDP, "--trainer.accelerator=cuda", "--trainer.devices=1")
     assert done.code == 0, done.err
-    last = max(tmp_path.glob("runs/xor/version_*/checkpoints/last.ckpt"))
+    last = tmp_path / "runs/xor/version_0/checkpoints/last.ckpt"
     assert last.is_file()
     tested = cli("test", "--ckpt_path", last, "--trainer.accelerator=cpu")
     assert tested.metrics["test/acc"] == done.metrics["test/acc"]

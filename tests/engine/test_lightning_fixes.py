@@ -34,7 +34,6 @@ from src.engine.lightning_fixes.trainer import (
     NoProfiler,
     QuickAttributes,
     Trainer,
-    double_before_weights,
     quicken_steps,
     spare_the_question_for_a_gpu,
 )
@@ -349,7 +348,7 @@ def test_lightning_still_counts_a_skipped_batch_by_half(tmp_path):
     assert totals["ready"] > totals["started"], "the first lines of reset_loop_counters can go"
 
 
-# --- double_before_weights, EmaAlsoInTheTest: the weights that are loaded
+# --- EmaAlsoInTheTest, and a module that Resume makes double: the weights that are loaded
 
 
 def double_weights(module: Plain, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -364,14 +363,14 @@ def double_weights(module: Plain, path: Path) -> tuple[torch.Tensor, torch.Tenso
 
 def test_lightning_still_rounds_64_true_weights(tmp_path):
     before, after = double_weights(Plain(), tmp_path / "a.ckpt")
-    assert not torch.equal(after, before), "they are loaded as they were: double_before_weights can go"
+    assert not torch.equal(after, before), "they are loaded as they were: module.double() in Resume can go"
     assert torch.equal(after, before.float().double())
 
 
 def test_double_weights_are_loaded_to_the_bit(tmp_path):
     class Double(Plain):
-        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            double_before_weights(self)
+        def setup(self, stage: str) -> None:
+            self.double()
 
     before, after = double_weights(Double(), tmp_path / "a.ckpt")
     assert torch.equal(after, before)

@@ -117,18 +117,3 @@ def test_a_checkpoint_of_lightnings_own_has_the_whole_epoch_in_its_rows(at_epoch
         assert resume(file) == 0
         again = run.with_name(f"version_{number}") / "metrics.csv"
         assert again.read_bytes() == (run / "metrics.csv").read_bytes()
-
-
-def test_a_checkpoint_right_before_a_validation_is_refused(tmp_path, capfd):
-    """Lightning would skip that validation; the one of another step resumes to the same rows."""
-    options = {"filename": "own-{step}", "every_n_train_steps": 3, "save_top_k": -1}
-    own = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": options}
-    run = fit(tmp_path, config(callbacks=(own,), val_check_interval=6, max_epochs=2))
-    files = {int(path.stem.rpartition("=")[2]): path for path in run.rglob("own-*.ckpt")}
-    for step in (6, 12, 18):
-        assert resume(files[step]) == 1
-        assert f"{files[step]} was saved right before a validation" in capfd.readouterr().err
-    for step in (3, 9, 15):
-        assert resume(files[step]) == 0
-        again = max(run.parent.glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
-        assert (again / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes(), step

@@ -1,22 +1,16 @@
-"""Writes a run's checkpoints, at points from which a resume is exact; ends a run that got a signal."""
+"""Write a run's checkpoints at points from which a resume is exact; end a run that got a signal."""
 
-import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from lightning.pytorch.strategies import Strategy
 
-from src.engine.checkpoint.files import read_checkpoint, write_checkpoint
-from src.engine.checkpoint.plain import refuse_unstorable
+from src.engine.checkpoint.files import ALLOWED, is_plain, write_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
 from src.engine.lightning_fixes.trainer import writes_a_folder
-from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 from src.engine.run.signals import leave
 
@@ -28,13 +22,13 @@ class RunCheckpoint(Checkpoint, RunCallback):
     """Writes `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the run's folder.
 
     `last` is written every N steps, between epochs, at the end and at a signal; `best` after each validation that
-    improves on the best one so far. Only at points from which a resume loses no batch and no validation.
+    improves on the best one so far. Both are written only where a resume loses no batch and no validation.
 
     Args:
-        monitor: The validation metric that decides which one is best.
-        mode: Whether a smaller or a larger value is better; by default as torchmetrics has it, of a loss a smaller one.
+        monitor: The validation metric that chooses the best checkpoint.
+        mode: Direction of the metric; by default that of torchmetrics, and min for a loss.
         every_n_steps: Optimizer steps between two `last` checkpoints within an epoch.
-        every_minutes: Time between two of them, where steps are slow.
+        every_minutes: Time between two of them, if steps are slow.
     """
 
     def __init__(
@@ -58,7 +52,11 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.run.monitor = self.monitor
-            refuse_writers(trainer.strategy)
+            if writes_a_folder(trainer.strategy):
+                raise UserError(
+                    f"{type(trainer.strategy).__name__} would write each checkpoint as a folder. Here it is one file. "
+                    "Set state_dict_type: full (FSDP) or save_distributed_checkpoint: false (ModelParallelStrategy)."
+                )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)
@@ -67,34 +65,16 @@ class RunCheckpoint(Checkpoint, RunCallback):
                 f"checkpoint.monitor={self.monitor!r} chooses the best checkpoint, but this run has no validation. "
                 "Give it validation data and --trainer.limit_val_batches above 0, or leave out --checkpoint.monitor."
             )
-        refuse_unstorable(trainer, module)
-        self._refuse_source_before_validation(trainer)
+        for each in (*trainer.callbacks, trainer.datamodule):  # type: ignore[attr-defined]
+            if not is_plain(each.state_dict()):
+                raise UserError(f"{type(each).__name__}.state_dict() cannot be saved. {ALLOWED}")
         self._saved_s, self._step = time.monotonic(), trainer.global_step
-        source = self.run.source
-        if source == self.run.last:
+        if self._continues():
             self._saved_at = (trainer.global_step, trainer.current_epoch)
-        elif source and self.run.best_score is not None:
-            self._copy_best(trainer, source.with_name("best.ckpt"))
 
-    def _refuse_source_before_validation(self, trainer: Trainer) -> None:
-        """Refuse a checkpoint of `every_n_train_steps` after which Lightning skips the validation that is due."""
-        loop = trainer.fit_loop.epoch_loop
-        last = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
-        if loop.restarted_on_train_batch_end and (last or self._validation_follows(trainer)):
-            raise UserError(
-                f"{self.run.source} was saved right before a validation or the end of an epoch, which a resumed run "
-                "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
-            )
-
-    def _copy_best(self, trainer: Trainer, source: Path) -> None:
-        """Copy the best checkpoint into the folder of a run that started from a checkpoint of another."""
-        target = self.run.last.with_name("best.ckpt")
-        missing = trainer.is_global_zero and source.exists() and not target.exists()
-        if missing and read_checkpoint(source)["callbacks"][self.state_key]["best_score"] == self.run.best_score:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with write_whole(target) as part:
-                shutil.copyfile(source, part)
-        trainer.strategy.barrier("copy_best")
+    def _continues(self) -> bool:
+        """Return whether the run continues in its own folder."""
+        return self.run.source is not None and self.run.source.absolute() == self.run.last
 
     def after_train_batch(self, trainer: Trainer) -> None:
         step = trainer.global_step
@@ -127,19 +107,18 @@ class RunCheckpoint(Checkpoint, RunCallback):
             return
         take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
-            self._say_that_nothing_is_best(trainer)
+            self._miss_monitor(trainer)
         elif not trainer.sanity_checking:
             self._compare(trainer)
         self._save_due(trainer)
 
-    def _say_that_nothing_is_best(self, trainer: Trainer) -> None:
+    def _miss_monitor(self, trainer: Trainer) -> None:
         # In the sanity check Lightning forgets what it logs for each of several data sets.
         if self._warned or (trainer.sanity_checking and len(trainer.num_sanity_val_batches) > 1):
             return
         self._warned = True
-        logged = ", ".join(sorted(trainer.callback_metrics))
-        there = f"there are {logged}" if logged else "nothing is"
-        message = f"checkpoint.monitor={self.monitor!r} is not logged; {there}. Set --checkpoint.monitor."
+        logged = ", ".join(sorted(trainer.callback_metrics)) or "no numbers"
+        message = f"checkpoint.monitor={self.monitor!r} is not logged; there are {logged}. Set --checkpoint.monitor."
         if self.monitor != "val/loss":
             raise UserError(message)
         if trainer.is_global_zero:
@@ -147,9 +126,9 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def _compare(self, trainer: Trainer) -> None:
         """Save the best checkpoint, if this validation is the best one so far."""
-        # Rank zero's, for all: they save together or not at all.
+        # All take the score of rank zero: they save together or not at all.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
-        larger = self.mode == "max" if self.mode else larger_is_better(trainer.lightning_module, self.monitor)
+        larger = (self.mode or best_mode(trainer.lightning_module, self.monitor)) == "max"
         best = self.run.best_score
         if score == score and (best is None or (score > best if larger else score < best)):
             self.run.best_score = score
@@ -179,7 +158,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
         return {"best_score": self.run.best_score}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.run.best_score = state["best_score"]
+        if self._continues():  # the best of a new folder is one of its own
+            self.run.best_score = state["best_score"]
 
     @staticmethod
     def _stopping(trainer: Trainer) -> bool:
@@ -206,28 +186,14 @@ class RunCheckpoint(Checkpoint, RunCallback):
             write_checkpoint(trainer, self.run.last.with_name(name))
 
 
-def refuse_writers(strategy: Strategy) -> None:
-    """Refuse a strategy that writes a folder in place of one file, and a plugin that writes in another thread."""
-    if writes_a_folder(strategy):
-        raise UserError(
-            f"{type(strategy).__name__} would write each checkpoint as a folder; here it has to be one file. Set "
-            "state_dict_type: full (FSDPStrategy) or save_distributed_checkpoint: false (ModelParallelStrategy)."
-        )
-    if isinstance(strategy.checkpoint_io, AsyncCheckpointIO):
-        raise UserError(
-            "AsyncCheckpointIO writes a checkpoint while the training continues. Here a checkpoint has to be whole "
-            "before the next step. Leave the plugin out of --trainer.plugins."
-        )
-
-
-def larger_is_better(module: Any, name: str) -> bool | None:
-    """Return whether larger values of a logged number (`val/acc`, `val/acc/night`) are better; None if unknown."""
+def best_mode(module: Any, name: str) -> str | None:
+    """Return whether a logged number (`val/acc`, `val/acc/night`) is best at its `min` or `max`; None if unknown."""
     metric = name.split("/")[1] if "/" in name else ""
     metrics: Any = getattr(module, "metrics", {})
     if metric == "loss" or metric not in metrics:
-        return False if metric == "loss" else None
+        return "min" if metric == "loss" else None
     better = getattr(metrics[metric], "higher_is_better", None)
-    return None if better is None else bool(better)
+    return None if better is None else "max" if better else "min"
 
 
 def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
@@ -235,9 +201,9 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
     watchers: list[tuple[Any, str | None]] = [(each, each.monitor) for each in trainer.early_stopping_callbacks]
     watchers += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
     for watcher, monitor in watchers:
-        larger, mode = larger_is_better(module, monitor or ""), getattr(watcher, "mode", None)
-        if mode and larger is not None and mode != ("max" if larger else "min"):
+        mode = best_mode(module, monitor or "")
+        if mode and getattr(watcher, "mode", mode) != mode:
             raise UserError(
-                f"{type(watcher).__name__} watches {monitor} with mode: {mode}, but a "
-                f"{'larger' if larger else 'smaller'} one is better. Set mode: {'max' if larger else 'min'}."
+                f"{type(watcher).__name__} watches {monitor} with mode: {watcher.mode}, but its best value is the "
+                f"{mode}imum. Set mode: {mode}."
             )

@@ -1,22 +1,32 @@
-"""Checkpoint files: find one, read it without running anything in it, write it whole or not at all."""
+"""Checkpoint files: find one, read it without running its code, write it whole or not at all.
 
-import sys
+A checkpoint holds what `torch.load(path, weights_only=True)` reads: tensors, numbers, texts, and lists, tuples, dicts
+and sets of these.
+"""
+
+import re
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from zipfile import is_zipfile
 
+import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
-from src.engine.checkpoint.plain import unpack
 from src.engine.errors import UserError
 from src.engine.paths import at_home, pasted, write_whole
-from src.engine.processes import is_rank_zero
+
+ALLOWED = (
+    "A checkpoint holds tensors, numbers, texts, and lists, tuples, dicts and sets of these. Let state_dict() and "
+    "on_save_checkpoint() return such: torch.from_numpy(...), dict(...), str(...)."
+)
 
 
 def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
-    """Find the checkpoint that a path names: the file, or the last one of a run's folder or of its `checkpoints`.
+    """Find the checkpoint that a path names: the file, or the `last.ckpt` of a run's folder.
 
     Args:
         path: What the user gave.
@@ -25,21 +35,11 @@ def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
     Raises:
         UserError: If there is none.
     """
-    if not str(path):
-        raise UserError(f"{option} is empty. Name a checkpoint file or a run's folder.")
-    if "://" in str(path):
-        raise UserError(f"{option}={path} is an address. Download the file, and name it as a path.")
-    path = at_home(path)
-    if path.is_file():
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if (folder / "last.ckpt").exists():
-        return folder / "last.ckpt"
-    if (folder / "best.ckpt").exists():
-        if is_rank_zero():
-            print(f"{folder} has no last.ckpt: taking best.ckpt", file=sys.stderr, flush=True)
-        return folder / "best.ckpt"
-    problem = "is a folder without checkpoints" if path.is_dir() else "does not exist"
+    given = at_home(path)
+    for file in (given, given / "last.ckpt", given / "checkpoints" / "last.ckpt"):
+        if file.is_file():
+            return file
+    problem = "is a folder without last.ckpt" if given.is_dir() else "does not exist"
     raise UserError(f"{option}={path} {problem}. Name a checkpoint file or a run's folder.")
 
 
@@ -50,9 +50,6 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         path: The file.
         map_location: Where its tensors go, as for `torch.load`. They are read from the disk when they are used.
 
-    Returns:
-        Tensors, numbers, strings, lists and dicts; NumPy arrays and paths as they were.
-
     Raises:
         UserError: If the file is not whole, is no checkpoint of this template, or holds any other object.
     """
@@ -62,12 +59,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{path} is no checkpoint of this template: it holds no config. Name one that a fit wrote. To start from "
             f"weights of another training: --config YAML --transfer.weights {pasted(path)} in place of --ckpt_path."
         )
-    unpacked: dict[str, Any] = unpack(checkpoint)
-    return unpacked
+    return checkpoint
 
 
 def read_plain(path: Path, map_location: Any = "cpu") -> Any:
-    """Read what torch or safetensors saved in a file, whoever did it.
+    """Read what torch or safetensors saved in a file, in any training.
 
     Args:
         path: The file.
@@ -85,32 +81,56 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=is_zipfile(path))
     except ImportError as error:
         raise UserError(f"{path} needs a package that is not installed: pip install safetensors") from error
-    except (FileNotFoundError, PermissionError) as error:
+    except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # both libraries may stumble over foreign bytes in any way
-        refused = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported class" in line]
-        if refused:
+    except Exception as error:  # foreign bytes make either library fail in any way
+        if found := re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error)):
             raise UserError(
-                f"{path} is refused: it holds more than tensors and plain values, and loading it could run foreign "
-                f"code. {refused[0]}"
+                f"{path} is refused: it holds {found[1]}, and loading it could run code. {ALLOWED}"
             ) from error
         others = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path]
         beside = f" Beside it: {', '.join(others)}." if others else ""
-        raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is no checkpoint, or only a part of one.{beside}"
-        ) from error
+        size = f"{path.stat().st_size:,} bytes"
+        raise UserError(f"{path} ({size}) is no checkpoint, or only a part of one.{beside}") from error
 
 
 def write_checkpoint(trainer: Trainer, target: Path) -> None:
-    """Save beside the old file, then move the new one into its place; all processes call it together.
+    """Save beside the old file, then replace it; all processes call it together.
 
     Raises:
-        UserError: If the disk refuses it.
+        UserError: If the disk is full, or if loading the checkpoint could run code.
     """
     try:
         with write_whole(target) if trainer.is_global_zero else nullcontext(target) as part:
             trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                read_plain(part)
     except OSError as error:
         kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
         raise UserError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
     trainer.strategy.barrier("checkpoint")
+
+
+def pack_checkpoint(checkpoint: dict[str, Any]) -> None:
+    """Leave out hyperparameters that a checkpoint cannot hold (a net): the config has them."""
+    for owner in (LightningModule, LightningDataModule):
+        checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_TYPE, None)
+        given = checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_KEY, {}).items()
+        texts = {name: str(value) if isinstance(value, PurePath) else value for name, value in given}
+        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = {k: value for k, value in texts.items() if is_plain(value)}
+    # A state_dict keeps its type, which has the versions of its modules.
+    checkpoint |= {name: python_numbers(value) for name, value in checkpoint.items() if name != "state_dict"}
+
+
+def python_numbers(value: Any) -> Any:
+    """Replace NumPy's numbers, which a schedule may compute, by Python's."""
+    return apply_to_collection(value, np.generic, np.generic.item, allow_frozen=True)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a checkpoint can hold a value."""
+    if isinstance(value, dict):
+        return all(map(is_plain, [*value, *value.values()]))
+    if isinstance(value, list | tuple | set):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, Tensor | int | float | complex | str | bytes | np.generic | torch.dtype)

@@ -95,12 +95,6 @@ class QuickAttributes(pl.LightningModule):
             super().__setattr__(name, value)
 
 
-def double_before_weights(module: pl.LightningModule) -> None:
-    """Make a module double in `on_load_checkpoint`: Lightning does so after it has loaded the weights, rounded."""
-    if module.trainer.precision == "64-true":
-        module.double()
-
-
 def call_own_train(module: pl.LightningModule) -> None:
     """Call `train()` of each part that overrides it when a fit starts, as a hand-written loop does.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
-from src.engine.checkpoint.plain import metric_states, set_metric_states
+from src.engine.checkpoint.resume import metric_states, set_metric_states
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs

@@ -18,6 +18,7 @@ READ_WELL = (UserError, MisconfigurationException)
 # Users' mistakes that Lightning and torch raise as bugs: words of the message, and what to do if it does not say so.
 MISTAKES = {
     "Early stopping conditioned on metric": "",
+    "Error(s) in loading state_dict": "",
     "find_unused_parameters": "Some parameters got no gradient in a step, which DDP does not expect. Set "
     "--trainer.strategy ddp_find_unused_parameters_true, or let the loss use them.",
     "'fused' optimizer": "A fused optimizer cannot clip gradients in mixed precision. Set --model.optimizer.fused "
