@@ -117,15 +117,8 @@ def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any
         return hook.method(*args, **kwargs)
 
 
-def _take_over(seed: RunSeed, moved: dict[int, Any], drew: list[str], hook: Wrapped) -> Any:
-    """Take over the loaders that a hook returns, before Lightning sees them.
-
-    Args:
-        seed: Of the run.
-        moved: Tensors that are on the run's device already.
-        drew: The hooks that drew random numbers.
-        hook: That returns loaders.
-    """
+def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> Any:
+    """Take over the loaders that a hook returns, before Lightning sees them; note tensors on the run's device."""
     trainer: Any = hook.trainer
     number = _hook_seed(hook, seed)
     with seeded(number):
@@ -164,12 +157,10 @@ def _take_over(seed: RunSeed, moved: dict[int, Any], drew: list[str], hook: Wrap
     return combined if combined is loaders else combined.iterables
 
 
-def _move(moved: dict[int, Any], trainer: Trainer, tensor: Tensor) -> Tensor:
-    if id(tensor) not in moved:
-        # With the first, or its id may come again.
-        moved[id(tensor)] = (tensor, tensor.to(trainer.strategy.root_device))
-    made: Tensor = moved[id(tensor)][1]
-    return made
+def _move(moved: dict[Tensor, Tensor], trainer: Trainer, tensor: Tensor) -> Tensor:
+    if tensor not in moved:  # tensors are hashed by identity
+        moved[tensor] = tensor.to(trainer.strategy.root_device)
+    return moved[tensor]
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:

@@ -9,6 +9,7 @@ import operator
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -36,11 +37,11 @@ from src.engine.lightning_fixes.trainer import EndsWorkers
 class MapLoader(EndsWorkers, OrderedLoader):
     """Hands out the batches of a DataLoader over a map-style data set.
 
-    A random or sequential sampler is replaced by an order that is a function of (seed, epoch); any other sampler is
+    A random or sequential sampler is replaced by an order that is a function of (seed, epoch). Any other sampler is
     drawn whole at the start of an epoch, with the generators seeded by (seed, epoch). `batch_size` counts samples per
-    process. The batches of a batch sampler are those of all processes together, each of which takes its rows: a bucket
-    stays whole. With `batch_size=None` an item is a batch, and each process takes items in turn. In training each item
-    of a step then counts the same in the gradient, however many samples it holds.
+    process. The batches of a batch sampler are those of all processes together: each takes its rows of every batch.
+    With `batch_size=None` an item is a batch, and the processes take items in turn. In training each item of a step
+    then counts the same in the gradient, however many samples it holds.
 
     Args:
         loader: In any legal form; it is left as it is.
@@ -50,13 +51,13 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def __init__(self, loader: DataLoader[Any], role: Role) -> None:
         super().__init__()
         self.loader = loader
-        self._own_batches = loader.batch_size is None and loader.batch_sampler is not None
-        self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
         batched = loader.batch_sampler is not None
+        self._own_batches = batched and loader.batch_size is None
+        self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
         self._coming = _Coming(batched)
         seeded = SeededDataset(loader.dataset, loader.collate_fn, batched, batched and _is_tensors(loader))
-        self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, sampler=self._coming, in_order=True)
-        self._source.__dict__["batch_sampler"] = self._coming if batched else None
+        samplers = {"sampler": self._coming, "batch_sampler": self._coming if batched else None}
+        self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, in_order=True, **samplers)
         self.follow(role)
 
     def follow(self, role: Role) -> None:
@@ -116,10 +117,10 @@ class MapLoader(EndsWorkers, OrderedLoader):
         Returns:
             (B,) int64; where a sampler gives no numbers, their places in its order.
         """
-        places, order = self.places(batch), self.plan(self.number).rows
-        if isinstance(order, Tensor):
-            return order[places]
-        picked = [order[place] for place in places.tolist()]
+        places, rows = self.places(batch), self.plan(self.number).rows
+        if isinstance(rows, Tensor):
+            return rows[places]
+        picked = [rows[place] for place in places.tolist()]
         indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
         try:
             return torch.tensor([operator.index(index) for index in indices])
@@ -191,9 +192,8 @@ class StreamLoader(EndsWorkers, RunLoader):
         # The data set itself may continue from epoch to epoch, a loader begins anew.
         self._lasting: Any = loader.dataset if here else None
         self._keeper: Any = self._source if callable(getattr(loader, "state_dict", None)) else self._lasting
-        # Where the stream stood when so many batches of the epoch were fetched. Without a length Lightning fetches one
-        # batch ahead, to know the last one: the two latest are kept.
-        self._places: dict[int, dict[str, Any]] = {}
+        # Where the stream stood behind its latest batches. Without a length Lightning fetches one batch ahead.
+        self._places: deque[dict[str, Any]] = deque(maxlen=2)
         self._loaded: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -203,8 +203,8 @@ class StreamLoader(EndsWorkers, RunLoader):
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream of each process stood behind the batches that were trained on."""
         trained = self.role.progress.trained() if self.role.progress else 0
-        place = max((fetched for fetched in self._places if fetched <= trained), default=None)
-        own = self._places[place] if trained and place is not None else {"stream": _state_of(self._lasting)}
+        places = [place for place in self._places if place["fetched"] <= trained] if trained else []
+        own = places[-1] if places else {"stream": _state_of(self._lasting)}
         shares: list[Any] = [own] * self.role.world_size
         if self.role.world_size > 1:
             torch.distributed.all_gather_object(shares, own)
@@ -236,25 +236,23 @@ class StreamLoader(EndsWorkers, RunLoader):
         self._loaded, self.cycle = None, place["began"]
         if progress and self.cycle:
             progress.note_exhausted(self)
-        skipped, stream = fetched - self.cycle, place["stream"]
-        self._note(fetched, place if stream is not None else place | {"stream": _state_of(self._lasting)})
+        done, dropped = fetched - self.cycle, 0
+        if place["stream"] is None:
+            place["stream"] = _state_of(self._lasting)
+            dropped = done
+        elif not place["ended"]:
+            self._keeper.load_state_dict(place["stream"])
+        self._places.append(place | {"fetched": fetched})
         if place["ended"]:
             return
+        if dropped and self.role.rank == 0:
+            print(f"the stream has no state_dict: its first {dropped} batches are drawn and dropped", file=sys.stderr)
         self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
-        if stream is not None:
-            self._keeper.load_state_dict(stream)
-        elif skipped and self.role.rank == 0:
-            said = f"the stream has no state_dict: {skipped} batches are drawn and dropped to go on with the next"
-            print(said, file=sys.stderr, flush=True)
-        batches = self._draw(skipped if stream is not None else 0)
-        for batch in itertools.islice(batches, 0 if stream is not None else skipped, None):
+        for batch in itertools.islice(self._draw(done - dropped), dropped, None):
             fetched += 1
-            self._note(fetched, place | {"stream": _state_of(self._keeper)})
+            self._places.append(place | {"fetched": fetched, "stream": _state_of(self._keeper)})
             yield batch
-        self._note(fetched, self._places.get(fetched, place) | {"ended": True})
-
-    def _note(self, fetched: int, place: dict[str, Any]) -> None:
-        self._places = {k: each for k, each in self._places.items() if k == fetched - 1} | {fetched: place}
+        self._places.append(self._places[-1] | {"ended": True})
 
     def _draw(self, number: int) -> Iterator[Any]:
         """Draw the batches from here on, the first of which has this number."""
@@ -281,15 +279,12 @@ def _state_of(keeper: Any) -> Any:
 _over = multiprocessing.RawValue(ctypes.c_bool, False)
 
 
-def keep_workers() -> None:
-    """Begin a run, whose workers stay until it has saved."""
-    _over.value = False
+def keep_workers(keep: bool) -> None:
+    """Let the workers of a run stay until it has saved, or let them end when they are asked to."""
+    _over.value = not keep
 
 
-@atexit.register  # before multiprocessing ends, and waits for, those that are left
-def let_workers_go() -> None:
-    """Let workers end when they are asked to."""
-    _over.value = True
+atexit.register(keep_workers, False)  # before multiprocessing ends, and waits for, those that are left
 
 
 class IgnoreSignals:

@@ -1,8 +1,8 @@
 """Make random numbers of torch, NumPy and Python functions of the run's seed; your own generator objects are not seen.
 
-Hooks of data draw the same in every stage, verb and process: `setup()` runs for the fit and again for the test, and a
+Hooks of data draw the same in every stage, verb and process. `setup()` runs for the fit and again for the test: a
 `random_split` there would otherwise put rows that trained into the test set. A sample's draws are a function of (seed,
-epoch, index), on any worker and process, an evaluation's one of (seed, stage). Training notices none of them.
+epoch, index), an evaluation's of (seed, stage). Training notices none of them.
 """
 
 import functools
@@ -68,7 +68,7 @@ def preserve_rng_state() -> Iterator[None]:
         return
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
     numpy_state, numpy_generator = np.random.get_state(legacy=False), np.random.get_bit_generator()  # type: ignore[attr-defined]
-    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to put a state back takes as long as a batch
+    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to set a state takes as long as a batch
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def seeded(number: int) -> Iterator[None]:
     _outside.append(before)
     try:
         seed_all(number)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed_all(number)
         if torch.mps.is_available():
             torch.mps.manual_seed(number)
@@ -102,13 +102,14 @@ def random_state() -> dict[str, Any]:
 
 
 def _current_state() -> dict[str, Any]:
-    kind, key, *numpy_rest = np.random.get_state()
+    kind, key, *rest = np.random.get_state()
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
     return {
         "torch": torch.get_rng_state(),
-        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if cuda else [],
         "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.asarray(key, np.int64)), *numpy_rest),
+        "numpy": (kind, np.asarray(key).tolist(), *rest),
     }
 
 
@@ -124,18 +125,17 @@ def set_random_state(state: dict[str, Any]) -> None:
     if state["mps"] is not None and torch.mps.is_available():
         torch.mps.set_rng_state(state["mps"].cpu())
     random.setstate(state["python"])
-    kind, key, *rest = state["numpy"]
-    np.random.set_state((kind, key.cpu().numpy(), *rest))
+    np.random.set_state(tuple(state["numpy"]))
 
 
 class SeededDataset:
     """Gives a DataLoader batches whose random numbers are functions of (seed, epoch, index).
 
-    Its samples are what was asked for: (number of the seed and epoch, index); `collate` fetches them and makes the
-    batch. Seeding three generators for each sample costs more than many samples do, and most draw nothing. So a batch
-    is made after the generators got a known state. If a generator then draws another number than this state gives, the
-    batch is made again with it seeded for each sample and for the collate function, and so is each later one. A batch
-    that a data set makes as a whole is seeded for its first sample.
+    Its samples are (hash of seed and epoch, index); `collate` fetches the real ones and makes the batch. Seeding three
+    generators for each sample costs more than many samples do, and most draw nothing. So they are seeded once for a
+    batch. A generator that then draws another number than its first one was used: the batch is made again with it
+    seeded for each sample and for the collate function, and so is each later one. A batch that a data set makes as a
+    whole is seeded for its first sample.
 
     Args:
         dataset: Map-style.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from src.engine.data.loaders import keep_workers, let_workers_go
+from src.engine.data.loaders import keep_workers
 from src.engine.paths import pasted
 from src.engine.run.run import Run, RunCallback
 
@@ -51,7 +51,7 @@ class Signals(RunCallback):
     on_test_start = on_predict_start = on_validation_start
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        keep_workers()
+        keep_workers(True)
         self.on_validation_start(trainer, module)
         self._training = True
         _requeue.clear()
@@ -68,7 +68,7 @@ class Signals(RunCallback):
         if number == last and number not in _requeue:
             if now - last_s > ONCE_S:
                 signal.signal(number, signal.SIG_DFL)
-                let_workers_go()
+                keep_workers(False)
                 sys.exit(128 + number)
             return
         self._last, self._got = (number, now), number
@@ -105,7 +105,7 @@ class Signals(RunCallback):
                 leave(trainer, self.run)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        let_workers_go()
+        keep_workers(False)
         if isinstance(exception, KeyboardInterrupt):  # before anything listened
             say(trainer, signal.SIGINT, " before the first step; nothing was to save")
 
