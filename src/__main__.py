@@ -37,7 +37,12 @@ def start() -> None:
     else:
         module, arguments = importlib.import_module("src.cli"), []
     signal.signal(signal.SIGINT, before)
-    module.main(*arguments)
+    try:
+        module.main(*arguments)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code > 128:  # saved and leaving: the same signal again changes nothing
+            signal.signal(stop.code - 128, signal.SIG_IGN)
+        raise
 
 
 def programs(folder: Path) -> dict[str, str]:

@@ -24,9 +24,8 @@ from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
 from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
-from src.engine.run.failures import READ_WELL, explained
+from src.engine.run.failures import READ_WELL, Quiet, explained
 from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
-from src.engine.run.quiet import Quiet
 from src.engine.run.run import Run
 from src.module import LitModule
 
@@ -160,8 +159,8 @@ class CLI(LightningCLI):
         """Claim the run's folder; add the always-on callbacks to those of the config."""
         config = self.config_init
         last = self.ckpt_path if self.verb == "fit" else None
-        self.run.folder = begin(self._root(), last, self.run.config, self._folder)
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
+        self.run.folder = begin(self._root(), last, self.run.config, self._folder)
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:
@@ -209,14 +208,12 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
             got = f"got {words[0]!r}{nearest(words[0], VERBS)}" if words else "see python -m src --help."
             raise UserError(f"Name a verb first, one of {', '.join(VERBS)}; {got}")
         return CLI(words, callbacks, folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns a Ctrl-C into the exit code 1.
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)
-    except SystemExit as stop:
-        # Lightning exits with 1 after Ctrl-C.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            sys.exit(128 + signal.SIGINT)
-        raise
     except Exception as error:
         record_for_torchrun(error)
         if message := explained(error):

@@ -21,14 +21,15 @@ from lightning.pytorch.callbacks import (
 
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
+from src.engine.errors import UserError
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers import Trackers
 from src.engine.run.console import Bar, Console
 from src.engine.run.finite import Finite
+from src.engine.run.record import Summary
 from src.engine.run.run import Run, RunCallback
 from src.engine.run.signals import Signals
-from src.engine.run.summary import Summary
 
 # Those of a YAML come behind the first one, and Lightning moves the checkpoint to the end.
 ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
@@ -73,6 +74,11 @@ def callbacks(trainer: Any, always_on: dict[str, Any], run: Run, callers: Iterab
     for callback in [*given, *always_on.values(), *monitors, *callers]:
         if isinstance(callback, RunCallback):
             callback.run = run
+    if monitors and not always_on["track"].needed():
+        raise UserError(
+            f"{type(monitors[0]).__name__} sends to a tracker, and this run has none. Set --track.tensorboard true or "
+            "another tracker, or take it out of trainer.callbacks."
+        )
     first, *rest = [callback for callback in always_on.values() if callback.needed()]
     # The bar is gone before others print.
     return [first, *bar, *given, *rest, *monitors, *callers]

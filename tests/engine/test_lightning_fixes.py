@@ -37,7 +37,7 @@ from src.engine.lightning_fixes.trainer import (
     quicken_steps,
     spare_the_question_for_a_gpu,
 )
-from src.engine.run.quiet import IDLE_WARNINGS, Quiet
+from src.engine.run.failures import IDLE_WARNINGS, Quiet
 from tests.conftest import CONFIGS, SMALL, run_process
 
 pytestmark = [

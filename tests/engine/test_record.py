@@ -1,22 +1,35 @@
-"""record.yaml tells how a run was made, enough to make it again."""
+"""record.yaml says how a run was made, summary.json what it is and how far it came, whatever becomes of the run."""
 
 import importlib.metadata
+import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
-import torch
 import yaml
+from lightning.pytorch import Callback, LightningDataModule
 
+from src.engine.errors import UserError
 from src.engine.run import record
 from tests.conftest import CONFIGS, SMALL, digest
-from tests.stopping import config, fit, resume
+from tests.processes import finish, processes, start
+from tests.stopping import config, fit, resume, rows
 
-SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
+SHORT = ("--trainer.max_epochs=2", "--data.passes=5")
 
 
-def entries(run):
+def entries(run: Path) -> list[dict]:
     return yaml.safe_load((run / "record.yaml").read_text())
+
+
+def summary(run: Path) -> dict:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    return json.loads((run / "summary.json").read_text(), parse_constant=refuse)
 
 
 def git(*args, cwd):
@@ -36,77 +49,208 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_record_has_command_commit_versions_device_and_packages(cli, project, tmp_path, monkeypatch):
-    arguments = ["fit", "--config", str(SMALL), *SHORT]
-    monkeypatch.setattr(sys, "argv", ["somewhere/src/__main__.py", *arguments])
-    assert cli(*arguments).code == 0
+def test_a_run_and_each_verb_on_it_are_recorded(cli, project, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "src", "fit", "--note=a b"])
+    assert cli("fit", "--config", SMALL, *SHORT, "--note=lr: 0.1, [wide]").code == 0
     run = tmp_path / "runs/xor/version_0"
-    (entry,) = entries(run)
-    assert entry["command"] == " ".join(["python -m src", *arguments])
-    assert entry["folder"] == str(tmp_path)
-    assert entry["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert entry["device"]["processes"] == 1
+    (entry,), said = entries(run), summary(run)
+    assert (entry["command"], entry["folder"]) == ("python -m src fit '--note=a b'", str(tmp_path))
+    assert (entry["device"], entry["processes"]) == (said["device"], said["processes"]) == ("cpu", 1)
     assert entry["git"] == {"commit": git("rev-parse", "HEAD", cwd=project).strip(), "changes": None}
+    assert {"commit": said["commit"], "changes": said["changes"]} == entry["git"]
     listed = (run / entry["packages"]).read_text().splitlines()
-    wanted = ("torch", "pillow", "pytest")
-    assert {f"{name}=={importlib.metadata.version(name)}" for name in wanted} <= set(listed)
-    assert len(listed) == len(set(listed))
+    assert {f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "pillow", "pytest")} <= set(listed)
+    assert (said["verb"], said["state"], said["reason"]) == ("fit", "finished", "max_epochs=2 reached")
+    assert (said["epochs"], said["steps"], said["parameters"], said["note"]) == (2, 10, 17, "lr: 0.1, [wide]")
+    *_, trained, tested = rows(run)
+    last = {name: float(value) for row in (trained, tested) for name, value in row.items() if "/" in name and value}
+    assert said["metrics"] == pytest.approx(last, rel=1e-6)
+    assert {"val/loss", "val/acc", "train/loss", "test/loss", "test/acc"} == said["metrics"].keys()
+    assert (said["monitor"], said["best"]) == ("val/loss", min(float(row["val/loss"]) for row in rows(run)[:2]))
+    for number, (verb, stages) in enumerate([("validate", {"val"}), ("test", {"test"}), ("predict", set())], start=1):
+        assert cli(verb, "--ckpt_path", run).code == 0
+        said = summary(tmp_path / f"runs/xor/version_{number}")
+        assert (said["verb"], said["state"], said["note"]) == (verb, "finished", "lr: 0.1, [wide]")
+        assert said["source"].endswith("runs/xor/version_0/checkpoints/last.ckpt")
+        assert {name.split("/")[0] for name in said["metrics"]} == stages
+        assert "epochs" not in said
+    # A test of earlier weights says nothing of the resumed fit.
+    assert cli("fit", "--ckpt_path", run, "--trainer.max_epochs=3", "--test_after_fit=false").code == 0
+    assert (summary(run)["epochs"], summary(run)["note"]) == (3, "lr: 0.1, [wide]")
+    assert {name.split("/")[0] for name in summary(run)["metrics"]} == {"train", "val"}
 
 
 def test_the_record_has_the_checksum_of_each_data_file(cli, mnist, tmp_path):
-    short = ("--trainer.limit_train_batches=1", "--trainer.max_epochs=1")
-    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *short).code == 0
+    short = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1")
+    options = ("--trainer.callbacks=null", "--test_after_fit=false", *short)
+    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *options).code == 0
     (entry,) = entries(tmp_path / "runs/mnist/version_0")
     assert entry["data"] == {file.name: digest(file) for file in (mnist.root / "MNIST/raw").glob("*-ubyte")}
 
 
-def test_each_resume_adds_an_entry_with_the_options_that_changed(tmp_path):
-    run = fit(tmp_path, config(max_epochs=1))
+def test_a_resume_adds_an_entry_and_continues_the_summary_and_a_refused_one_changes_nothing(tmp_path, capfd):
+    run = fit(
+        tmp_path,
+        config(scheduler=("torch.optim.lr_scheduler.StepLR", {"step_size": 1})),
+        ("on_train_batch_end", 17),
+        send,
+    )
+    stopped = summary(run)
+    assert (stopped["state"], stopped["reason"]) == ("stopped", "SIGTERM")
+    assert (stopped["epochs"], stopped["steps"]) == (1, 17)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for refused in ("--model.optimizer.lr=0.5", "--model.optimizer=torch.optim.SGD"):
+        assert resume(run, refused) == 1
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert resume(run) == 0
-    assert resume(run, "--trainer.max_epochs=2", "--model.optimizer.lr=0.001") == 0
-    changed = {"trainer.max_epochs": 2, "model.init_args.optimizer.init_args.lr": 0.001}
-    assert [entry.get("changed") for entry in entries(run)] == [None, None, changed]
-
-
-def test_a_run_that_a_notebook_started_is_run_again_from_its_config(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "kernel.json"])
-    assert cli("fit", "--config", SMALL, *SHORT).code == 0
-    (entry,) = entries(tmp_path / "runs/xor/version_0")
-    assert entry["command"] == "python -m src fit --config runs/xor/version_0/config.yaml"
+    assert resume(run, "--trainer.max_epochs=4") == 0
+    said = summary(run)
+    assert (said["state"], said["reason"]) == ("finished", "max_epochs=4 reached")
+    assert (said["epochs"], said["steps"]) == (4, 48)
+    assert said["started"] == stopped["started"]
+    assert said["updated"] > stopped["updated"]
+    assert said["seconds"] > stopped["seconds"] > 0
+    first, second, third = entries(run)
+    assert "config" not in first | second
+    assert third["config"]["trainer"]["max_epochs"] == 4
+    assert {path.name for path in run.glob("packages-*")} == {f"packages-{number}.txt" for number in range(3)}
 
 
 SETTINGS = {"diff.external": "false", "diff.noprefix": "true", "color.ui": "always", "diff.context": "0"}
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_the_patch_has_changed_and_new_files_and_applies_whatever_git_is_set_to(setting, project, tmp_path):
-    git("config", setting, SETTINGS[setting], cwd=project)
+def test_the_patch_has_changed_and_new_files_and_applies_whatever_git_is_set_to(project, tmp_path):
     (project / "src/old.py").write_bytes((project / "src/old.py").read_bytes().replace(b"= 9", b"= 10  # \xe9"))
-    for name in ("mynets/new nét.py", "env/site-packages/theirs.py", "data.csv"):
+    new = ["mynets/new nét.py", "configs/mine.yaml", "src/[a]*?.py", *(f"src/new{number}.py" for number in range(200))]
+    for name in (*new, "env/site-packages/theirs.py", "data.csv", "src/weights.bin"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("new = 1\n")
+    (project / "src/link.py").symlink_to("old.py")
     index = (project / ".git/index").read_bytes()
-    assert record._git(tmp_path / "changes.patch")["changes"] == "changes.patch"
+    patches = set()
+    for setting, value in SETTINGS.items():
+        git("config", setting, value, cwd=project)
+        assert record._git(tmp_path / "changes.patch")["changes"] == "changes.patch"
+        git("config", "--unset", setting, cwd=project)
+        patches.add((tmp_path / "changes.patch").read_bytes())
+    assert len(patches) == 1
     git("apply", str(tmp_path / "changes.patch"), cwd=tmp_path / "fresh")
-    for name in ("src/old.py", "mynets/new nét.py"):
+    for name in ("src/old.py", *new):
         assert (tmp_path / "fresh" / name).read_bytes() == (project / name).read_bytes()
-    assert {path.name for path in (tmp_path / "fresh").iterdir()} == {".git", "src", "mynets"}
+    assert (tmp_path / "fresh/src/link.py").is_symlink()
+    assert {path.name for path in (tmp_path / "fresh").iterdir()} == {".git", "src", "mynets", "configs"}
+    assert not (tmp_path / "fresh/src/weights.bin").exists()
     assert (project / ".git/index").read_bytes() == index
 
 
-def test_thousands_of_new_files_cost_few_calls_of_git_and_large_ones_are_named(project, tmp_path, monkeypatch):
-    for number in range(2_000):
-        (project / f"src/new{number}.py").write_text(f"new = {number}\n")
-    (project / "src/[a]*?.py").write_text("odd = 1\n")
-    (project / "src/link.py").symlink_to("old.py")
-    with (project / "src/weights.bin").open("wb") as file:
-        file.truncate(10**10)
-    calls, run = [], subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: calls.append(args) or run(*args, **options))
-    entry = record._git(tmp_path / "changes.patch")
-    assert len(calls) < 10
-    assert entry["too_large"] == ["src/weights.bin"]
-    git("apply", str(tmp_path / "changes.patch"), cwd=tmp_path / "fresh")
-    names = {path.name for path in (project / "src").iterdir()} - {"weights.bin"}
-    assert {path.name for path in (tmp_path / "fresh/src").iterdir()} == names
-    assert (tmp_path / "fresh/src/link.py").is_symlink()
+@pytest.mark.parametrize("option", ["enable_checkpointing=false", "barebones=true", "fast_dev_run=true"])
+def test_a_run_with_less_of_lightning_has_a_summary_too(option, cli, tmp_path):
+    assert cli("fit", "--config", SMALL, *SHORT, "--test_after_fit=false", f"--trainer.{option}").code == 0
+    said = summary(tmp_path / "runs/xor/version_0")
+    assert (said["state"], said["steps"]) == ("finished", 1 if "fast" in option else 10)
+
+
+def send() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_validation_within_the_only_epoch_is_written(tmp_path):
+    made = config(max_epochs=1, val_check_interval=4)
+    said = summary(fit(tmp_path, made, ("on_train_batch_end", 11), send))
+    assert (said["state"], said["epochs"], said["steps"]) == ("stopped", 0, 11)
+    assert said["metrics"]["val/loss"] > 0
+    assert said["best"] is not None
+
+
+@pytest.mark.parametrize(
+    ("exception", "ended"),
+    [
+        (KeyboardInterrupt(), ("stopped", "SIGINT")),
+        (SystemExit(128 + signal.SIGTERM), ("stopped", "SIGTERM")),
+        (SystemExit("no disk"), ("failed", "SystemExit: no disk")),
+        (UserError("lr=0 is too small. Set it."), ("failed", "lr=0 is too small. Set it.")),
+        (MemoryError(), ("failed", "MemoryError")),
+    ],
+)
+def test_an_interrupted_run_was_stopped_and_any_other_failed(exception, ended):
+    assert record.how_it_ended(exception) == ended
+
+
+class Odd(Callback):
+    """Reads the summary at the end of each epoch; fails in a test."""
+
+    seen: ClassVar[list[dict]] = []
+
+    def on_train_epoch_end(self, trainer, module):
+        self.seen.append(summary(Path(trainer.default_root_dir)))
+
+    def on_test_start(self, trainer, *rest):
+        raise RuntimeError(f"in the test\nof a run {summary(Path(trainer.default_root_dir))['state']}")
+
+
+def test_a_fit_is_not_done_before_its_test_is_and_short_epochs_are_not_all_written(cli, tmp_path):
+    Odd.seen.clear()
+    short = ("--data.passes=1", "--trainer.max_epochs=30", f"--trainer.callbacks={__name__}.Odd")
+    with pytest.raises(RuntimeError):
+        cli("fit", "--config", SMALL, *short)
+    run = tmp_path / "runs/xor/version_0"
+    said = summary(run)
+    assert (said["state"], said["epochs"]) == ("failed", 30)
+    assert said["reason"] == "RuntimeError: in the test of a run running"
+    assert said["metrics"]["val/loss"] == pytest.approx(float(rows(run)[-1]["val/loss"]))
+    assert len(Odd.seen) == 30
+    assert len({each["updated"] for each in Odd.seen}) <= 2 + said["seconds"]
+    assert [name for name in vars(record.Summary) if "batch" in name] == []
+
+
+class NoData(LightningDataModule):
+    def prepare_data(self) -> None:
+        raise OSError("no data here")
+
+
+def test_a_run_that_failed_before_its_start_says_so(tmp_path):
+    with pytest.raises(OSError, match="no data here"):
+        fit(tmp_path, config() | {"data": {"class_path": f"{__name__}.NoData"}})
+    said = summary(tmp_path / "runs/sums/version_0")
+    assert (said["state"], said["reason"], said["metrics"]) == ("failed", "OSError: no data here", {})
+
+
+def test_numbers_that_json_lacks_are_texts(fit_sums, tmp_path):
+    fit_sums("--finite.enabled=false", "--model.optimizer.lr=1e30", "--trainer.max_epochs=1")
+    assert summary(tmp_path / "runs/sums/version_0")["metrics"]["val/loss"] == "NaN"
+
+
+def test_a_summary_that_is_broken_or_cannot_be_written_stops_no_run(tmp_path, capfd):
+    run = fit(tmp_path, config(max_epochs=1))
+    (run / "summary.json").write_text('{"verb": "fi')
+    assert resume(run, "--trainer.max_epochs=2") == 0
+    assert summary(run)["state"] == "finished"
+    (run / "summary.json").unlink()
+    (run / "summary.json").mkdir()
+    capfd.readouterr()
+    assert resume(run, "--trainer.max_epochs=3") == 0
+    assert f"warning: cannot write {run / 'summary.json'}: " in capfd.readouterr().err
+    assert len(rows(run)) == 3
+
+
+@pytest.mark.slow
+def test_a_kill_while_it_is_written_leaves_the_summary_of_before(tmp_path):
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(config(max_epochs=3)))
+    done = finish(start("fit", "--config", "sums.yaml", cwd=tmp_path, STOP="SIGKILL:summary.json:2"))
+    assert done.returncode == -signal.SIGKILL
+    run = tmp_path / "runs/sums/version_0"
+    assert summary(run)["state"] == "running"
+    assert "epochs" not in summary(run)
+    assert resume(run) == 0
+    assert summary(run)["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo")
+def test_of_two_processes_one_writes(tmp_path):
+    done = finish(start("fit", "--config", SMALL, *SHORT, *processes(2), cwd=tmp_path))
+    assert done.returncode == 0, done.stderr
+    said = summary(tmp_path / "runs/xor/version_0")
+    assert (said["state"], said["processes"], said["epochs"]) == ("finished", 2, 2)
+    assert [path.name for path in (tmp_path / "runs/xor").iterdir()] == ["version_0"]
+    assert len(entries(tmp_path / "runs/xor/version_0")) == 1

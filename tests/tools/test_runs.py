@@ -308,11 +308,11 @@ def test_comparison_has_the_options_that_differ_and_the_metrics(runs, root):
 
 def test_option_that_a_resume_changed_is_the_later_one(runs, root):
     run = root / "small/version_0"
-    (entry,) = yaml.safe_load((run / "record.yaml").read_text())
+    config, (entry,) = (yaml.safe_load((run / name).read_text()) for name in ("config.yaml", "record.yaml"))
     second = {"class_path": "my.Second", "init_args": {"k": 2}}
-    changed = {"trainer.max_epochs": 7, "model.init_args.optimizer.init_args.lr": 0.25}
-    changed["trainer.callbacks"] = [second, second]
-    (run / "record.yaml").write_text(yaml.safe_dump([entry, entry | {"changed": changed}]))
+    config["trainer"] |= {"max_epochs": 7, "callbacks": [second, second]}
+    config["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.25
+    (run / "record.yaml").write_text(yaml.safe_dump([entry, entry | {"config": config}]))
     assert section(runs("compare", "xor/version_1", "small").out, "options that differ") == {
         "trainer.max_epochs": ["2", "7"],
         "model.optimizer.lr": ["0.05", "0.25"],

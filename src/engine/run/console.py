@@ -5,9 +5,10 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src.engine.data.batches import count_samples
 from src.engine.paths import pasted, shorten
@@ -15,13 +16,13 @@ from src.engine.run.run import Run, RunCallback, metrics_of, stage_of
 
 
 class Console(RunCallback):
-    """Prints what is trained and where; a line per epoch; at the end how it went, where it lies, what to type next.
+    """Prints what is trained and on what device; a line per epoch; at the end the result and what to type next.
 
     On a terminal there is a bar as well.
 
     Args:
         refresh_rate: Batches between two updates of the bar; each costs about 0.3 ms.
-        every_s: Seconds between two lines of an epoch that takes long, where there is no terminal.
+        every_s: Seconds between two lines of a long epoch, where there is no terminal.
     """
 
     def __init__(self, refresh_rate: int = 20, every_s: float = 60.0) -> None:
@@ -38,9 +39,8 @@ class Console(RunCallback):
         if trainer.is_global_zero and not self._begun:
             net = getattr(module, "net", module)
             number = sum(parameter.numel() for parameter in module.parameters())
-            source = self.run.source
-            weights = f"; weights of {source}" if source else "; untrained: no --ckpt_path"
-            weights = "" if self.run.verb == "fit" and not source else weights
+            untrained = "" if self.run.verb == "fit" else "; untrained: no --ckpt_path"
+            weights = f"; weights of {shorten(self.run.source)}" if self.run.source else untrained
             print(f"{type(net).__name__}, {number:,} parameters, on {describe(trainer)}{weights}", flush=True)
         self._begun = True
 
@@ -59,8 +59,7 @@ class Console(RunCallback):
         """Report the epoch before: only now are its numbers complete."""
         if trainer.callback_metrics or trainer.global_step > (self.run.first_step or 0):
             values = in_words({name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
-            epoch = f"{trainer.current_epoch}{_of(trainer)}"
-            self._print(trainer, f"epoch {epoch}  step {trainer.global_step}  {values}")
+            self._print(trainer, f"epoch {trainer.current_epoch}{_of(trainer)}  step {trainer.global_step}  {values}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._train_s = time.perf_counter() - self._train_start_s
@@ -77,45 +76,36 @@ class Console(RunCallback):
         if not trainer.is_global_zero:
             return
         if stage == "fit":
-            print(f"end   {why_ended(trainer, self.run.first_step)}")
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
-            epochs, steps = trainer.current_epoch, trainer.global_step
-            print(
-                f"fit   {time.perf_counter() - self._start_s:.1f} s, {epochs:,} epoch{'s' * (epochs != 1)}, "
-                f"{steps:,} step{'s' * (steps != 1)}, {speed:,.0f} samples/s"
-            )
+            seconds, epochs, steps = time.perf_counter() - self._start_s, trainer.current_epoch, trainer.global_step
+            print(f"end   {why_ended(trainer, self.run.first_step)}")
+            print(f"fit   {seconds:.1f} s, {epochs:,} epochs, {steps:,} steps, {speed:,.0f} samples/s")
             if self.run.best_score is not None:
                 print(f"best  {self.run.monitor} {self.run.best_score:.4f}")
-        if stage in ("validate", "test"):
+        elif stage in ("validate", "test"):
             print(f"{'val' if stage == 'validate' else 'test':<5} {in_words(metrics_of(trainer))}")
-        if stage == "fit" and self.run.config.get("test_after_fit"):
-            return
-        print(f"run   {shorten(self.run.folder)}")
-        if following := next_command(self.run, trainer, module):
-            print(f"next  {following}")
+        if stage != "fit" or not self.run.config.get("test_after_fit"):
+            print(f"run   {shorten(self.run.folder)}")
+            if following := next_command(self.run, trainer):
+                print(f"next  {following}")
 
 
 class Bar(TQDMProgressBar):
     """Lightning's bar with the loss and the metrics of the last validation; its epochs count from 1."""
 
-    def __init__(self, refresh_rate: int) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-        self._loss: dict[str, float] = {}
+    _outputs: Any = None
 
     def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
         super().on_train_epoch_start(trainer, *rest)
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{_of(trainer)}")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
-            self._loss = loss_of(trainer, outputs)
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *rest: Any) -> None:
+        self._outputs = outputs
+        super().on_train_batch_end(trainer, module, outputs, *rest)
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         val = {name: float(value) for name, value in trainer.callback_metrics.items() if stage_of(name) == "val"}
-        return {name: f"{value:.4f}" for name, value in (self._loss | brief(val)).items()}
+        return {name: f"{value:.4f}" for name, value in (loss_of(trainer, self._outputs) | brief(val)).items()}
 
 
 def _of(trainer: Trainer) -> str:
@@ -128,13 +118,13 @@ def loss_of(trainer: Trainer, outputs: Any) -> dict[str, float]:
 
 
 def describe(trainer: Trainer) -> str:
-    """Return the device in words: "2 x cuda (NVIDIA H200)", "cpu (no GPU is here)"."""
-    device = trainer.strategy.root_device
-    times = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    if device.type == "cuda":
-        return f"{times}cuda ({torch.cuda.get_device_name(device)})"
-    why = " (a GPU is here, too)" if torch.accelerator.is_available() else " (no GPU is here)"
-    return f"{times}{device.type}{why if device.type == 'cpu' else ''}"
+    """Return the device in words: "2 x cuda (NVIDIA H200)", "cpu"."""
+    device, name = trainer.strategy.root_device, trainer.strategy.root_device.type
+    if name == "cuda":
+        name = f"cuda ({torch.cuda.get_device_name(device)})"
+    elif name == "cpu" and torch.accelerator.is_available():
+        name = "cpu (a GPU is here, too)"
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 
 def brief(values: dict[str, float], most: int = 8) -> dict[str, float]:
@@ -148,44 +138,32 @@ def in_words(values: dict[str, float]) -> str:
 
 
 def why_ended(trainer: Trainer, first_step: int | None) -> str:
-    """Return why a fit that raised no error ended.
-
-    Args:
-        trainer: Just done.
-        first_step: Optimizer steps at its start: a resumed run may have been at its end already.
-    """
+    """Return why a fit ended without an error; `first_step` counts the steps that were done before it."""
     for stopper in trainer.early_stopping_callbacks:
         if stopper.stopping_reason_message and (stopper.stopped_epoch or trainer.should_stop):
             message = stopper.stopping_reason_message.removesuffix(" Signaling Trainer to stop.").rstrip(".")
             return f"early stopping in epoch {stopper.stopped_epoch + 1}: {message}"
+    why = "trainer.should_stop was set by a callback or the module"
     if trainer.limit_train_batches == 0 or trainer.num_training_batches == 0:
-        return "nothing to do: there is no training batch"
-    idle = "nothing left to do: " if first_step in (None, trainer.global_step) else ""
-    if 0 <= trainer.max_steps <= trainer.global_step:
-        return f"{idle}max_steps={trainer.max_steps} reached"
-    if 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch:
-        return f"{idle}max_epochs={trainer.max_epochs} reached"
-    for timer in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(timer, Timer) and (timer.time_remaining() or 1) <= 0:
-            return f"{idle}max_time reached after {timer.time_elapsed():.0f} s"
-    return f"{idle}trainer.should_stop was set by a callback or the module"
+        why = "there is no training batch"
+    elif 0 <= trainer.max_steps <= trainer.global_step:
+        why = f"max_steps={trainer.max_steps} reached"
+    elif 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch:
+        why = f"max_epochs={trainer.max_epochs} reached"
+    elif any(isinstance(each, Timer) and (each.time_remaining() or 1) <= 0 for each in trainer.callbacks):  # type: ignore[attr-defined]
+        why = "max_time reached"
+    return f"nothing left to do: {why}" if first_step in (None, trainer.global_step) else why
 
 
-def next_command(run: Run, trainer: Trainer, module: LightningModule) -> str:
-    """Return what to type after a verb; nothing where there is no checkpoint, or no data for a further verb."""
-    best, datamodule = run.best, getattr(trainer, "datamodule", None)
-    for verb in ("test", "predict", "validate"):
-        if verb != trainer.state.fn and best and _has_data(verb, module, datamodule):
-            options = (run.config.get("data") or {}).get("init_args") or {} if verb == "predict" else {}
-            # Only the user knows the value of an option such as `predict_path` that is not set.
-            unset = [name for name, value in options.items() if name.startswith("predict_") and value is None]
-            wanted = "".join(f" --data.{name} {name.rpartition('_')[2].upper()}" for name in unset)
-            return f"python -m src {verb} --ckpt_path {pasted(best)}{wanted}"
+def next_command(run: Run, trainer: Trainer) -> str:
+    """Return what to type after a fit: a verb that has data; nothing without one, or without a checkpoint."""
+    options = (run.config.get("data") or {}).get("init_args") or {}
+    # Only the user knows the value of an option such as `predict_path` that is not set.
+    unset = [name for name, value in options.items() if name.startswith("predict_") and value is None]
+    wanted = "".join(f" --data.{name} {name.rpartition('_')[2].upper()}" for name in unset)
+    for verb, more in (("test", ""), ("predict", wanted), ("validate", "")):
+        hook = f"{'val' if verb == 'validate' else verb}_dataloader"
+        has_data = any(is_overridden(hook, each) for each in (trainer.lightning_module, trainer.datamodule))  # type: ignore[attr-defined]
+        if run.best and has_data and verb != trainer.state.fn:
+            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more}"
     return ""
-
-
-def _has_data(verb: str, module: LightningModule, datamodule: Any) -> bool:
-    hook = f"{'val' if verb == 'validate' else verb}_dataloader"
-    # Lightning's own say that there is none.
-    empty = [getattr(base, hook) for base in (LightningDataModule, LightningModule)]
-    return any(getattr(type(each), hook, empty[0]) not in empty for each in (module, datamodule))

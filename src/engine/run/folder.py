@@ -54,36 +54,30 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
     if not is_rank_zero():
         return root
     try:
-        if not folder:
-            (own or root).mkdir(parents=True, exist_ok=True)
-            folder = own.absolute() if own else _claim(root)
+        folder = folder or _claim(root, own)
         if not (folder / "config.yaml").exists():
             (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
-        for name in _jobs():
-            (folder / name).touch()
+        for job in _jobs():
+            (folder / job).touch()
     except OSError as error:
-        if folder and not own:
-            give_back(folder)
-        raise cannot_write(folder or own or root, error) from error
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(
+            f"Cannot write into {folder or own or root}: {reason}. Make room there, or name a place where you may "
+            "write: --trainer.default_root_dir."
+        ) from error
     return folder
 
 
-def _claim(root: Path) -> Path:
+def _claim(root: Path, own: Path | None) -> Path:
+    (own or root).mkdir(parents=True, exist_ok=True)
+    if own:
+        return own.absolute()
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
             # The process that makes the folder owns it, however many start at the same instant.
             (root / f"version_{number}").mkdir()
             break
     return root / f"version_{number}"
-
-
-def cannot_write(folder: Path, error: OSError) -> UserError:
-    """Return the error of a run that the system does not let write."""
-    reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror or error
-    return UserError(
-        f"Cannot write into {folder}: {reason}. Make room there, or name a place where you may write: "
-        "--trainer.default_root_dir."
-    )
 
 
 def give_back(folder: Path) -> None:
@@ -96,9 +90,8 @@ def give_back(folder: Path) -> None:
 
 def end(folder: Path) -> None:
     """Note in the folder that the run came to its end."""
-    if is_rank_zero():
-        for name in _jobs():
-            (folder / name).write_text("done\n", encoding="utf-8")
+    for job in _jobs() if is_rank_zero() else ():
+        (folder / job).write_text("done\n", encoding="utf-8")
 
 
 def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
@@ -110,11 +103,11 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
         root: The experiment's folder.
         config: The run's, as plain values: one job may hold several runs.
     """
-    for name, restarted in _jobs().items():
-        for mark in sorted(root.glob(f"*/{name}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
+    for job, restarted in _jobs().items():
+        for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
             last = mark.parent / "checkpoints" / "last.ckpt"
             # torchrun counts the restarts of each machine by itself: a new one counts none, and still has to join.
-            again = restarted or (name.startswith("torchrun-") and not mark.read_text(encoding="utf-8"))
+            again = restarted or (job.startswith("torchrun") and not mark.read_text(encoding="utf-8"))
             written = mark.with_name("config.yaml")
             if again and last.exists() and yaml.safe_load(written.read_text(encoding="utf-8")) == config:
                 return last
@@ -125,9 +118,9 @@ def _jobs() -> dict[str, bool]:
     """Return the names of the jobs that this process is a part of, and whether each was started again."""
     jobs = {}
     for kind, number, restarts in (
-        ("torchrun", os.environ.get("TORCHELASTIC_RUN_ID", "none"), "TORCHELASTIC_RESTART_COUNT"),
-        ("slurm", os.environ.get("SLURM_JOB_ID", "none"), "SLURM_RESTART_COUNT"),
+        ("torchrun", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
+        ("slurm", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
     ):
-        if number != "none":  # torchrun's, where it was given none
-            jobs[re.sub(r"[^\w.-]", "_", f"{kind}-{number}")] = int(os.environ.get(restarts, 0)) > 0
+        if (name := os.environ.get(number, "none")) != "none":  # torchrun's, where it was given none
+            jobs[re.sub(r"[^\w.-]", "_", f"{kind}-{name}")] = int(os.environ.get(restarts, 0)) > 0
     return jobs

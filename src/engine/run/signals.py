@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a closed terminal: save at the next step, say how to go on, leave with the signal's exit code."""
+"""Answer SIGTERM, Ctrl-C and a closed terminal: save at the next step, say how to resume, leave with the exit code."""
 
 import os
 import signal
@@ -76,13 +76,10 @@ class Signals(RunCallback):
             again = "" if number in _requeue else "; again to stop at once"
             say(trainer, number, f": saving at the next step{again}")
             return
-        where, what = f"in {self.run.verb}", "nothing was written, start it again"
-        if self.run.verb == "fit" and trainer.sanity_checking:
-            where, what = "in the sanity check", "nothing was trained yet, start it again"
-        elif self.run.verb == "fit":
-            best = f", test it with: python -m src test --ckpt_path {pasted(self.run.best)}" if self.run.best else ""
-            where, what = "after the last step", f"the fit is whole{best}"
-        say(trainer, number, f" {where}: {what}")
+        what, best = "nothing was written, start it again", self.run.best
+        if best and self.run.verb == "fit" and not trainer.sanity_checking:
+            what = f"the fit is whole, test it with: python -m src test --ckpt_path {pasted(best)}"
+        say(trainer, number, f" in {self.run.verb}: {what}")
         if launcher := trainer.strategy.launcher:
             launcher.kill(number)  # the processes that this one started
         sys.exit(128 + number)
@@ -106,8 +103,6 @@ class Signals(RunCallback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         keep_workers(False)
-        if isinstance(exception, KeyboardInterrupt):  # before anything listened
-            say(trainer, signal.SIGINT, " before the first step; nothing was to save")
 
 
 def leave(trainer: Trainer, run: Run) -> None:

@@ -95,16 +95,8 @@ def read_yaml(path: Path) -> Any:
 
 def read_options(folder: Path) -> dict[str, Any]:
     """Return every option of a run by its flat name, as the last resume left it; none without a config.yaml."""
-    config, record = (read_yaml(folder / name) for name in ("config.yaml", "record.yaml"))
-    for entry in record or []:
-        for name, value in entry.get("changed", {}).items():
-            *above, last = name.split(".")
-            node = config
-            for part in above:
-                node[part] = node.get(part) or {}
-                node = node[part]
-            node[last] = value
-    return flat(config or {})
+    record = read_yaml(folder / "record.yaml") or [{}]
+    return flat(record[-1].get("config") or read_yaml(folder / "config.yaml") or {})
 
 
 def flat(node: Any, name: str = "") -> dict[str, Any]:
