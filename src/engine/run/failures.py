@@ -72,10 +72,9 @@ def explained(error: BaseException) -> str:
     if lost_another(error):
         return "Another process of this run ended first; its own error says why."
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # Lightning and DDP reject options so. The first frame caught the error; no user's code ran between the others.
-    rejected = isinstance(error, ValueError | RuntimeError) and modules[-1].startswith(
-        ("lightning.", "torch.nn.parallel")
-    )
+    # Lightning, DDP and `load_state_dict` reject so what does not fit. No user's code ran below the first frame.
+    places = ("lightning.", "torch.nn.parallel.", "torch.nn.modules.module")
+    rejected = isinstance(error, ValueError | RuntimeError) and modules[-1].startswith(places)
     ours = (modules[0], "src.engine.", "lightning.", "torch.", "jsonargparse", "contextlib")
     return one_line(error) if rejected and all(name.startswith(ours) for name in modules) else ""
 
