@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= $(firstword $(wildcard configs/xor.yaml configs/rows.yaml))
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -34,7 +34,7 @@ EXAMPLES := configs/{xor,mnist,mnist_augmented,sweep/mnist}.yaml src/models/{xor
 	src/data/{xor,mnist,mnist_augmented,mnist_files,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
 	src/tools/xor_plateau.py tests/test_readme.py \
 	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,xor,xor_plateau,xor_surface}.py \
-	tests/benchmarks/{__main__,child,handwritten,loading,ours,test_benchmarks,usual}.py
+	tests/benchmarks/{__main__,child,handwritten,loading,ours,test_benchmarks}.py
 
 remove-examples: SHELL := bash
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks

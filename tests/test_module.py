@@ -1,3 +1,7 @@
+"""The training step of src/module.py."""
+
+import functools
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -25,16 +29,11 @@ def sgd(parameters):
 
 
 def trainer(**options):
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-    }
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     return Trainer(accelerator="cpu", devices=1, **quiet | options)
 
 
-def test_accuracy_is_right_when_all_logits_lie_between_0_and_1():
+def test_accuracy_of_logits_between_0_and_1():
     # As probabilities 0.2 and 0.4 would be a "no"; as logits they are a "yes".
     logits, target = torch.tensor([[0.2], [0.4], [0.9], [0.6]]), torch.tensor([[1.0], [1.0], [1.0], [0.0]])
     module = LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, {"acc": BinaryAccuracy()})
@@ -42,10 +41,8 @@ def test_accuracy_is_right_when_all_logits_lie_between_0_and_1():
     assert result["test/acc"] == 0.75
 
 
-@pytest.mark.parametrize(("epochs", "batch_size", "accumulate", "steps"), [(2, 2, 1, 6), (3, 5, 1, 3), (2, 1, 2, 6)])
-def test_total_steps_of_a_scheduler_left_null_become_those_of_the_run(epochs, batch_size, accumulate, steps):
-    import functools
-
+@pytest.mark.parametrize(("epochs", "batch_size", "accumulate", "steps"), [(2, 2, 1, 6), (2, 1, 2, 6)])
+def test_total_steps_of_null_are_those_of_the_run(epochs, batch_size, accumulate, steps):
     schedule = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=None)
     module = LitModule(Same(), nn.MSELoss(), sgd, scheduler=schedule, scheduler_interval="step")
     data = TensorLoader((torch.zeros(5, 1), torch.zeros(5, 1)), batch_size)
@@ -55,19 +52,19 @@ def test_total_steps_of_a_scheduler_left_null_become_those_of_the_run(epochs, ba
     assert config.scheduler.total_steps == fit.global_step == steps
 
 
-def test_a_mean_over_many_batches_of_half_precision_is_exact():
+def test_mean_of_half_precision_is_exact():
     x = torch.full((1_000, 1), 2.0, dtype=torch.bfloat16)
     module = LitModule(Same().bfloat16(), nn.MSELoss(), sgd)
     (result,) = trainer().test(module, TensorLoader((x, x + 3), 1), verbose=False)
     assert result["test/loss"] == 9.0
 
 
-def test_a_metric_named_loss_is_refused():
+def test_metric_named_loss_is_refused():
     with pytest.raises(ValueError, match=r"val/loss is the loss itself. Give the metric another name"):
         LitModule(Same(), nn.MSELoss(), sgd, metrics={"loss": MeanAbsoluteError()})
 
 
-def test_predict_takes_x_alone_with_its_target_or_in_a_tuple():
+def test_predict_takes_x_with_or_without_target():
     module, x = LitModule(Same(), nn.MSELoss(), sgd), torch.arange(6.0).reshape(3, 2)
     for batch in (x, (x,), (x, torch.zeros(3))):
         assert torch.equal(module.predict_step(batch, 0), x)

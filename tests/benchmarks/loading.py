@@ -1,5 +1,6 @@
 """Ordinary DataLoaders, driven bare and through the engine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,16 +20,20 @@ def _stack(samples: Any) -> Any:
     return torch.stack(x), torch.stack(target)
 
 
-def drive(kind: str, adopted: bool, root: str, seed: int, num_workers: int) -> dict[str, Any]:
-    """Time whole epochs.
+def adopted(**options: Any) -> dict[str, Any]:
+    """Time the loader as a run drives it."""
+    return drive(lambda loader: MapLoader(loader, Role()), **options)
 
-    Args:
-        kind: `images`, one by one through PIL and transforms, or `tensors`, with a collate function of its own.
-        adopted: Whether the engine drives the loader, as in a run.
-        root: Folder of the data.
-        seed: Of the order.
-        num_workers: Of the loader.
-    """
+
+def bare(**options: Any) -> dict[str, Any]:
+    """Time the loader alone."""
+    return drive(lambda loader: loader, **options)
+
+
+def drive(
+    adopt: Callable[[Any], Any], kind: str, root: str, seed: int, folder: str, num_workers: int = 0
+) -> dict[str, Any]:
+    """Time whole epochs of `images`, through PIL and transforms, or `tensors`, with a collate function."""
     torch.manual_seed(seed)
     if kind == "images":
         images = MNIST(root, transform=Compose([ToTensor(), Normalize((0.1307,), (0.3081,))]))
@@ -36,7 +41,7 @@ def drive(kind: str, adopted: bool, root: str, seed: int, num_workers: int) -> d
     else:
         data = TensorDataset(torch.randn(NUM_SAMPLES, 8), torch.arange(NUM_SAMPLES))
         loader = DataLoader(data, 128, True, num_workers=num_workers, collate_fn=_stack)
-    batches: Any = MapLoader(loader, Role()) if adopted else loader
+    batches = adopt(loader)
     result: dict[str, Any] = {}
     with stopwatch(result):
         for _ in range(1 if kind == "images" else PASSES):

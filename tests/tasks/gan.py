@@ -1,24 +1,29 @@
-"""A GAN that optimizes by itself, with two optimizers: a LightningModule of one's own, no LitModule."""
+"""A GAN with manual optimization of two optimizers, in a plain LightningModule."""
 
 from pathlib import Path
 
 import lightning as L
 import torch
 from torch import nn
-
-from tests.tasks import vae
+from torch.utils.data import DataLoader, TensorDataset
 
 
 def write_data(folder: Path) -> None:
-    vae.write_data(folder)
+    for seed, (name, number) in enumerate((("train", 77), ("test", 17))):
+        torch.save(torch.rand(number, 12, generator=torch.Generator().manual_seed(seed)), folder / f"{name}.pt")
 
 
-class Data(vae.Data):
+class Data(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.load("train.pt")), 8, shuffle=True)
+
     def val_dataloader(self):
         return []
 
     def test_dataloader(self):
-        return self.loader("test.pt")
+        return DataLoader(TensorDataset(torch.load("test.pt")), 8)
+
+    predict_dataloader = test_dataloader
 
 
 class Gan(L.LightningModule):

@@ -1,4 +1,4 @@
-"""Images of several sizes, each pixel a class; what fills a batch up to its largest image counts for nothing."""
+"""Images of several sizes with a class per pixel; padding is ignored."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Padded sequences with their lengths: a number for each step, padding left out of everything."""
+"""Padded sequences with a value per step; padding is ignored."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Several sets to validate and to test on, each with its own figures."""
+"""Several validation and test sets, each with its own metrics."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rows of a CSV file, classes of unequal weight, numbers scaled as the training rows are."""
+"""Rows of a CSV file with class weights, scaled as the training rows."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A label for each token in batches of Hugging Face's kind: no dict, but a UserDict; -100 where there is no label."""
+"""A label per token in batches of Hugging Face's kind, a UserDict; -100 means no label."""
 
 from collections import UserDict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two tasks with loaders of different lengths, in a plain module that does a part of its work in hooks."""
+"""Two tasks with loaders of different lengths, in a plain module that works in hooks."""
 
 import copy
 from pathlib import Path

@@ -92,7 +92,10 @@ class Parser(LightningArgumentParser):
         """Write each argument; leave out defaults that text cannot hold, which the class will set again."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f"\\s*{UNWRITABLE}")
-            written = yaml.safe_load(super().dump(namespace, *args, **kwargs))
+            text = str(super().dump(namespace, *args, **kwargs))
+        if UNWRITABLE not in text:
+            return text
+        written = yaml.safe_load(text)
         for name in [name for name, value in written.items() if UNWRITABLE in str(value)]:
             # The parser looks for the import path of a text, too, where a function may stand as well.
             text = as_yaml(namespace[name])
