@@ -63,13 +63,10 @@ def restore_datamodule(datamodule: LightningDataModule, path: Path | None) -> No
         datamodule: Just made.
         path: The checkpoint that the run starts from, if any.
     """
-    kind = type(datamodule)
-    if path is None or kind.load_state_dict is LightningDataModule.load_state_dict:
-        return
-    checkpoint = read_checkpoint(path)
-    if kind.__qualname__ in checkpoint:  # the key is Lightning's
+    state = read_checkpoint(path).get(type(datamodule).__qualname__) if path else None  # the key is Lightning's
+    if state is not None:
         # A copy: tensors are read from the disk when they are used, and by then the file may be another one.
-        datamodule.load_state_dict(copy.deepcopy(checkpoint[kind.__qualname__]))
+        datamodule.load_state_dict(copy.deepcopy(state))
 
 
 class Transfer:
@@ -109,9 +106,7 @@ class Transfer:
         prefix = next(iter(known), "") if self.prefix is None else self.prefix
         found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
         if unknown := [start for start in self.skip if not any(name.startswith(start) for name in own)]:
-            raise UserError(
-                f"transfer.skip: no parameter begins with {', '.join(unknown)}; there are {', '.join(own)}."
-            )
+            raise UserError(f"transfer.skip: no name begins with {', '.join(unknown)}; there are {', '.join(own)}.")
         skipped = tuple(self.skip)
         taken = {name: value for name, value in found.items() if not name.startswith(skipped)}
         net.load_state_dict({name: value for name, value in own.items() if name.startswith(skipped)} | taken)

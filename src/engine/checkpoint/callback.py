@@ -69,12 +69,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
             if not is_plain(each.state_dict()):
                 raise UserError(f"{type(each).__name__}.state_dict() cannot be saved. {ALLOWED}")
         self._saved_s, self._step = time.monotonic(), trainer.global_step
-        if self._continues():
-            self._saved_at = (trainer.global_step, trainer.current_epoch)
-
-    def _continues(self) -> bool:
-        """Return whether the run continues in its own folder."""
-        return self.run.source is not None and self.run.source.absolute() == self.run.last
 
     def after_train_batch(self, trainer: Trainer) -> None:
         step = trainer.global_step
@@ -157,9 +151,11 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.run.best_score}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._continues():  # the best of a new folder is one of its own
-            self.run.best_score = state["best_score"]
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # A run in a new folder has a best checkpoint of its own.
+        if self.run.source and self.run.source.absolute() == self.run.last:
+            self.run.best_score = checkpoint["callbacks"][self.state_key]["best_score"]
+            self._saved_at = (checkpoint["global_step"], checkpoint["epoch"])
 
     @staticmethod
     def _stopping(trainer: Trainer) -> bool:
@@ -203,7 +199,4 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
     for watcher, monitor in watchers:
         mode = best_mode(module, monitor or "")
         if mode and getattr(watcher, "mode", mode) != mode:
-            raise UserError(
-                f"{type(watcher).__name__} watches {monitor} with mode: {watcher.mode}, but its best value is the "
-                f"{mode}imum. Set mode: {mode}."
-            )
+            raise UserError(f"{type(watcher).__name__} watches {monitor} with mode: {watcher.mode}. Set mode: {mode}.")

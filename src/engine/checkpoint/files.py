@@ -85,13 +85,10 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # foreign bytes make either library fail in any way
         if found := re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error)):
-            raise UserError(
-                f"{path} is refused: it holds {found[1]}, and loading it could run code. {ALLOWED}"
-            ) from error
+            raise UserError(f"{path} is refused: it holds {found[1]}, which could run code. {ALLOWED}") from error
         others = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path]
         beside = f" Beside it: {', '.join(others)}." if others else ""
-        size = f"{path.stat().st_size:,} bytes"
-        raise UserError(f"{path} ({size}) is no checkpoint, or only a part of one.{beside}") from error
+        raise UserError(f"{path} is no checkpoint, or only a part of one.{beside}") from error
 
 
 def write_checkpoint(trainer: Trainer, target: Path) -> None:

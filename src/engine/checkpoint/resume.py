@@ -16,7 +16,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, MetricTracker
 
-from src.engine.checkpoint.files import is_plain, pack_checkpoint
+from src.engine.checkpoint.files import is_plain, pack_checkpoint, python_numbers
 from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
@@ -121,9 +121,9 @@ class Resume(RunCallback):
                 by_schedule = {"lr", "initial_lr"} if optimizer in scheduled else set()
                 by_schedule |= {"momentum", "betas"} if "max_momentum" in group else set()
                 for name, value in given.items():
-                    if name not in was or was[name] == value:
+                    if was.get(name, value) == value:
                         continue
-                    values = value if isinstance(value, tuple) else [value]
+                    values = value if isinstance(value, list | tuple) else [value]
                     if name in by_schedule or any(type(each) not in (int, float) for each in values):
                         self._reject()
                     group[name] = value
@@ -138,11 +138,8 @@ class Resume(RunCallback):
         if len(shares) == world_size:
             set_metric_states(module, shares[rank]["metrics"])
         elif rank == 0 and any(share["metrics"] for share in shares):
-            print(
-                f"warning: the checkpoint is of {len(shares)} processes, this run has {world_size}: metrics that the "
-                "module keeps in training or beyond an epoch begin anew.",
-                file=sys.stderr,
-            )
+            text = f"the checkpoint is of {len(shares)} processes, this run of {world_size}: metrics begin anew"
+            print(f"warning: {text}", file=sys.stderr)
 
 
 def gather(value: Any, world_size: int) -> list[Any]:
@@ -153,7 +150,7 @@ def gather(value: Any, world_size: int) -> list[Any]:
     return values
 
 
-def optimization(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+def optimization(trainer: Trainer, module: LightningModule) -> Any:
     """Describe optimizers and schedules as the options made them; call it before their states are restored.
 
     Returns:
@@ -167,8 +164,7 @@ def optimization(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         for optimizer in trainer.optimizers
     ]
-    described: dict[str, Any] = copy.deepcopy({"fixed": fixed, "numbers": numbers})
-    return described
+    return copy.deepcopy(python_numbers({"fixed": fixed, "numbers": numbers}))
 
 
 def changed_options(before: Any, now: Any, name: str = "") -> list[str]:
