@@ -9,12 +9,13 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.files import read_checkpoint
 from src.engine.errors import UserError
 from src.module import LitModule
-from tests.conftest import SMALL, run_process
+from tests.conftest import CONFIGS, SMALL
 from tests.stopping import run_main
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
@@ -30,29 +31,17 @@ def fitted(tmp_path_factory):
     return root / "xor/version_0"
 
 
-def test_every_verb_runs_from_the_checkpoint_alone(fitted, cli, tmp_path):
+def test_every_verb_runs_from_the_file_alone_and_options_win(fitted, cli, tmp_path):
     at_fit = cli("fit", "--config", fitted / "config.yaml", "--trainer.default_root_dir=runs").metrics
+    shutil.copy(fitted / "checkpoints/best.ckpt", tmp_path / "mine.ckpt")
+    (tmp_path / "more.yaml").write_text("data: {init_args: {passes: 3}}\ntrainer: {default_root_dir: runs}\n")
     for verb in ("validate", "test", "predict", "fit"):
-        done = cli(verb, "--ckpt_path", fitted / "checkpoints/best.ckpt", "--trainer.default_root_dir=runs")
+        done = cli(verb, "--ckpt_path=mine.ckpt", "--config=more.yaml", "--data.batch_size=3", "--model.groups=null")
         assert done.code == 0, done.err
         if verb == "test":
-            assert done.metrics == {name: at_fit[name] for name in ("test/loss", "test/acc")}
-
-
-@pytest.mark.slow
-def test_it_runs_from_any_folder_and_from_the_file_alone(fitted, tmp_path):
-    shutil.copy(fitted / "checkpoints/best.ckpt", tmp_path / "mine.ckpt")
-    done = run_process("test", "--ckpt_path", "mine.ckpt", "--trainer.default_root_dir=runs", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_options_given_with_the_checkpoint_win(fitted, cli, tmp_path):
-    (tmp_path / "more.yaml").write_text("data: {init_args: {passes: 3}}\ntrainer: {default_root_dir: runs}\n")
-    options = ("--config", "more.yaml", "--data.batch_size=2", "--model.metrics=null")
-    assert cli("test", "--ckpt_path", fitted / "checkpoints", *options).code == 0
-    config = yaml.safe_load((tmp_path / "runs/xor/version_0/config.yaml").read_text())
-    assert (config["data"]["init_args"]["batch_size"], config["data"]["init_args"]["passes"]) == (2, 3)
-    assert config["model"]["init_args"]["metrics"] is None
+            assert done.metrics == pytest.approx({name: at_fit[name] for name in ("test/loss", "test/acc")})
+    config = yaml.safe_load((tmp_path / "runs/xor/version_4/config.yaml").read_text())
+    assert (config["data"]["init_args"]["batch_size"], config["data"]["init_args"]["passes"]) == (3, 3)
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
 
 
@@ -131,6 +120,26 @@ def test_it_holds_plain_values_only(fitted):
     assert called <= {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"} | {
         f"torch {kind}Storage" for kind in ("Float", "Long", "Byte", "Double", "Int", "Bool")
     }
+
+
+def test_sharded_checkpoints_of_fsdp_are_refused_before_training():
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.strategy._state_dict_type = "sharded"  # the strategy itself needs a GPU
+    with pytest.raises(UserError, match="state_dict_type: full"):
+        RunCheckpoint().setup(trainer, LightningModule(), "fit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FSDP needs a CUDA device, there is none")
+def test_fsdp_trains_and_its_checkpoint_is_one_file_that_is_tested_and_resumed(cli):
+    fsdp = ("--config", CONFIGS / "trainer/fsdp.yaml", "--trainer.accelerator=cuda", "--trainer.devices=1")
+    done = cli("fit", "--config", SMALL, *SHORT, *fsdp, "--test_after_fit=true")
+    assert done.code == 0, done.err
+    last = Path("runs/xor/version_0/checkpoints/last.ckpt")
+    assert last.is_file()
+    tested = cli("test", "--ckpt_path", last, "--trainer.accelerator=cpu")
+    assert tested.metrics["test/acc"] == done.metrics["test/acc"]
+    assert cli("fit", "--ckpt_path", last, "--trainer.max_epochs=2").code == 0
 
 
 def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path):

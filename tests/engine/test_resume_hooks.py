@@ -13,7 +13,7 @@ from tests.stopping import Sums, config, fit, resume, rows, run_differences, run
 
 
 class Own(L.LightningModule):
-    """A plain module; the classes below add a hook each."""
+    """A plain module; the classes below add hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,33 +22,44 @@ class Own(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return nn.functional.mse_loss(self.head(self.body(batch[0]).relu()), batch[1])
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", self.training_step(batch, batch_idx))
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val/loss", Own.training_step(self, batch, batch_idx))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_dict({"test/step": float(self.global_step), "test/epoch": float(self.current_epoch)})
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-class Momentum(Own):
-    """Keeps a slow copy, as BYOL and MoCo do."""
+class Busy(Own):
+    """Keeps a slow copy, logs outside of its step, counts validations, thaws and freezes, keeps more than tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slow = copy.deepcopy(self.body).requires_grad_(False)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for slow, fast in zip(self.slow.parameters(), self.body.parameters(), strict=True):
-            slow.lerp_(fast.detach(), 0.1)
-
-
-class LogsAround(Own):
-    """Logs outside of its step."""
+        self.body.requires_grad_(False)
+        self.register_buffer("validations", torch.zeros(()))
 
     def on_train_epoch_start(self) -> None:
         self.log("train/begun", float(self.current_epoch))
+        if self.current_epoch == 1:
+            self.body.requires_grad_(True)
+            self.head.requires_grad_(False)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.log("train/x", batch[0].mean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        for slow, fast in zip(self.slow.parameters(), self.body.parameters(), strict=True):
+            slow.lerp_(fast.detach(), 0.1)
+
+    def on_validation_end(self) -> None:
+        self.validations += 1
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"scale": 2.0, "history": torch.ones(2)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        assert state["scale"] == 2.0
 
 
 class Fetches(Own):
@@ -57,22 +68,6 @@ class Fetches(Own):
     def training_step(self, dataloader_iter: Any) -> Any:
         batch, _, _ = next(dataloader_iter)
         return super().training_step(batch, 0)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", super().training_step(batch, batch_idx))
-
-
-class Thaws(Own):
-    """Trains the body from the second epoch on, and the head up to there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body.requires_grad_(False)
-
-    def on_train_epoch_start(self) -> None:
-        if self.current_epoch == 1:
-            self.body.requires_grad_(True)
-            self.head.requires_grad_(False)
 
 
 class Skips(Own):
@@ -97,17 +92,6 @@ class WatchesSteps(Own):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
-class AfterValidation(Own):
-    """Counts its validations where each is over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("validations", torch.zeros(()))
-
-    def on_validation_end(self) -> None:
-        self.validations += 1
-
-
 class Backbone(Own):
     """Has the names that Lightning's callbacks look for."""
 
@@ -120,35 +104,11 @@ class Backbone(Own):
         return torch.optim.SGD([each for each in self.parameters() if each.requires_grad], self.lr)
 
 
-class Warms(Own):
-    """Weighs its loss by the step, as a VAE does, also in the test."""
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_dict({"test/step": float(self.global_step), "test/epoch": float(self.current_epoch)})
-
-
 class TwoSets(Sums):
     """Validates on two sets of data."""
 
     def val_dataloader(self) -> Any:
         return [self._loader(torch.arange(48, 56)), self._loader(torch.arange(56, 64))]
-
-
-class ForTwoSets(Own):
-    """Lightning adds the number of the set to what it logs."""
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        super().validation_step(batch, batch_idx)
-
-
-class ExtraState(Own):
-    """Keeps more than tensors in its state_dict, as torch allows."""
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"scale": 2.0, "history": torch.ones(2)}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        assert state["scale"] == 2.0
 
 
 CALLBACKS = "lightning.pytorch.callbacks."
@@ -166,35 +126,30 @@ def experiment(kind: type[Own], *callbacks: dict[str, Any], **trainer: Any) -> d
 
 
 @pytest.mark.parametrize(
-    ("kind", "stop"),
+    ("made", "stop"),
     [
-        *((Momentum, 12), (LogsAround, 5), (LogsAround, 30), (Fetches, 12), (Thaws, 30), (Skips, 30)),
-        *((WatchesSteps, 5), (ExtraState, 5), (AfterValidation, 30)),
+        (experiment(Busy, val_check_interval=4), 6),
+        (experiment(Busy), 30),
+        (experiment(Fetches), 12),
+        (experiment(Skips), 30),
+        (experiment(WatchesSteps), 5),
+        (experiment(Backbone, FINETUNING), 30),
+        (experiment(Backbone, FINDER), 30),
     ],
+    ids=["busy", "busy late", "fetches", "skips", "watches steps", "finetuning", "finder"],
 )
-def test_hooks_of_a_module_survive_a_stop(kind, stop, tmp_path):
-    whole = fit(tmp_path / "whole", experiment(kind))
-    run = fit(tmp_path / "stopped", experiment(kind), ("on_train_batch_start", stop))
+def test_hooks_and_callbacks_survive_a_stop(made, stop, tmp_path):
+    whole = fit(tmp_path / "whole", made)
+    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
     assert resume(run) == 0
     assert run_differences(whole, run) == []
     files = [folder / "metrics.csv" for folder in (whole, run)]
     assert len({file.read_bytes() for file in files if file.exists()}) <= 1
 
 
-@pytest.mark.parametrize("callback", [FINETUNING, FINDER], ids=["finetuning", "finder"])
-def test_callbacks_that_change_groups_and_rates_go_on(callback, tmp_path):
-    made = experiment(Backbone, callback)
-    whole = fit(tmp_path / "whole", made)
-    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", 30))
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
-
-
 def test_a_test_knows_the_step_of_its_checkpoint(tmp_path):
-    made = experiment(Warms) | {"test_after_fit": True}
-    run = fit(tmp_path, made)
-    after = rows(run)[-1]
-    best = run / "checkpoints/best.ckpt"
+    run = fit(tmp_path, experiment(Own) | {"test_after_fit": True})
+    after, best = rows(run)[-1], run / "checkpoints/best.ckpt"
     assert run_main(["test", "--ckpt_path", str(best), f"--trainer.default_root_dir={tmp_path / 'test'}"]) == 0
     (later,) = rows(tmp_path / "test/sums/version_0")
     names = ("epoch", "step", "test/epoch", "test/step")
@@ -203,10 +158,8 @@ def test_a_test_knows_the_step_of_its_checkpoint(tmp_path):
 
 
 def test_one_of_several_validation_sets_decides(tmp_path, capfd):
-    made = experiment(ForTwoSets)
-    made["data"] = {"class_path": f"{__name__}.TwoSets"}
-    run = fit(tmp_path / "default", made)
-    assert not (run / "checkpoints/best.ckpt").exists()
+    made = experiment(Own, max_epochs=1) | {"data": {"class_path": f"{__name__}.TwoSets"}}
+    assert not (fit(tmp_path / "default", made) / "checkpoints/best.ckpt").exists()
     assert capfd.readouterr().err.count("is not logged; there are val/loss/dataloader_idx_0, val/loss/dataloader") == 1
     made["checkpoint"] |= {"monitor": "val/loss/dataloader_idx_1"}
     assert (fit(tmp_path / "second", made) / "checkpoints/best.ckpt").exists()
