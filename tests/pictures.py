@@ -1,4 +1,4 @@
-"""What the tests of pictures share: small tasks of each kind, and a look at what was drawn of them."""
+"""What the tests of plots share: small tasks of each kind, and a look at what was drawn."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def bars() -> tuple[Tensor, Tensor]:
 
 
 def sums() -> tuple[Tensor, Tensor]:
-    """Four numbers, and two targets: their sum and their noisy product with weights."""
+    """Four numbers, and two targets: their sum, and another one with weights."""
     x = torch.randn(NUM_ROWS, 4, generator=torch.Generator().manual_seed(0))
     return x, torch.stack([x.sum(dim=1), 10 + 3 * x[:, 0] - x[:, 1]], dim=1)
 
@@ -45,53 +45,43 @@ class Data(LightningDataModule):
         form: Of a batch: `pair` or `dict`.
         sets: Data sets of an evaluation: the whole; or `day`, the whole, and `night/rain`, half of it.
         batch_size: Of all stages.
-        named: Whether the classes have names.
     """
 
-    def __init__(
-        self, what: str = "bars", form: str = "pair", sets: int = 1, batch_size: int = 16, named: bool = True
-    ) -> None:
+    class_names = ("low", "middle", "high")
+    set_names = ("day", "night/rain")
+
+    def __init__(self, what: str = "bars", form: str = "pair", sets: int = 1, batch_size: int = 16) -> None:
         super().__init__()
         self.x, self.target = {"bars": bars, "sums": sums}[what]()
         self.form = form
         self.sets = sets
         self.batch_size = batch_size
-        if named:
-            self.class_names = ["low", "middle", "high"]
 
     def loader(self, rows: int) -> Any:
         if self.form == "pair":
             return TensorLoader((self.x[:rows], self.target[:rows]), self.batch_size)
-        rows = [{"input": x, "labels": y} for x, y in zip(self.x[:rows], self.target[:rows], strict=True)]
-        return DataLoader(rows, self.batch_size)
+        pairs = zip(self.x[:rows], self.target[:rows], strict=True)
+        return DataLoader([{"input": x, "labels": y} for x, y in pairs], self.batch_size)
 
     def train_dataloader(self) -> Any:
-        return (
-            DataLoader(TensorDataset(self.x, self.target), self.batch_size) if self.form == "pair" else self.loader(50)
-        )
+        pairs = DataLoader(TensorDataset(self.x, self.target), self.batch_size)
+        return pairs if self.form == "pair" else self.loader(NUM_ROWS)
 
     def val_dataloader(self) -> Any:
-        return (
-            self.loader(NUM_ROWS) if self.sets == 1 else {"day": self.loader(NUM_ROWS), "night/rain": self.loader(25)}
-        )
+        loaders = dict(zip(self.set_names, map(self.loader, (NUM_ROWS, 25)), strict=True))
+        return self.loader(NUM_ROWS) if self.sets == 1 else loaders
 
     test_dataloader = val_dataloader
-
-
-ODD_NAMES = ["$0-$10", "$x^$", r"中\$a_{$" + "\n\x00\udcff" + 200 * "long "]
 
 
 class OddData(Data):
     """The same with names of classes and data sets as nobody would choose them, and some do."""
 
-    def __init__(self, what: str = "bars") -> None:
-        super().__init__(what)
-        self.class_names = ODD_NAMES
+    class_names = ("$0-$10", "$x^$", r"中\$a_{$" + "\n\x00\udcff" + 200 * "long ")
+    set_names = ("$a/b$", "$a:b$")
 
-    def val_dataloader(self) -> Any:
-        return {"$a/b$": self.loader(NUM_ROWS), "$a:b$": self.loader(25)}
-
-    test_dataloader = val_dataloader
+    def __init__(self) -> None:
+        super().__init__(sets=2)
 
 
 class Net(nn.Sequential):
@@ -124,8 +114,8 @@ class Own(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         logits = self.layers(batch[0])
-        given = {None: None, "logits": logits, "scores": logits.softmax(dim=1), "preds": logits.argmax(dim=1)}
-        return given[self.returns] if self.returns is None else {self.returns: given[self.returns], "y": batch[1]}
+        outputs = logits if self.returns == "logits" else logits.softmax(dim=1)
+        return {self.returns: outputs, "y": batch[1]} if self.returns else None
 
     test_step = validation_step
 
@@ -133,52 +123,35 @@ class Own(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.05)
 
 
-CLASSIFICATION = {
-    "model": {
-        "net": {"class_path": "tests.pictures.Net"},
-        "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
-        "metrics": {
-            name: {
-                "class_path": f"torchmetrics.classification.Multiclass{kind}",
-                "init_args": {"num_classes": 3, "average": average},
-            }
-            for name, kind, average in (
-                ("acc", "Accuracy", "micro"),
-                ("f1", "F1Score", "macro"),
-                ("recall", "Recall", None),
-            )
-        },
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
-    },
-    "data": {"class_path": "tests.pictures.Data"},
-}
-REGRESSION = {
-    "model": {
-        "net": {"class_path": "tests.pictures.Net", "init_args": {"num_features": 4, "outputs": 2}},
-        "loss": {"class_path": "torch.nn.MSELoss"},
-        "metrics": {
-            "mae": {"class_path": "torchmetrics.MeanAbsoluteError"},
-            "r2": {"class_path": "torchmetrics.R2Score"},
-        },
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}},
-    },
-    "data": {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}},
-}
+CLASSIFICATION, REGRESSION = (
+    yaml.safe_load("""
+model:
+  net: {class_path: tests.pictures.Net}
+  loss: {class_path: torch.nn.CrossEntropyLoss}
+  metrics:
+    acc: {class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {num_classes: 3, average: micro}}
+    f1: {class_path: torchmetrics.classification.MulticlassF1Score, init_args: {num_classes: 3, average: macro}}
+    recall: {class_path: torchmetrics.classification.MulticlassRecall, init_args: {num_classes: 3, average: null}}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.01}}
+data: {class_path: tests.pictures.Data}
+"""),
+    yaml.safe_load("""
+model:
+  net: {class_path: tests.pictures.Net, init_args: {num_features: 4, outputs: 2}}
+  loss: {class_path: torch.nn.MSELoss}
+  metrics:
+    mae: {class_path: torchmetrics.MeanAbsoluteError}
+    r2: {class_path: torchmetrics.R2Score}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.05}}
+data: {class_path: tests.pictures.Data, init_args: {what: sums}}
+"""),
+)
 
 
-def write_yaml(path: Path, task: dict[str, Any], *callbacks: str, **init_args: Any) -> Path:
-    """Write an experiment of 4 epochs with some callbacks.
-
-    Args:
-        path: The file.
-        task: What is trained.
-        callbacks: Their class paths.
-        init_args: Of the first.
-    """
-    named: list[dict[str, Any]] = [{"class_path": each} for each in callbacks]
-    if init_args:
-        named[0]["init_args"] = init_args
-    trainer = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "callbacks": named}
+def write_yaml(path: Path, task: dict[str, Any], callback: str, **init_args: Any) -> Path:
+    """Write an experiment of 4 epochs with a callback: its class path and its arguments."""
+    callbacks = [{"class_path": callback, "init_args": init_args}]
+    trainer = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "callbacks": callbacks}
     more = {"seed_everything": 0, "test_after_fit": True, "experiment": "pictures", "trainer": trainer}
     path.write_text(yaml.safe_dump(task | more))
     return path
@@ -193,17 +166,16 @@ class Drawn:
     trainer: Trainer
 
     def axes(self, name: str) -> list[Any]:
-        """Of a figure."""
         return list(self.figures[name].axes)
 
     def metric(self, name: str) -> float:
-        """That was logged last."""
+        """Return the value that was logged last."""
         return float(self.trainer.callback_metrics[name])
 
 
 @contextmanager
 def figures() -> Iterator[dict[str, Any]]:
-    """Notes each figure that is saved."""
+    """Note each figure that is saved."""
     kept: dict[str, Any] = {}
     save = Picture.save
 
@@ -225,7 +197,7 @@ def run(config: Path, *options: str, verb: str = "fit") -> Drawn:
 
 @contextmanager
 def formulas() -> Iterator[list[str]]:
-    """Notes each text that matplotlib takes for a formula."""
+    """Note each text that matplotlib takes for a formula."""
     from matplotlib.mathtext import MathTextParser
 
     noted: list[str] = []
@@ -240,6 +212,6 @@ def formulas() -> Iterator[list[str]]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, of a PNG."""
+    """Return a PNG as (H, W, 3) uint8."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

@@ -12,20 +12,24 @@ from tests.stopping import Sums, config, fit, resume, run_differences
 EMA = {"class_path": "src.callbacks.ema.Ema", "init_args": {"decay": 0.9}}
 
 
-def load(name="last", number=0):
-    return torch.load(f"runs/sums/version_{number}/checkpoints/{name}.ckpt", weights_only=True)
+class Locked(Sums):
+    """Data with a lock, which cannot be copied with the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
 
 
-def test_ema_is_what_is_saved_validated_and_tested_in_the_same_run_and_from_the_file(fit_sums, cli):
-    done = fit_sums("callbacks/ema.yaml", "--test_after_fit=true")
-    saved = load("best")
+def test_the_average_is_saved_and_tested_in_the_run_and_from_the_file(fit_sums, cli):
+    done = fit_sums("callbacks/ema.yaml", "--test_after_fit=true", f"--data={__name__}.Locked")
+    best = "runs/sums/version_0/checkpoints/best.ckpt"
+    saved = torch.load(best, weights_only=True)
     assert not torch.equal(saved["state_dict"]["net.0.weight"], saved["current_model_state"]["net.0.weight"])
-    alone = cli("test", "--ckpt_path", "runs/sums/version_0/checkpoints/best.ckpt").metrics
-    assert alone["test/loss"] == done.metrics["test/loss"]
+    assert cli("test", "--ckpt_path", best).metrics["test/loss"] == done.metrics["test/loss"]
 
 
 @pytest.mark.parametrize("stop", [("on_train_batch_end", 17), ("on_train_epoch_start", 3)])
-def test_the_average_goes_on_with_the_same_bits(stop, tmp_path):
+def test_a_resumed_average_has_the_same_bits(stop, tmp_path):
     whole = fit(tmp_path / "whole", config(callbacks=(EMA,)))
     run = fit(tmp_path / "stopped", config(callbacks=(EMA,)), stop)
     assert resume(run) == 0
@@ -43,17 +47,3 @@ def test_two_processes_average_what_one_does(kind, tmp_path):
         devices = (*processes(number), f"--data.batch_size={4 // number}", f"--trainer.default_root_dir={number}")
         launch(*options, *devices, cwd=tmp_path)
     assert_equal_runs(tmp_path / "1/xor/version_0", tmp_path / "2/xor/version_0", 1e-9)
-
-
-class Locked(Sums):
-    """Data with what cannot be copied."""
-
-    def __init__(self):
-        super().__init__()
-        self.lock = threading.Lock()
-
-
-def test_the_data_is_not_copied_with_the_weights(tmp_path):
-    made = config(callbacks=(EMA,))
-    made["data"]["class_path"] = f"{Locked.__module__}.Locked"
-    assert (fit(tmp_path, made) / "checkpoints/best.ckpt").is_file()

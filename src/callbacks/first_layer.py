@@ -1,7 +1,6 @@
 """Draw the first layer of an image net: first_layer.png."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from src.engine.data.batches import parts
 from src.engine.errors import UserError
-from src.engine.loggers.pictures import EvaluationPicture, Evaluated, new_figure, thumbnail
+from src.engine.loggers.pictures import Picture, new_figure, thumbnail
 
 PIXELS = 1_200  # of all images in a line of the grid
 
 
-class FirstLayer(EvaluationPicture):
+class FirstLayer(Picture):
     """Draws the weights of the first Linear or Conv2d layer: one image per unit, sorted by weight norm.
 
     Args:
@@ -24,34 +24,29 @@ class FirstLayer(EvaluationPicture):
     """
 
     def __init__(self, most: int = 64, layer: str | None = None) -> None:
-        super().__init__()
         self.most = most
         self.layer = layer
+        self._shape: tuple[int, ...] = ()  # (1 or 3, H, W), of an input image
 
-    def begin(self, batch: Evaluated) -> "ImageShape":
-        return ImageShape(batch.images.shape[1:])
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *numbers: int
+    ) -> None:
+        for part in parts(batch) if not self._shape else ():
+            if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
+                self._shape = tuple(part.shape[1:])
 
-    def add(self, seen: "ImageShape", batch: Evaluated) -> None:
-        """Collect nothing: all batches have images of one shape."""
+    on_validation_batch_end = on_test_batch_end
 
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "ImageShape", suffix: str) -> None:
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
         known = {n: part for n, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
         layer = known.get(self.layer or next(iter(known), ""))
         if layer is None:
             there = ", ".join(known) or "none"
             raise UserError(f"there is no Linear or Conv2d layer {self.layer or ''}; there are: {there}.")
-        images = units(layer, seen.shape, self.most)
+        if not self._shape:
+            raise UserError("there are no images (B, 1 or 3, H, W) in the batches.")
+        images = units(layer, self._shape, self.most)
         self.save(trainer, "first_layer", plot_units(images, layer.weight.shape[0]))
-
-
-@dataclass
-class ImageShape:
-    """Keeps the shape of an image, (1 or 3, H, W)."""
-
-    shape: tuple[int, ...]
-
-    def merge_state(self, other: "ImageShape") -> None:
-        """Keep it: all processes have the same."""
 
 
 def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Tensor:
@@ -65,8 +60,8 @@ def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Te
     weights = layer.weight.detach()
     if isinstance(layer, nn.Linear):
         if layer.in_features != math.prod(shape):
-            raise UserError(f"the layer takes {layer.in_features} numbers, the images have {tuple(shape)}.")
-        weights = weights.unflatten(1, tuple(shape))
+            raise UserError(f"the layer takes {layer.in_features} numbers, the images have {shape}.")
+        weights = weights.unflatten(1, shape)
     if weights.shape[1] not in (1, 3):
         weights = weights.mean(dim=1, keepdim=True)
     first = weights.flatten(1).norm(dim=1, dtype=torch.float32).argsort(descending=True, stable=True)[:most]
@@ -85,10 +80,8 @@ def plot_units(images: Tensor, total: int) -> Any:
     is_grey = images.shape[1] == 1
     if not is_grey:
         images = (images / (2 * max(limit, 1e-12)) + 0.5).clamp(0, 1)
-    gap = max(images.shape[-1] // 14, 1)
-    pad = math.nan if is_grey else 1.0
+    gap, pad, right = max(images.shape[-1] // 14, 1), math.nan if is_grey else 1.0, 0.9 if is_grey else 0.1
     grid = make_grid(images, math.ceil(math.sqrt(len(images))), padding=gap, pad_value=pad)
-    right = 0.9 if is_grey else 0.1  # with the scale
     figure = new_figure(5.7 + right, 5.6 * grid.shape[1] / grid.shape[2] + 0.5, (0.1, 0.1, right, 0.4))
     axes = figure.add_subplot()
     axes.axis("off")

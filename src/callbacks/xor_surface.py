@@ -7,10 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.data.xor import INPUTS, TARGETS
-from src.engine.errors import UserError
 from src.engine.loggers.pictures import Picture, new_figure
 
-MAX_STAGES = 20
 LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid
 
 
@@ -18,13 +16,11 @@ class XorSurface(Picture):
     """Draws the output over the plane around XOR's four points, at the end and at some steps on the way.
 
     Args:
-        stages: The steps, up to 20; 0 is before the first. The last step is always added.
+        stages: The steps; 0 is before the first. The last step is always added.
     """
 
     def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
         self.stages = frozenset(stages)
-        if len(self.stages) > MAX_STAGES:
-            raise UserError(f"XorSurface: stages has {len(self.stages)} steps; at most {MAX_STAGES} fit side by side.")
         self._surfaces: dict[int, Tensor] = {}  # by the step
         self._last: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""MNIST's files: torchvision downloads, verifies and reads them; errors say what to do."""
+"""MNIST's files: torchvision downloads, verifies and reads them; an error says what to do."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from src.engine.errors import UserError
 
 
 def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None:
-    """Download the files that are missing.
+    """Download what is missing.
 
     Args:
         source: MNIST, or a data set in the same files.
@@ -19,8 +19,8 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
     Raises:
         UserError: If that fails.
     """
-    raw, names = root / source.__name__ / "raw", [name for name, _ in source.resources]
-    if all((raw / name).with_suffix("").is_file() for name in names):
+    raw = root / source.__name__ / "raw"
+    if all((raw / name).with_suffix("").is_file() for name, _ in source.resources):
         return
     if mirror:
         source = type(source.__name__, (source,), {"mirrors": [mirror.rstrip("/") + "/"]})
@@ -31,7 +31,7 @@ def download(source: type[MNIST], root: Path, mirror: str | None = None) -> None
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         raise UserError(
             f"Cannot get {source.__name__} into {raw}: {' '.join(str(error).split())} Check the connection and the "
-            f"disk, set --data.root, set --data.mirror to an address (https://...), or put {', '.join(names)} there."
+            "disk, set --data.root, set --data.mirror to an address (https://...), or put the packed files there."
         ) from error
 
 

@@ -39,11 +39,12 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def fit(cli, mnist):
-    """Train an example for a few steps."""
+    """Train an example for a few steps, without a test or plots."""
 
     def run(example, *options):
         data = mnist.options if example == "mnist" else []
-        done = cli("fit", "--config", CONFIGS / f"{example}.yaml", *data, *FEW_STEPS, *options)
+        quick = (*FEW_STEPS, "--test_after_fit=false", "--trainer.callbacks=null")
+        done = cli("fit", "--config", CONFIGS / f"{example}.yaml", *data, *quick, *options)
         assert done.code == 0, done.err
         return done
 
@@ -59,44 +60,41 @@ examples = pytest.mark.parametrize("example", ["xor", "mnist"])
 
 
 @examples
-def test_a_training_step_does_not_wait_for_the_device(fit, monkeypatch, example):
-    operations = Operations()
-    step = LitModule.training_step
+def test_a_bf16_step_does_not_wait_for_the_device(fit, monkeypatch, tmp_path, example):
+    operations, dtypes, step = Operations(), set(), LitModule.training_step
 
     def watched(module, batch, batch_idx):
-        with operations if batch_idx else contextlib.nullcontext():  # of the first batch the target is looked at
+        with operations if batch_idx else contextlib.nullcontext():  # the target of the first batch is looked at
             return step(module, batch, batch_idx)
 
+    loss = {"xor": nn.BCEWithLogitsLoss, "mnist": nn.CrossEntropyLoss}[example]
+    forward = loss.forward
+
+    def watched_loss(self, logits, target):
+        dtypes.add(logits.dtype)
+        return forward(self, logits, target)
+
     monkeypatch.setattr(LitModule, "training_step", watched)
-    fit(example)
+    monkeypatch.setattr(loss, "forward", watched_loss)
+    fit(example, "--trainer.precision=bf16-mixed")
     assert operations.count["addmm"] == 2 * 2  # two layers, three steps but the first: it was watched
     # `.item()`, `float(...)`, `if tensor`; and the operations whose result's size depends on the values.
     for waits in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"):
         assert operations.count[waits] == 0, waits
+    assert dtypes == {torch.bfloat16}
+    (row,) = metrics_of(tmp_path / "runs" / example / "version_0")
+    assert math.isfinite(float(row["train/loss"]))
 
 
 def test_a_batch_costs_one_index_operation_per_tensor():
     x, target = torch.randint(256, (23, 28, 28), dtype=torch.uint8), torch.arange(23)
-    loader = TensorLoader((x, target), 4, shuffle=True, seed=0)
-    batches = iter(loader)
+    batches = iter(TensorLoader((x, target), 4, shuffle=True, seed=0))
     next(batches)  # draws the order, too
-    for _ in range(len(loader) - 1):
+    for _ in range(5):
         with Operations() as operations:
             next(batches)
         assert operations.count["index_select"] == 2
         assert operations.count.keys() <= {"index_select", "slice"}
-
-
-def test_the_transform_gets_whole_batches():
-    shapes = []
-
-    def transform(batch):
-        shapes.append(tuple(batch.shape))
-        return batch.float()
-
-    loader = TensorLoader((torch.zeros(10, 5, dtype=torch.uint8),), 4, transform=transform)
-    assert all(batch.dtype == torch.float32 for (batch,) in loader)
-    assert shapes == [(4, 5), (4, 5), (2, 5)]
 
 
 def test_mnist_normalises_each_batch_once_and_never_reads_a_single_image(fit, mnist, monkeypatch):
@@ -111,7 +109,7 @@ def test_mnist_normalises_each_batch_once_and_never_reads_a_single_image(fit, mn
 
     monkeypatch.setattr(src.data.mnist, "normalize", watched)
     monkeypatch.setattr(MNIST, "__getitem__", single_image)
-    fit("mnist", "--data.batch_size=100", "--trainer.num_sanity_val_steps=0", "--test_after_fit=false")
+    fit("mnist", "--data.batch_size=100", "--trainer.num_sanity_val_steps=0")
     assert sizes == [100] * (3 + mnist.val_size // 100)
 
 
@@ -132,13 +130,8 @@ class Watched(Metric):
 
 
 def test_training_steps_touch_no_metric_and_log_nothing(monkeypatch):
-    logged, log = [], LightningModule.log
-
-    def watched(module, name, *args, **kwargs):
-        logged.append(name)
-        log(module, name, *args, **kwargs)
-
-    monkeypatch.setattr(LightningModule, "log", watched)
+    logged = []
+    monkeypatch.setattr(LightningModule, "log", lambda module, name, *args, **kwargs: logged.append(name))
     metric = Watched()
     module = LitModule(
         nn.Linear(2, 1), nn.MSELoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), {"m": metric}
@@ -174,79 +167,32 @@ def test_help_imports_what_lightnings_command_line_does_and_no_more():
     assert not ours & {"src.data.mnist", "src.data.mnist_images", "src.models.mnist"}
 
 
-def test_the_optimizer_has_one_place(cli):
-    shown = cli("fit", "--help").out
-    assert "--model" in shown
-    assert "--optimizer" not in shown
-    assert "--lr_scheduler" not in shown
-    assert cli("fit", "--config", CONFIGS / "xor.yaml", "--optimizer=Adam").code == 1
-
-
-@examples
-def test_bf16_mixed_trains(fit, tmp_path, monkeypatch, example):
-    dtypes = []
-    loss = {"xor": nn.BCEWithLogitsLoss, "mnist": nn.CrossEntropyLoss}[example]
-    forward = loss.forward
-
-    def watched(self, logits, target):
-        dtypes.append(logits.dtype)
-        return forward(self, logits, target)
-
-    monkeypatch.setattr(loss, "forward", watched)
-    fit(example, "--trainer.precision=bf16-mixed")
-    assert set(dtypes) == {torch.bfloat16}
-    (row, _) = metrics_of(tmp_path / "runs" / example / "version_0")
-    assert row["step"] == "3"
-    assert math.isfinite(float(row["train/loss"]))
-
-
-needs_compiler = pytest.mark.skipif(
+@pytest.mark.slow
+@pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler on the CPU"
 )
+def test_a_plain_run_continues_compiled_and_a_compiled_one_plain(fit, cli, tmp_path):
+    def compiles(*command):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        done = cli(*command)
+        assert done.code == 0, done.err
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
-
-@pytest.mark.slow
-@needs_compiler
-@examples
-def test_compiled_trains_and_its_checkpoint_fits_a_plain_net_and_back(fit, cli, tmp_path, example):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    fit(example, "--model.compile=true")
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    runs = tmp_path / "runs" / example
-    compiled = runs / "version_0" / "checkpoints" / "last.ckpt"
-    assert torch.load(compiled, weights_only=True)["config"]["model"]["init_args"]["compile"] is True
-
-    plain = LitModule.load_from_checkpoint(compiled, compile=False)
-    fresh = LitModule.load_from_checkpoint(compiled)
-    assert list(plain.state_dict()) == list(fresh.state_dict())
-    assert not [name for name in plain.state_dict() if "_orig_mod" in name]
-
-    data = () if example == "xor" else (FEW_STEPS[2], "--trainer.limit_val_batches=2")
+    fit("xor")
+    path = tmp_path / "runs/xor/version_0/checkpoints/last.ckpt"
+    for epochs, compile in ((2, "true"), (3, "false")):
+        options = (f"--model.compile={compile}", f"--trainer.max_epochs={epochs}")
+        assert compiles("fit", "--ckpt_path", path, *options) == (compile == "true")
+        saved = torch.load(path, weights_only=True)
+        assert saved["global_step"] == 3 * epochs
+        assert not [name for name in saved["state_dict"] if "_orig_mod" in name]
     losses = []
     for compile in ("false", "true"):
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        done = cli("validate", "--ckpt_path", compiled, f"--model.compile={compile}", *data)
-        assert done.code == 0, done.err
-        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compile == "true")
-        (row,) = metrics_of(max(runs.iterdir()))
+        assert compiles("validate", "--ckpt_path", path, f"--model.compile={compile}") == (compile == "true")
+        (row,) = metrics_of(max((tmp_path / "runs/xor").iterdir()))
         losses.append(float(row["val/loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_a_plain_run_goes_on_compiled_and_a_compiled_one_plain(fit, cli, tmp_path):
-    fit("xor", "--test_after_fit=false")
-    path = tmp_path / "runs" / "xor" / "version_0" / "checkpoints" / "last.ckpt"
-    for epochs, compile in ((2, "true"), (3, "false")):
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        done = cli("fit", "--ckpt_path", path, f"--model.compile={compile}", f"--trainer.max_epochs={epochs}")
-        assert done.code == 0, done.err
-        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compile == "true")
-        assert torch.load(path, weights_only=True)["global_step"] == 3 * epochs
 
 
 def test_mnist_trains_with_a_fused_optimizer():

@@ -9,10 +9,9 @@ import pytest
 import torch
 import yaml
 
-from src.callbacks.xor_surface import HIGH, LOW, SIDE, XorSurface, plot_growth, surface
+from src.callbacks.xor_surface import HIGH, LOW, SIDE, plot_growth, surface
 from src.cli import main
 from src.data.xor import INPUTS, TARGETS
-from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, run_process
 from tests.pictures import figures, pixels
@@ -44,11 +43,6 @@ def outputs_by_hand(stages: list[int]) -> list[list[float]]:
         loss.backward()
         optimizer.step()
     return found
-
-
-def test_more_stages_than_fit_side_by_side_are_refused():
-    with pytest.raises(UserError, match="stages has 1000 steps; at most 20"):
-        XorSurface(tuple(range(1_000)))
 
 
 def test_the_surface_is_the_nets_and_a_stopped_run_keeps_the_stages_before(tmp_path):
