@@ -27,16 +27,12 @@ def image(x: Tensor) -> Tensor:
 
 FORMS: dict[str, Callable[[Tensor], Any]] = {
     "scalar": lambda x: x / 3,
-    "vector": lambda x: torch.stack([x, x / 3], dim=1),
-    "tuple": lambda x: (x / 3, torch.stack([x, -x], dim=1)),
-    "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "sure": x > 4},
+    "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "pair": torch.stack([x, x / 3], dim=1)},
     "ragged": boxes,
     "detections": lambda x: [{"boxes": b, "label": int(k)} for k, b in zip(x, boxes(x), strict=True)],
     "image": image,
-    "half": lambda x: {"image": image(x).bfloat16(), "score": x.half()},
     # Padded within a batch: the width differs from batch to batch.
     "padded": lambda x: x.view(-1, 1).expand(-1, int(x.max()) + 1),
-    "nothing": lambda x: None,
 }
 
 
@@ -51,13 +47,9 @@ class Predicts(LightningModule):
         super().__init__()
         self.form = form
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.values = torch.zeros(4)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         x = batch if isinstance(batch, Tensor) else batch[0]
-        if self.form == "buffer":
-            self.values[: len(x)] = x
-            return self.values[: len(x)]
         return FORMS[self.form](x)
 
 
@@ -73,29 +65,9 @@ class Numbers(Dataset[Tensor]):
         return torch.tensor(float(self.first + index))
 
 
-class Fetches(Numbers):
-    """Takes a list of indices."""
-
-    def __getitem__(self, index: list[int]) -> Tensor:  # type: ignore[override]
-        return self.first + torch.tensor(index).float()
-
-
 class Stream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         return (torch.tensor(float(k)) for k in range(NUM_ROWS))
-
-
-class Repeats:
-    """A loader of one's own that knows its order: it ends with the rows that the others begin with."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.sample_indices(batch).float() for batch in range(4))
-
-    def sample_indices(self, batch: int) -> Tensor:
-        return torch.tensor([[4, 5], [7, 6], [2, 3], [0, 1]][batch])
 
 
 def by_remainder(n: int, size: int) -> list[list[int]]:
@@ -117,18 +89,13 @@ class Batches(Dataset[Tensor]):
 LOADERS: dict[str, Callable[[int, int], Any]] = {
     "loader": lambda n, size: DataLoader(Numbers(0, n), size),
     "tensors": lambda n, size: TensorLoader((torch.arange(float(n)), torch.arange(n)), size),
-    "two": lambda n, size: [DataLoader(Numbers(0, n), size), DataLoader(Numbers(100, 3), size)],
-    "dict": lambda n, size: {"a": DataLoader(Numbers(0, n), size), "b": DataLoader(Numbers(100, 3), size)},
+    "two": lambda n, size: {"a": DataLoader(Numbers(0, n), size), "b": DataLoader(Numbers(100, 3), size)},
     "stream": lambda n, size: DataLoader(Stream(), size),
-    "backwards": lambda n, size: Repeats(),
-    "shuffled": lambda n, size: DataLoader(Numbers(0, n), size, shuffle=True),
     "shuffled-set": lambda n, size: DataLoader(TensorDataset(torch.arange(float(n))), size, shuffle=True),
     "shuffled-tensors": lambda n, size: TensorLoader((torch.arange(float(n)), torch.arange(n)), size, shuffle=True),
-    "sorted": lambda n, size: DataLoader(Numbers(0, n), size, sampler=range(n - 1, -1, -1)),
     "subset": lambda n, size: DataLoader(Numbers(0, n), size, sampler=SubsetRandomSampler(range(1, n, 2))),
     "again": lambda n, size: DataLoader(Numbers(0, n), size, sampler=[3, 1, 3, 0, 7, 1]),
     "buckets": lambda n, size: DataLoader(Numbers(0, n), batch_sampler=by_remainder(n, size)),
-    "lists": lambda n, size: DataLoader(Fetches(0, n), batch_size=None, sampler=by_remainder(n, size)),
     "batches": lambda n, size: DataLoader(Batches(), batch_size=None, sampler=[2, 0, 1]),
     "two-shuffled": lambda n, size: [DataLoader(Numbers(k, n), size, shuffle=True) for k in (0, 100)],
 }
@@ -163,11 +130,9 @@ class Named(Data):
     def prediction_rows(self, outputs: Tensor, batch: Any) -> Any:
         pairs = zip(batch[1].tolist(), outputs.tolist(), strict=True)
         rows = [{"name": f"row {k}", "third": round(value, 3)} for k, value in pairs]
-        if self.harm == "key":
-            rows[-1]["other"] = 1
         if self.harm == "later" and batch[1][0] > 0:
             rows = [{"name": ""} for _ in rows]
-        return rows[:-1] if self.harm == "short" else dict(enumerate(rows)) if self.harm == "dict" else rows
+        return rows[:-1] if self.harm == "short" else rows
 
 
 class Writer(BasePredictionWriter):

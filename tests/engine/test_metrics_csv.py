@@ -1,79 +1,58 @@
-"""metrics.csv: what each row holds."""
+"""metrics.csv: what each row holds, and the same bytes after a resume."""
 
-import pickle
 import shutil
 
 import pytest
-import torch
 
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
 
-
-def validated(run):
-    return [row["epoch"] for row in rows(run) if row.get("val/loss")]
+OWN = "lightning.pytorch.callbacks.ModelCheckpoint"
 
 
-def test_a_row_has_the_numbers_of_a_validation_only_where_there_was_one(tmp_path):
+def test_only_epochs_with_a_validation_have_its_numbers(tmp_path, monkeypatch):
+    rewritten = []
+    write = MetricsCsv._write
+    monkeypatch.setattr(MetricsCsv, "_write", lambda self, rows: (rewritten.append(1), write(self, rows)))
     run = fit(tmp_path, config(check_val_every_n_epoch=2, max_epochs=4))
-    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3", "4"]
-    assert validated(run) == ["2", "4"]
+    assert [(row["epoch"], bool(row["val/loss"])) for row in rows(run)] == [
+        ("1", False),
+        ("2", True),
+        ("3", False),
+        ("4", True),
+    ]
+    assert len(rewritten) == 2  # once for each new name; other rows are appended
 
 
-def test_a_validation_amid_an_epoch_has_a_row_of_its_own(tmp_path):
-    run = fit(tmp_path, config(val_check_interval=5, max_epochs=1))
-    assert [(row["step"], bool(row["val/loss"]), bool(row.get("train/loss"))) for row in rows(run)] == [
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with a validation within each epoch: its first row has fewer columns than the later ones."""
+    run = fit(tmp_path_factory.mktemp("whole"), config(val_check_interval=5))
+    assert [(row["step"], bool(row["val/loss"]), bool(row["train/loss"])) for row in rows(run)][:3] == [
         ("5", True, False),
         ("10", True, False),
         ("12", False, True),
     ]
+    return run
 
 
-def test_a_checkpoint_does_not_grow_with_the_rows(tmp_path):
-    held = []
-    for epochs in (2, 20):
-        last = fit(tmp_path / str(epochs), config(max_epochs=epochs)) / "checkpoints/last.ckpt"
-        held.append(len(pickle.dumps(torch.load(last, weights_only=True)["callbacks"]["MetricsCsv"])))
-    assert held[1] - held[0] < 50
-
-
-def test_a_row_is_appended_and_the_others_are_not_written_again(tmp_path, monkeypatch):
-    rewritten = []
-    write = MetricsCsv._write
-    monkeypatch.setattr(MetricsCsv, "_write", lambda self, rows: (rewritten.append(1), write(self, rows)))
-    run = fit(tmp_path, config(max_epochs=10))
-    assert len(rows(run)) == 10
-    assert len(rewritten) == 1  # the first, with the names
-
-
-@pytest.mark.parametrize(
-    "left", ["3,36,half a ro", "3,36,0.01,1.0,1.0,1.0,1.0\r\n" * 3], ids=["half a row", "three rows"]
-)
-def test_what_came_after_the_checkpoint_is_cut_off(left, tmp_path):
-    whole = fit(tmp_path / "whole", config())
-    run = fit(tmp_path / "stopped", config(), ("on_train_batch_end", 30))
+@pytest.mark.parametrize(("step", "left"), [(8, ""), (30, "3,36,half a ro")])
+def test_a_resume_cuts_off_the_rows_after_the_checkpoint(whole, tmp_path, step, left):
+    run = fit(tmp_path, config(val_check_interval=5), ("on_train_batch_end", step))
     with (run / "metrics.csv").open("a", newline="") as file:
         file.write(left)
     assert resume(run) == 0
     assert run_differences(whole, run) == []
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
-def test_rows_of_an_epoch_whose_checkpoint_has_none_are_cut_off(tmp_path):
-    whole = fit(tmp_path / "whole", config(val_check_interval=6))
-    run = fit(tmp_path / "stopped", config(val_check_interval=6), ("on_train_batch_end", 8))
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
-
-
-def test_rows_that_are_gone_are_told(tmp_path, capfd):
-    run = fit(tmp_path, config(), ("on_train_batch_end", 30))
+def test_missing_rows_are_reported(whole, tmp_path, capfd):
     copy = tmp_path / "copy.ckpt"
-    shutil.copy(run / "checkpoints/last.ckpt", copy)
-    (tmp_path.parent / "metrics.csv").write_text("epoch,step\n9,9\n9,9\n9,9\n")  # somebody's
-    assert resume(copy) == 0
-    assert "of the 2 rows that the checkpoint has 2 are lost" in capfd.readouterr().err
-    assert [row["epoch"] for row in rows(run.parent / "version_1")] == ["3"]
+    shutil.copy(whole / "checkpoints/last.ckpt", copy)
+    assert resume(copy, "--trainer.max_epochs=4", f"--trainer.default_root_dir={tmp_path}") == 0
+    assert "of the 9 rows that the checkpoint has 9 are lost" in capfd.readouterr().err
+    assert {row["epoch"] for row in rows(tmp_path / "sums/version_0")} == {"3", "4"}
 
 
 class Lazy(LitModule):
@@ -87,33 +66,22 @@ class Lazy(LitModule):
     test_step = validation_step
 
 
-def test_a_test_that_logs_as_the_validation_does_is_told_as_a_test(tmp_path, capfd):
-    made = config()
+def test_numbers_of_a_test_get_the_name_of_a_test(tmp_path, capfd):
+    made = config(max_epochs=1) | {"test_after_fit": True}
     made["model"] = {"class_path": f"{Lazy.__module__}.Lazy", "init_args": made["model"]}
-    made["test_after_fit"] = True
-    run = fit(tmp_path, made)
-    tested = rows(run)[-1]
+    tested = rows(fit(tmp_path, made))[-1]
     assert {"test/twice", "test/plain"} <= tested.keys()
-    assert not tested["val/twice"]  # a column of the validation
-    out, err = capfd.readouterr()
-    assert "test/twice 2.0000" in next(line for line in out.splitlines() if line.startswith("test "))
-    assert "note: the test logs " in err
-    assert "val/twice as test/twice" in err
+    assert not tested["val/twice"]
+    assert "test/twice 2.0000" in next(line for line in capfd.readouterr().out.splitlines() if line.startswith("test "))
 
 
-@pytest.mark.parametrize("at_epoch_end", [True, False])
-def test_a_checkpoint_of_lightnings_own_has_the_whole_epoch_in_its_rows(at_epoch_end, tmp_path):
-    options = {
-        "filename": "own-{epoch}",
-        "monitor": "val/loss",
-        "save_top_k": -1,
-        "save_on_train_epoch_end": at_epoch_end,
-    }
-    own = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": options}
-    run = fit(tmp_path, config(callbacks=(own,)))
-    files = sorted(run.rglob("own-*.ckpt"))
-    assert len(files) == 3
-    for number, file in enumerate(files, 1):
-        assert resume(file) == 0
+def test_checkpoints_of_lightning_resume_to_the_same_rows(tmp_path):
+    options = {"save_top_k": -1, "every_n_epochs": 1}
+    train = {"filename": "train-{epoch}", "save_on_train_epoch_end": True}
+    val = {"filename": "val-{epoch}", "save_on_train_epoch_end": False, "monitor": "val/loss"}
+    own = tuple({"class_path": OWN, "init_args": options | each} for each in (train, val))
+    run = fit(tmp_path, config(callbacks=own, max_epochs=2))
+    for number, name in enumerate(["train-epoch=0", "val-epoch=0", "val-epoch=1"], 1):
+        assert resume(run / f"checkpoints/{name}.ckpt") == 0
         again = run.with_name(f"version_{number}") / "metrics.csv"
-        assert again.read_bytes() == (run / "metrics.csv").read_bytes()
+        assert again.read_bytes() == (run / "metrics.csv").read_bytes(), name

@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
 from src.engine.loggers import trackers
-from src.engine.loggers.trackers import Trackers, flat_options, group_and_name, send_picture
-from src.engine.run.run import Run, RunCallback
+from src.engine.loggers.trackers import flat_options, name_of, send_picture
+from src.engine.run.run import RunCallback
 from tests import stopping
 from tests.conftest import PROJECT
 from tests.processes import free_port, processes
@@ -33,7 +32,7 @@ OPTIONS = {
 }
 HERE = [name for name, modules in trackers.MODULES.items() if any(map(importlib.util.find_spec, modules))]
 ALL = [OPTIONS[name] for name in HERE]
-RED, GREEN = (255, 0, 0), (0, 255, 0)
+RED = (255, 0, 0)
 LR = "model.optimizer.lr"
 
 
@@ -51,7 +50,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_made(cli
 
 
 def test_options_have_the_names_of_the_command_line_and_numbers_stay_numbers():
-    net = {"class_path": "Net", "init_args": {"hidden": 4, "sizes": [1, 2]}, "dict_kwargs": {"more": 1.5}}
+    net = {"class_path": "Net", "init_args": {"hidden": 4, "sizes": [1, 2]}, "dict_kwargs": {"more@1": 1.5}}
     config = {
         "model": {"class_path": "src.module.LitModule", "init_args": {"net": net, "scheduler": None}},
         "trainer": {"callbacks": [{"class_path": "Stop", "init_args": {"patience": 3}}], "fast_dev_run": False},
@@ -61,7 +60,7 @@ def test_options_have_the_names_of_the_command_line_and_numbers_stay_numbers():
         "model.net": "Net",
         "model.net.hidden": 4,
         "model.net.sizes": "[1, 2]",
-        "model.net.more": 1.5,
+        "model.net.more_1": 1.5,  # MLflow takes no other characters
         "model.scheduler": None,
         "trainer.callbacks.0": "Stop",
         "trainer.callbacks.0.patience": 3,
@@ -84,43 +83,16 @@ def test_a_logger_of_ones_own_gets_the_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "folder", "group", "name"),
+    ("experiment", "folder", "name"),
     [
-        ("cats", "/p/runs/cats/version_3", "", "version_3"),
-        ("cats", "/p/runs/cats/sweep_0/version_3", "sweep_0", "version_3"),
-        ("cats", "/p/runs/cats/repeat_2/version_1/validate", "repeat_2", "version_1/validate"),
-        ("pets/cats", "/p/runs/pets/cats/sweep_0/test_3", "sweep_0", "test_3"),
-        ("runs", "/p/runs/runs/version_0", "", "version_0"),
-        ("cats", "/p/big search/version_0", "big search", "version_0"),  # sweep --resume "big search"
+        ("cats", "/p/runs/cats/version_3", "version_3"),
+        ("pets/cats", "/p/runs/pets/cats/sweep_0/test_3", "sweep_0/test_3"),
+        ("runs", "/p/runs/runs/version_0", "version_0"),
+        ("cats", "/p/big search/version_0", "big search/version_0"),  # sweep --resume "big search"
     ],
 )
-def test_a_run_is_grouped_by_the_folder_between_its_experiment_and_its_own(experiment, folder, group, name):
-    assert group_and_name(experiment, Path(folder)) == (group, name)
-
-
-def test_trackers_name_the_experiment_and_group_the_runs_of_a_sweep(tmp_path, monkeypatch):
-    made = {}
-    for name in ("MLFlowLogger", "WandbLogger"):
-        monkeypatch.setattr(trackers, name, lambda *args, _name=name, **kwargs: made.update({_name: (args, kwargs)}))
-    monkeypatch.setattr(trackers, "construct", lambda cls, *args, **kwargs: cls(*args, **kwargs))
-    folder = tmp_path / "runs/pets/c:ats?/sweep_0/version_3"
-    folder.mkdir(parents=True)
-    for name, option in (("mlflow", "sqlite:///m.db"), ("wandb", "offline")):
-        trackers.make(name, option, folder, "pets/c:ats?")
-    (experiment, title, *_), more = made["MLFlowLogger"]
-    assert (experiment, title, more["tags"]["group"]) == ("pets/c:ats?", "sweep_0/version_3", "sweep_0")
-    (title, _), more = made["WandbLogger"]
-    assert (title, more["group"]) == ("pets/c:ats?-sweep_0-version_3", "sweep_0")
-    assert more["project"] == "pets-c-ats-"  # W&B allows no mark of an address
-
-
-def test_mlflow_gets_names_that_it_takes():
-    sent = {}
-    logger, callback = MLFlowLogger.__new__(MLFlowLogger), Trackers()
-    logger.log_hyperparams = sent.update
-    callback.run = Run(config={"data": {"names": {"acc@1 (top)": 3, "a/b": 4, "c-d": 5}}})
-    callback._send_config(logger)
-    assert sent == {"data.names.acc_1 _top_": 3, "data.names.a_b": 4, "data.names.c-d": 5}
+def test_a_run_is_named_below_its_experiment(experiment, folder, name):
+    assert name_of(experiment, Path(folder)) == name
 
 
 class Down(DummyLogger):
@@ -139,7 +111,7 @@ class Down(DummyLogger):
 def test_a_tracker_without_a_login_is_one_line_before_training(tmp_path, capfd):
     run = stopping.fit(tmp_path, stopping.config(logger={"class_path": f"{__name__}.Down"}))
     err = capfd.readouterr().err
-    assert "error: Down: api_key not configured. Run wandb login." in err
+    assert "error: A tracker does not start: api_key not configured. Run wandb login.\n" in err
     assert "Traceback" not in err
     assert not (run / "metrics.csv").exists()
 
@@ -155,19 +127,13 @@ def test_a_tracker_that_fails_is_reported_once_left_alone_and_tried_again(capfd,
 
 
 class Draws(RunCallback):
-    """Sends a red square of 6 by 4 after the training, and a green one after the test."""
+    """Sends a red square of 6 by 4 after the training."""
 
     def on_train_end(self, trainer, module):
-        self._send(trainer, "square", RED)
-
-    def on_test_end(self, trainer, module):
-        self._send(trainer, "test_square", GREEN)
-
-    def _send(self, trainer, name, colour):
-        path = self.run.folder / f"{name}.png"
+        path = self.run.folder / "square.png"
         if trainer.is_global_zero:
-            Image.new("RGB", (6, 4), colour).save(path)
-        send_picture(trainer.loggers, name, path, trainer.global_step)
+            Image.new("RGB", (6, 4), RED).save(path)
+        send_picture(trainer.loggers, "square", path, trainer.global_step)
 
 
 def environment(folder):
@@ -272,7 +238,6 @@ def test_tensorboard_has_it_all(folder, wanted):
     assert options[LR].number_value == 0.01
     assert options["model.optimizer"].string_value == "torch.optim.Adam"
     assert {each.step: colour(each.encoded_image_string) for each in events.Images("square")} == {24: RED, 36: RED}
-    assert colour(events.Images("test_square")[-1].encoded_image_string) == GREEN
 
 
 @pytest.mark.slow
@@ -288,8 +253,7 @@ def test_mlflow_has_it_all_in_one_run(folder, wanted, monkeypatch):
     assert float(run.data.params[LR]) == 0.01
     assert run.info.status == "FINISHED"
     files = sorted(folder.glob(f"mlruns/*/{run.info.run_id}/artifacts/images/*.png"))
-    pictures = [(each.name.split("+")[0], colour(each.read_bytes())) for each in files]
-    assert pictures == [("square", RED)] * 2 + [("test_square", GREEN)] * 2
+    assert [(each.name.split("+")[0], colour(each.read_bytes())) for each in files] == [("square", RED)] * 2
 
 
 @pytest.mark.slow
@@ -313,10 +277,9 @@ def test_wandb_has_it_all_in_two_parts_of_one_run(folder, wanted):
         for each in record.config.update
     }
     assert config[LR] == 0.01
-    for name, expected in (("square", RED), ("test_square", GREEN)):
-        for file in files:
-            (picture,) = file.parent.glob(f"files/media/images/{name}_*.png")
-            assert colour(picture.read_bytes()) == expected
+    for file in files:
+        (picture,) = file.parent.glob("files/media/images/square_*.png")
+        assert colour(picture.read_bytes()) == RED
 
 
 @pytest.mark.slow
@@ -339,8 +302,10 @@ def test_two_processes_are_one_run_in_each_tracker(tmp_path):
 @pytest.mark.slow
 @needs("wandb")
 def test_two_fits_of_one_program_are_two_runs(tmp_path):
-    """As of a sweep: W&B alone would write the second into the first."""
-    done = python("-c", f"from src.cli import main\nfor _ in range(2): main({[*FIT[2:], *ALL]})", cwd=tmp_path)
+    """As in a sweep: W&B alone would write the second into the first."""
+    done = python(
+        "-c", f"from src.cli import main\nfor _ in range(2): main({[*FIT[2:], OPTIONS['wandb']]})", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     for number in range(2):
         (file,) = tmp_path.glob(f"runs/sums/version_{number}/wandb/offline-run-*/*.wandb")

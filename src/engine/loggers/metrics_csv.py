@@ -1,7 +1,6 @@
 """metrics.csv: a row per epoch and per validation, for any logger; identical after a resume."""
 
 import csv
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from src.engine.errors import UserError
 from src.engine.paths import write_whole
-from src.engine.run.run import RunCallback, as_tested, metrics_of, stage_of
+from src.engine.run.run import RunCallback, metrics_of, stage_of
 
 Row = dict[str, Any]
 
@@ -37,33 +35,27 @@ class MetricsCsv(RunCallback):
     def _path(self) -> Path:
         return self.run.folder / "metrics.csv"
 
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self._stage = stage
-        self._names, rows = read_rows(self._path)
-        self._num_rows = len(rows)
-
     def state_dict(self) -> dict[str, Any]:
         rows = {"num_rows": self._num_rows, "names": self._names}
         return rows | {"last_epoch": self._last_epoch, "validated": self._validated}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._stage != "fit":
-            return  # the test after a fit loads the best checkpoint, whose rows are no matter
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over the state for a fit: the test after it loads the best checkpoint, whose rows do not count."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if trainer.state.fn != "fit" or state is None:
+            return
         self._num_rows, self._names = state["num_rows"], state["names"]
         self._last_epoch, self._validated = state["last_epoch"], state["validated"]
-        checkpoint = self.run.source or self.run.last
-        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else self.run.folder
-        self._source = folder / "metrics.csv"
-
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._loaded = checkpoint.get("metrics", {}) if self._stage == "fit" else {}
+        self._loaded = checkpoint.get("metrics", {})
+        saved = self.run.source or self.run.last
+        self._source = (saved.parent.parent if saved.parent.name == "checkpoints" else self.run.folder) / "metrics.csv"
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin with the rows of the checkpoint."""
         self._loaded = {}
         if self._source is None or not trainer.is_global_zero:
             return
-        _, rows = read_rows(self._source, self._num_rows)
+        rows = read_rows(self._source, self._num_rows)
         if len(rows) < self._num_rows:
             which = f"of the {self._num_rows} rows that the checkpoint has {self._num_rows - len(rows)} are lost"
             print(f"warning: {which}: {self._source} has {len(rows)}.", file=sys.stderr, flush=True)
@@ -86,7 +78,7 @@ class MetricsCsv(RunCallback):
         self._add_epoch(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write a validation that stands by itself or amid an epoch; one at its end is a part of its row."""
+        """Write a validation that stands by itself or within an epoch; one at its end is a part of its row."""
         if trainer.sanity_checking:
             return  # on a resume the validation before the checkpoint counts
         if trainer.state.fn == "validate" or not trainer.is_last_batch:
@@ -98,9 +90,6 @@ class MetricsCsv(RunCallback):
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._add(trainer, "test")
         self._write_tables(trainer, module, "test")
-        renamed = [f"{name} as {as_tested(name)}" for name in trainer.callback_metrics if as_tested(name) != name]
-        if renamed and trainer.is_global_zero:
-            print(f"note: the test logs {', '.join(renamed)}", file=sys.stderr, flush=True)
 
     def _write_tables(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write what a metric gave that is no number: a matrix as CSV, anything else for `torch.load`."""
@@ -132,40 +121,26 @@ class MetricsCsv(RunCallback):
             row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
         row |= metrics
         names = list(dict.fromkeys([*self._names, *row]))
-        if names == self._names and self._path.is_file():
-            self._append(row)
-        else:
-            _, rows = read_rows(self._path, self._num_rows)
+        if names != self._names or not self._path.is_file():
             self._names = names
-            self._write([*rows, row])
-        return True
-
-    def _append(self, row: Row) -> None:
-        size = self._path.stat().st_size
-        try:
+            self._write([*read_rows(self._path, self._num_rows), row])
+        else:
             with self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._names).writerow(row)
-        except OSError as error:
-            os.truncate(self._path, size)  # no half of a row
-            raise UserError(f"Cannot write {self._path}: {error.strerror}. Its earlier rows are whole.") from error
-        self._num_rows += 1
+            self._num_rows += 1
+        return True
 
     def _write(self, rows: list[Row]) -> None:
-        try:
-            with write_whole(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._names)
-                writer.writeheader()
-                writer.writerows(rows)
-        except OSError as error:
-            raise UserError(f"Cannot write {self._path}: {error.strerror}. Its earlier rows are whole.") from error
+        with write_whole(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._names)
+            writer.writeheader()
+            writer.writerows(rows)
         self._num_rows = len(rows)
 
 
-def read_rows(path: Path, most: int | None = None) -> tuple[list[str], list[Row]]:
-    """Return the names and the first rows of a file; none where there is no file."""
+def read_rows(path: Path, most: int) -> list[Row]:
+    """Return the first rows of a file; none if there is no file."""
     if not path.is_file():
-        return [], []
+        return []
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = [{name: value for name, value in row.items() if value} for row in islice(reader, most)]
-        return list(reader.fieldnames or []), rows
+        return [{name: value for name, value in row.items() if value} for row in islice(csv.DictReader(file), most)]

@@ -6,7 +6,7 @@ A plot keeps a bounded amount of data, however many samples, classes and pixels 
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,14 +57,13 @@ class Picture(RunCallback):
         try:
             draw()
         except Exception as error:
-            self._report(failure_of(error))
+            print(self._failure_of(error), file=sys.stderr)
 
-    def _report(self, failure: str) -> None:
+    def _failure_of(self, error: Exception) -> str:
         name = type(self).__name__
-        if "\n" in failure:
-            print(f"{failure}\nwarning: {name} drew nothing; the run itself is whole", file=sys.stderr)
-        else:
-            print(f"note: {name} drew nothing: {failure}", file=sys.stderr)
+        if isinstance(error, UserError):
+            return f"note: {name} drew nothing: {one_line(error)}"
+        return f"{''.join(traceback.format_exception(error))}warning: {name} drew nothing; the run itself is whole"
 
     def save(self, trainer: Trainer, name: str, figure: "Figure") -> None:
         """Write `<name>.png`, whole or not at all, and send it to the trackers.
@@ -101,7 +100,7 @@ class EvaluationPicture(Picture):
     """
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._stage = ""  # the one that is drawn, val or test
         self._seen: dict[int, Any] = {}  # by the number of the data set
         self._failure = ""
 
@@ -135,20 +134,17 @@ class EvaluationPicture(Picture):
         return f"{'validation' if self._stage == 'val' else 'test'}{suffix.replace('_', ' ')}"
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stage, self._seen, self._failure = "val", {}, ""
+        self._seen, self._failure = {}, ""
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stage, self._seen, self._failure = "test", {}, ""
+        self._seen, self._failure = {}, ""
 
-    def on_validation_batch_end(self, trainer: Trainer, *seen: Any) -> None:
-        # Where a test follows, that one is drawn.
+    def on_validation_batch_end(self, trainer: Trainer, *evaluated: Any) -> None:
+        # If a test follows, that one is drawn.
         if not trainer.sanity_checking and self._draws_after(trainer.state.fn):
-            self._add(trainer, *seen)
+            self.on_test_batch_end(trainer, *evaluated)
 
-    def on_test_batch_end(self, trainer: Trainer, *seen: Any) -> None:
-        self._add(trainer, *seen)
-
-    def _add(
+    def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
         if self._failure:
@@ -159,18 +155,19 @@ class EvaluationPicture(Picture):
                 self._seen[number] = self.begin(evaluated)
             self.add(self._seen[number], evaluated)
         except Exception as error:
-            self._failure = failure_of(error)
+            self._failure = self._failure_of(error)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if not self._draws_after(stage):
             return
+        self._stage = "test" if stage == "test" else "val"
         shares = [(self._seen, self._failure)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.gather_object(shares[0], shares if trainer.is_global_zero else None)
         if not trainer.is_global_zero:
             return
         if failure := next((failure for _, failure in shares if failure), ""):
-            self._report(failure)
+            print(failure, file=sys.stderr)
         else:
             self.attempt(lambda: self._draw_shares(trainer, module, [seen for seen, _ in shares]))
 
@@ -232,18 +229,9 @@ class Evaluated:
     batch_idx: int
     number: int
 
-    def _returned(self, names: tuple[str, ...]) -> Any:
-        if isinstance(self.outputs, Mapping):
-            return next((self.outputs[name] for name in names if self.outputs.get(name) is not None), None)
-        raise self._wrong_outputs()
-
-    def _wrong_outputs(self) -> UserError:
-        step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
-        returned = "nothing" if self.outputs is None else describe(self.outputs)
-        return UserError(
-            f"{step} returned {returned}. Let it return a dict of tensors: scores (probabilities or values) or logits, "
-            "and target."
-        )
+    def _returned(self, names: Sequence[str]) -> Any:
+        outputs = self.outputs if isinstance(self.outputs, Mapping) else {}
+        return next((outputs[name] for name in names if outputs.get(name) is not None), None)
 
     @property
     def scores(self) -> Tensor:
@@ -252,11 +240,14 @@ class Evaluated:
         Raises:
             UserError: If the step did not return them.
         """
-        scores = self._returned(SCORES)
-        if scores is None and (outputs := self._returned(OUTPUTS)) is not None:
+        scores, outputs = self._returned(SCORES), self._returned(OUTPUTS)
+        if scores is None and outputs is not None:
             scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
         if not isinstance(scores, Tensor) or scores.dim() == 0:
-            raise self._wrong_outputs()
+            step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
+            returned = "nothing" if self.outputs is None else describe(self.outputs)
+            form = "a dict of tensors: scores (probabilities or values) or logits, and target"
+            raise UserError(f"{step} returned {returned}. Let it return {form}.")
         return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
 
     @property
@@ -267,8 +258,7 @@ class Evaluated:
             UserError: If neither the step nor the batch has it.
         """
         target = self._returned(TARGETS)
-        if target is None:
-            target = take_apart(self.batch)[1]
+        target = take_apart(self.batch)[1] if target is None else target
         if not isinstance(target, Tensor):
             raise UserError(f"The target is {describe(target)}, not a tensor.")
         return target.detach().cpu()
@@ -291,10 +281,10 @@ class Evaluated:
         Samples of a stream have none and get numbers of their own.
         """
         loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
-        indices = getattr(loaders[self.number], "sample_indices", None)
-        places: Tensor | None = indices(self.batch_idx) if indices else None
-        if places is not None and len(places) == num_rows:
-            return places
+        if indices := getattr(loaders[self.number], "sample_indices", None):
+            places: Tensor = indices(self.batch_idx)
+            if len(places) == num_rows:
+                return places
         first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
         return first * 2**20 + torch.arange(num_rows)
 
@@ -324,11 +314,6 @@ class Evaluated:
         left_out = getattr(getattr(self.module, "loss", None), "ignore_index", -1)  # as the loss does
         kept = (truth >= 0) & (truth < scores.shape[1]) & (truth != left_out)
         return Guesses(truth[kept], guess[kept], confidence[kept], kept, scores.shape[1])
-
-
-def failure_of(error: Exception) -> str:
-    """Return a UserError as a line, any other error with its traceback."""
-    return one_line(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def as_label(name: object, most: int = 40) -> str:

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,6 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.engine.config.compose import resolved
-from src.engine.config.parser import construct
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
 
@@ -50,7 +48,7 @@ class Trackers(RunCallback):
     ) -> None:
         options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
         self._options = {name: option for name, option in options.items() if option}
-        self._made: list[Logger] | None = None
+        self._made: dict[str, Logger] | None = None
         if missing := [name for name in self._options if not any(map(importlib.util.find_spec, MODULES[name]))]:
             given, packages = ", ".join(f"--track.{name}" for name in missing), " ".join(missing)
             raise UserError(f"{given}: not installed. Leave it out, or do: python -m pip install {packages}")
@@ -63,51 +61,63 @@ class Trackers(RunCallback):
         """Make the loggers once for a fit and its test: only now is the run's folder known."""
         if self._made is not None or getattr(trainer, "fast_dev_run", False):
             return
-        # Rank zero is the first to set up what a tracker keeps on a disk.
         if not trainer.is_global_zero:
-            trainer.strategy.barrier("track")
-        experiment = self.run.config["experiment"]
-        self._made = [make(name, option, self.run.folder, experiment) for name, option in self._options.items()]
-        trainer.loggers = [*trainer.loggers, *self._made]
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                self._send_config(logger)
-            trainer.strategy.barrier("track")
-        for logger in self._made:
-            for name in METHODS:
-                setattr(logger, name, functools.partial(attempt, logger, getattr(logger, name)))
-
-    def _send_config(self, logger: Logger) -> None:
-        """Send a tracker the config first: what it misses (a login, a server) ends the run before it trains."""
-        options = flat_options(resolved(self.run.config))
-        is_ours, number = logger in (self._made or []), self.run.folder / "mlflow_id"
+            trainer.strategy.barrier("track")  # rank zero is the first to set up what a tracker keeps on a disk
+        users, options = trainer.loggers, flat_options(resolved(self.run.config))
         try:
-            if isinstance(logger, MLFlowLogger):
-                # MLflow allows few other characters in a name, and none of them everywhere.
-                options = {re.sub(r"[^\w. -]", "_", name): value for name, value in options.items()}
-            if is_ours and isinstance(logger, MLFlowLogger) and number.exists():
-                # The parameters of a run in MLflow never change.
-                logger.experiment.update_run(str(logger.run_id), status="RUNNING")
-            else:
-                logger.log_hyperparams(options)
-            if is_ours and isinstance(logger, MLFlowLogger):
-                number.write_text(str(logger.run_id), encoding="utf-8")
-            if is_ours and isinstance(logger, WandbLogger) and self._options["wandb"] == "offline":
-                # Each resume writes a part that numbers its rows from 0; a sync drops numbers that it knows.
-                num_parts = len(list(self.run.folder.glob("wandb/offline-run-*")))
-                logger.experiment.log({}, step=(num_parts - 1) * ROWS_OF_A_PART)
-        except (OSError, UserError):
-            raise
-        except Exception as error:  # each tracker has classes of its own
-            raise UserError(f"{type(logger).__name__}: {one_line(error)}") from error
+            self._made = {name: self._make(name, option) for name, option in self._options.items()}
+            if trainer.is_global_zero:
+                for logger in users:
+                    logger.log_hyperparams(options)
+                for name, logger in self._made.items():
+                    self._start(name, logger, options)
+        except Exception as error:  # no login, no server: each tracker has error classes of its own
+            raise UserError(f"A tracker does not start: {one_line(error)}") from error
+        if trainer.is_global_zero:
+            trainer.strategy.barrier("track")
+        trainer.loggers = [*users, *self._made.values()]
+        for logger in self._made.values():
+            for method in METHODS:
+                setattr(logger, method, functools.partial(attempt, logger, getattr(logger, method)))
+
+    def _make(self, name: str, option: Any) -> Logger:
+        """Make the logger; the run's folder keeps the id by which a resumed run finds its run in the tracker."""
+        folder, experiment, known = self.run.folder, self.run.config["experiment"], self.run.folder / f"{name}_id"
+        number = known.read_text(encoding="utf-8") if known.exists() else None
+        title = name_of(experiment, folder)
+        group = title.partition("/")[0] if "/" in title else None
+        if name == "tensorboard":
+            return TensorBoardLogger(folder, name="", version="")
+        if name == "mlflow":
+            # A server that is gone is given up after 15 seconds instead of five minutes at each call.
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+            tags = {"folder": str(folder)} | ({"group": group} if group else {})
+            return MLFlowLogger(experiment, title, option, tags=tags, run_id=number)
+        # W&B allows none of these in the name of a project, which is a part of its address.
+        project, title = re.sub(r"[/\\#?%:]", "-", experiment)[:128], f"{experiment}-{title.replace('/', '-')}"
+        more: Any = {"project": project, "group": group, "resume": "allow", "mode": option}
+        return WandbLogger(title, folder, id=number, offline=option == "offline", **more)
+
+    def _start(self, name: str, logger: Logger, options: dict[str, Any]) -> None:
+        """Send the config before the run trains: without a login or a server this fails."""
+        known = self.run.folder / f"{name}_id"
+        if isinstance(logger, MLFlowLogger) and known.exists():
+            # The parameters of a run in MLflow never change.
+            logger.experiment.update_run(str(logger.run_id), status="RUNNING")
+        else:
+            logger.log_hyperparams(options)
+        if logger.version:
+            known.write_text(str(logger.version), encoding="utf-8")
+        if isinstance(logger, WandbLogger) and self._options[name] == "offline":
+            # Each resume writes a part that numbers its rows from 0; a sync drops numbers that it knows.
+            num_parts = len(list(self.run.folder.glob("wandb/offline-run-*")))
+            logger.experiment.log({}, step=(num_parts - 1) * ROWS_OF_A_PART)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Send TensorBoard the number by which it compares runs: the one that decides which checkpoint is best."""
         value = trainer.callback_metrics.get(self.run.monitor)
-        if value is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.log_metrics({"hp_metric": float(value)}, trainer.global_step)
+        if self._made and "tensorboard" in self._made and value is not None and not trainer.sanity_checking:
+            self._made["tensorboard"].log_metrics({"hp_metric": float(value)}, trainer.global_step)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != "fit" or not self.run.config.get("test_after_fit"):
@@ -118,44 +128,16 @@ class Trackers(RunCallback):
 
     def _finish(self, failed: bool) -> None:
         """End the run in W&B, which would write the next run of this process into the same one."""
-        for logger in self._made or []:
-            if isinstance(logger, WandbLogger):
-                import wandb
+        if self._made and "wandb" in self._made:
+            import wandb
 
-                attempt(logger, wandb.finish, exit_code=int(failed))
-
-
-def make(name: str, option: Any, folder: Path, experiment: str) -> Logger:
-    """Make the logger of a tracker; the run's folder keeps the id by which a resumed run finds its run there."""
-    group, run = group_and_name(experiment, folder)
-    if name == "tensorboard":
-        logger: Logger = construct(TensorBoardLogger, folder, name="", version="")
-    elif name == "mlflow":
-        # A server that is gone is given up after 15 seconds instead of five minutes at each call.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-        known = folder / "mlflow_id"
-        number = known.read_text(encoding="utf-8") if known.exists() else None
-        title, tags = f"{group}/{run}".strip("/"), {"folder": str(folder)} | ({"group": group} if group else {})
-        logger = construct(MLFlowLogger, experiment, title, option, tags=tags, run_id=number)
-    else:
-        known = folder / "wandb_id"
-        if not known.exists():
-            known.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-        more = {"id": known.read_text(encoding="utf-8"), "resume": "allow", "group": group or None}
-        # W&B allows none of these in the name of a project, which stands in its address.
-        more |= {"project": re.sub(r"[/\\#?%:]", "-", experiment)[:128], "offline": option == "offline", "mode": option}
-        logger = construct(WandbLogger, "-".join(filter(None, [experiment, group, run])), folder, **more)
-    return logger
+            attempt(self._made["wandb"], wandb.finish, exit_code=int(failed))
 
 
-def group_and_name(experiment: str, folder: Path) -> tuple[str, str]:
-    """Split a run's folder: runs/<experiment>/sweep_0/version_3 gives "sweep_0" and "version_3".
-
-    The group of runs/<experiment>/version_3 is empty, that of a folder elsewhere the folder above it.
-    """
-    _, found, rest = folder.as_posix().rpartition(f"/{experiment}/")
-    *group, name = rest.split("/", maxsplit=1) if found else (folder.parent.name, folder.name)
-    return "".join(group), name
+def name_of(experiment: str, folder: Path) -> str:
+    """Return the name of a run in its experiment: `version_3`, or with its sweep or repeat `sweep_0/version_3`."""
+    _, found, name = folder.as_posix().rpartition(f"/{experiment}/")
+    return name if found else f"{folder.parent.name}/{folder.name}"
 
 
 def flat_options(config: Any, name: str = "") -> dict[str, Any]:
@@ -166,13 +148,14 @@ def flat_options(config: Any, name: str = "") -> dict[str, Any]:
     if isinstance(config, list) and any(isinstance(part, dict) for part in config):
         config = dict(enumerate(config))
     if not isinstance(config, dict):
-        return {name: str(config) if isinstance(config, list) else config}
+        # MLflow allows few other characters in a name.
+        return {re.sub(r"[^\w. -]", "_", name): str(config) if isinstance(config, list) else config}
     flat: dict[str, Any] = {}
     if "class_path" in config:
         flat[name] = config["class_path"]
         config = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
     for key, part in config.items():
-        flat |= flat_options(part, f"{name}.{key}" if name else str(key))
+        flat |= flat_options(part, f"{name}.{key}".lstrip("."))
     return flat
 
 
@@ -191,7 +174,7 @@ def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any)
 
 @rank_zero_only
 def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
-    """Send a PNG under its name to the loggers of a kind that is known here."""
+    """Send a PNG to TensorBoard, W&B and MLflow."""
     from PIL import Image
 
     with Image.open(path) as file:
@@ -202,6 +185,5 @@ def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) ->
         elif isinstance(logger, WandbLogger):
             attempt(logger, logger.log_image, name, [image], step)
         elif isinstance(logger, MLFlowLogger):
-            # It takes few letters; two names stay two.
-            key = re.sub(r"[^A-Za-z0-9_./ -]", lambda found: f"_{ord(found[0]):x}", name)
+            key = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)  # it takes no other letters
             attempt(logger, logger.experiment.log_image, logger.run_id, image, key=key, step=step)
