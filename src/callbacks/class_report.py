@@ -7,20 +7,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-    MulticlassStatScores,
-)
+from torchmetrics import MetricCollection, classification
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure
 
-SCORES = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+SCORES = ("precision", "recall", "f1")
 MAX_ANNOTATED, MAX_NAMES, MAX_CLASSES = 25, 100, 1_000  # with a number in each cell; with names; with a matrix
 
 
@@ -57,10 +50,14 @@ class ClassScores(MetricCollection):
     def __init__(self, num_classes: int) -> None:
         # Rank zero alone computes them, from the states of all.
         options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False, "sync_on_compute": False}
-        metrics: dict[str, Any] = {name: metric(average=None, **options) for name, metric in SCORES.items()}
-        metrics["counts"] = MulticlassStatScores(average=None, **options)
+        metrics: dict[str, Any] = {
+            "precision": classification.MulticlassPrecision(average=None, **options),
+            "recall": classification.MulticlassRecall(average=None, **options),
+            "f1": classification.MulticlassF1Score(average=None, **options),
+            "counts": classification.MulticlassStatScores(average=None, **options),
+        }
         if num_classes <= MAX_CLASSES:
-            metrics["matrix"] = MulticlassConfusionMatrix(**options)
+            metrics["matrix"] = classification.MulticlassConfusionMatrix(**options)
         super().__init__(metrics)
 
     def merge_state(self, other: "ClassScores") -> None:
@@ -78,11 +75,11 @@ def report(values: dict[str, Tensor], names: list[str]) -> list[dict[str, Any]]:
     """
     right, wrong, _, _, samples = values["counts"].unbind(dim=1)
     guesses, scores = right + wrong, torch.stack([values[name] for name in SCORES], dim=1).double()
-    means = scores[samples + guesses > 0].mean(dim=0).tolist()
-    columns = ([*names, "mean"], [*scores.tolist(), means], [*samples.tolist(), int(samples.sum())])
+    means = scores[samples + guesses > 0].mean(dim=0, keepdim=True)
+    columns = (torch.cat([scores, means]), *(torch.cat([each, each.sum(0, True)]) for each in (samples, guesses)))
     return [
         {"class": name} | {k: round(v, 4) for k, v in zip(SCORES, row, strict=True)} | {"samples": s, "guesses": g}
-        for name, row, s, g in zip(*columns, [*guesses.tolist(), int(guesses.sum())], strict=True)
+        for name, row, s, g in zip([*names, "mean"], *(column.tolist() for column in columns), strict=True)
     ]
 
 

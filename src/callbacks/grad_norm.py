@@ -9,8 +9,7 @@ class GradNorm(Callback):
     """Logs `train/grad_norm`, the 2-norm over all parameters of the optimizer, as the mean over an epoch's steps.
 
     The norm is taken before clipping. A second optimizer logs `train/grad_norm/1`. A step that 16-bit precision skips
-    counts with its infinite norm. Under FSDP and DeepSpeed a process holds only a part of the gradients: there the
-    figure is the norm of that part.
+    counts with its infinite norm. Under FSDP and DeepSpeed it is the norm of the part that a process holds.
 
     In YAML: `trainer: {callbacks+: src.callbacks.grad_norm.GradNorm}`.
     """

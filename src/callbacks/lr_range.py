@@ -43,7 +43,7 @@ class LrRange(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The mean over processes, so that all stop at the same step. Lightning divided the loss by the batches of a step.
+        # The mean over processes, so that all stop at the same step. Lightning divided it by the batches of a step.
         mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
         self._batches.append(float(trainer.strategy.reduce(mine, reduce_op="mean")))
         if trainer.global_step == self._steps:  # the step has more batches

@@ -11,7 +11,7 @@ from src.engine.data.order import batch_weight
 
 
 class XorTable(Callback):
-    """Prints the loss and the four hard predictions at step 1 and each `every_n_steps`-th, and the outputs at the end.
+    """Prints the loss and the four hard predictions at step 1 and every few steps, and the outputs at the end.
 
     Args:
         every_n_steps: Steps between two lines.
@@ -24,16 +24,10 @@ class XorTable(Callback):
     def _due(self, step: int) -> bool:
         return step == 1 or step % self.every_n_steps == 0
 
-    @staticmethod
-    def _scores(module: LightningModule) -> Tensor:
-        """Return the probabilities of a 1, (4, 1) float32 on the CPU."""
-        with torch.no_grad():
-            return torch.sigmoid(module(INPUTS.to(next(module.parameters())))).float().cpu()
-
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         # Before the step, so that loss and predictions come from the same weights.
         if self._due(trainer.global_step + 1):
-            self._hard = (self._scores(module) > 0.5).int().flatten().tolist()
+            self._hard = (scores_of(module) > 0.5).int().flatten().tolist()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,5 +39,11 @@ class XorTable(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.print("input   output  truth")
-        for x, score, target in zip(INPUTS, self._scores(module), TARGETS, strict=True):
+        for x, score, target in zip(INPUTS, scores_of(module), TARGETS, strict=True):
             module.print(f"{x[0]:.0f} {x[1]:.0f}     {score.item():.3f}   {target.item():.0f}")
+
+
+def scores_of(module: LightningModule) -> Tensor:
+    """Return the probabilities of a 1, (4, 1) float32 on the CPU."""
+    with torch.no_grad():
+        return module(INPUTS.to(next(module.parameters()))).sigmoid().float().cpu()

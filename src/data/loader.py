@@ -12,8 +12,8 @@ from src.engine.data.order import OrderedLoader, Role, permutation
 class TensorLoader(OrderedLoader):
     """Iterates over tensors in batches, on the device where the tensors lie.
 
-    The order is a function of (seed, epoch) alone: a resumed run continues with the next batch. W processes with batches
-    of B rows yield the rows that one process with batches of B*W yields, and each row once per pass.
+    The order is a function of (seed, epoch) alone: a resumed run continues with the next batch. W processes with
+    batches of B rows yield the rows that one process with batches of B*W yields, and each row once per pass.
 
     Args:
         tensors: Each (N_all, ...), all on one device; images as stored (uint8). A run moves them to its device.

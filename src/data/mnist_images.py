@@ -25,18 +25,15 @@ def read_images(path: Path | None) -> tuple[list[Path], Tensor]:
     """
     if path is None:
         raise UserError("predict needs images: set --data.predict_path to an image file or a folder of them.")
-    images: dict[Path, Tensor] = {}
-    known = Image.registered_extensions()
+    images, known = dict[Path, Tensor](), Image.registered_extensions()
     for file in sorted(each for each in path.iterdir() if each.suffix.lower() in known) if path.is_dir() else [path]:
-        note = ""
         try:
             images[file] = read_image(file)
-            if not images[file].any():
-                note = f"{file} is blank: its prediction is meaningless"
+            note = "" if images[file].any() else "is blank: its prediction is meaningless"
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            note = f"{file} is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
+            note = f"is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
         if note and is_rank_zero():
-            print(f"note: {note}", file=sys.stderr, flush=True)
+            print(f"note: {file} {note}", file=sys.stderr, flush=True)
     if not images:
         raise UserError(f"predict_path={path} is no image that can be read, and no folder with one: PNG, JPEG ...")
     return list(images), torch.stack(list(images.values()))
@@ -55,10 +52,8 @@ def read_image(path: Path) -> Tensor:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
         image = image.convert("I").point(lambda value: value / 257)
-    image = image.convert("RGBA" if image.has_transparency_data else "L")
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    grey = ImageOps.autocontrast(image.convert("L"))
+    paper = Image.new("RGBA", image.size, "white")
+    grey = ImageOps.autocontrast(Image.alpha_composite(paper, image.convert("RGBA")).convert("L"))
     pixels = pil_to_tensor(grey)[0]
     if torch.cat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).median() > 127:
         grey = ImageOps.invert(grey)
