@@ -118,18 +118,7 @@ def test_copy_can_be_copied_and_its_runs_lie_in_a_folder_of_their_own(project):
     assert re.findall("^experiment.*", second["configs/tulip.yaml"], re.M)[-1] == "experiment: tulip # where"
 
 
-def test_modules_of_another_name_are_shared(project):
-    (project / "configs/gan(1.yaml").write_text(
-        "a: {class_path: src.models.gan(1_generator.Generator}\nb: {class_path: src.models.critic.GanCritic}\n"
-        "data: {class_path: src.data.rows.RowsDataModule}\n"
-    )
-    made = make(project, "crocus", "--from", "gan(1")
-    assert made.keys() == {"configs/crocus.yaml"}
-    assert "src.models.critic.GanCritic" in made["configs/crocus.yaml"]
-    assert "src.data.rows.RowsDataModule" in made["configs/crocus.yaml"]
-
-
-@pytest.mark.parametrize("name", ["", "2x", "my-net", "class", "Crocus", "../x", "_x", "é"])
+@pytest.mark.parametrize("name", ["", "2x", "class", "Crocus", "../x", "é"])
 def test_name_that_is_none_is_refused(project, capsys, name):
     assert refused(project, capsys, name).startswith(f"error: NAME={name!r}")
 

@@ -139,11 +139,8 @@ def test_table_has_a_line_for_each_run_with_the_figures_of_its_files(runs, root,
 @pytest.mark.parametrize(
     ("conditions", "names"),
     [
-        (["verb = test"], ALL[2:]),
-        (["verb == fit", "parameters > 20"], ALL[1:2]),
         (["parameters<=17", "parameters>=17", "verb=fit"], ALL[:1]),
         (["note ~ FIRST"], [ALL[0], ALL[2]]),
-        (["note != the first"], ALL[1:2]),
         (["note = 'the first'", "epochs = 2"], ALL[:1]),
         (["test/loss > 100"], []),
         (["started > 2020-01-01", "model.net.hidden = 8"], ALL[1:2]),
@@ -153,14 +150,6 @@ def test_where_keeps_the_runs_for_which_all_conditions_hold(conditions, names, r
     said = runs("xor", JSON, *(word for condition in conditions for word in ("--where", condition)))
     assert said.names == names
     assert ("none of 3 runs under runs matches" in said.err) == (not names)
-
-
-def test_text_is_unequal_to_the_number_of_another_run(runs, root):
-    for name, precision in zip(ALL[:2], (32, "bf16-mixed"), strict=True):
-        (root / name / "config.yaml").write_text(f"trainer: {{precision: {precision}}}")
-    for sign, names in (("=", ALL[1:2]), ("!=", ALL[:1])):
-        assert runs(*ALL[:2], JSON, "--where", f"trainer.precision {sign} bf16-mixed").names == names
-    assert "trainer.precision holds numbers" in refused(runs(*ALL[:2], "--where", "trainer.precision > bf16-mixed"))
 
 
 def test_columns_are_the_usual_ones_those_that_decide_and_those_asked_for(runs):
@@ -188,13 +177,10 @@ def test_sort_takes_several_columns_and_leaves_what_has_no_value_last(runs, root
     ("args", "words"),
     [
         (["--columns=run,test/ac"], ["--columns: no column 'test/ac'", "val/acc, val/loss", "Did you mean test/acc?"]),
-        (["--sort=-test/ac"], ["--sort: no column 'test/ac'"]),
         (["--where", "test/acc"], ["--where"]),
-        (["--where", "test/acc > high"], ["test/acc holds numbers"]),
         (["--where", "__import__('os').system('touch hacked') > 1"], ["no column"]),
         (["smal"], ["smal:", "Did you mean small?"]),
         (["--root=there"], ["--root there is no folder"]),
-        (["--colums=run"], ["--colums=run"]),
         (["compare", "xor/version_11"], ["xor/version_11: no such run"]),
     ],
 )
@@ -225,11 +211,8 @@ def test_filters_name_experiments_runs_and_on_demand_those_of_a_sweep(runs, root
     "damage",
     [
         b"",
-        bytes(range(256)),
-        b"[1, 2]",
         b'{"metrics": ' + b"[" * 100_000,
         {"metrics": {"val/loss": "good"}},
-        {"started": "yesterday"},
         lambda folder: (folder / "summary.json").unlink(),
         lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     ],
@@ -249,22 +232,20 @@ def test_broken_folder_costs_one_line(damage, runs, root):
     assert "xor/version_1 is broken: " in refused(runs("compare", "xor/version_0", "xor/version_1"))
 
 
-@pytest.mark.parametrize("name", ["①", "٣", "two\nlines", "a*b", "$0-$10", "-1", "9" * 200])
-def test_odd_name_is_listed_and_can_be_named(name, runs, root):
-    shutil.copytree(root / "small/version_0", root / name / "version_0")
-    (root / name / "version_²").mkdir()
-    (root / name / "version_9").write_text("a file")
-    assert f"{name}/version_0" in runs(JSON).names
-    assert len(runs().out.splitlines()) == 1 + 7
-    assert "val/loss" in runs("show", "--", name).out
-
-
-def test_run_counts_once_whatever_links_lead_to_it(runs, root, tmp_path):
+def test_odd_name_and_a_link_are_listed_once_and_can_be_named(runs, root, tmp_path):
+    names = [f"{name}/version_0" for name in ("①", "two\nlines", "a*b", "-1")]
+    for name in names:
+        shutil.copytree(root / "small/version_0", root / name)
+    (root / "①/version_²").mkdir()
+    (root / "①/version_9").write_text("a file")
     shutil.copytree(root / "small/version_0", tmp_path / "disk/far/version_5")
     links = {"a_link": "xor", "xor/latest": "version_2", "up": "..", "circle": root, "disk": tmp_path / "disk"}
     for name, target in (links | {"itself": "itself", "nowhere": "not/there"}).items():
         (root / name).symlink_to(target)
-    assert sorted(runs(JSON).names) == sorted([*ALL, *ENDED, "small/version_0", "disk/far/version_5"])
+    every = [*ALL, *ENDED, *names, "small/version_0", "disk/far/version_5"]
+    assert sorted(runs(JSON).names) == sorted(every)
+    assert len(runs().out.splitlines()) == 1 + len(every)
+    assert "val/loss" in runs("show", "--", "-1").out
 
 
 def test_odd_values_and_a_broken_config_are_shown(runs, root):

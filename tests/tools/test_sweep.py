@@ -84,18 +84,13 @@ def refuses(done: Done, *words: str) -> None:
 
 WRONG = {
     "unknown option": ({"model.net.hiden": [4]}, "Did you mean hidden?"),
-    "unknown section": ({"modl.net.hidden": [4]}, "modl.net.hidden"),
     "bounds": ({"model.net.hidden": {"low": 9, "high": 2}}, "model.net.hidden: low 9, high 2"),
     "step": ({"model.optimizer.lr": {"low": 0.0, "high": 0.9, "step": 0.2}}, "0.8"),
     "text as a bound": ({"model.net.hidden": {"low": "a", "high": 8}}, "model.net.hidden: expected a range"),
-    "one choice": ({"model.net.hidden": [4, "many"]}, "model.net.hidden: expected int; got 'many'"),
-    "no class": ({"model.optimizer": [SGD, "torch.optim.Adm"]}, "Adm"),
     "below a choice": ({"model.optimizer": {SGD: None, ADAM: {"model.optimizer.momentum": [0.9]}}}, "momentum"),
-    "no range": ({"model.net.hidden": 3}, "model.net.hidden: expected a range"),
     "equal": ({"model.optimizer.lr": [1, 0.5, 1.0]}, "1 and 1.0"),
     "twice": ({"a.b": [1], "c.d": {"x": {"a.b": [2]}}}, "a.b"),
     "own": ({"checkpoint.mode": ["min", "max"]}, "checkpoint.mode"),
-    "given": ({"trainer.max_epochs": [1, 2]}, "trainer.max_epochs"),
     "no file": ({"config": ["a.yaml"]}, "a.yaml: No such file"),
 }
 
@@ -109,15 +104,12 @@ def test_wrong_space_is_one_line(space, word, sweep):
     ("more", "option", "word"),
     [
         ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, "", "seeds"),
-        ({"pruner": "optuna.pruners.MeanPruner"}, "", "MeanPruner"),
         ({"sampler": GRID}, "", "model.optimizer.lr: a grid needs a step"),
         ({"metric": "val/acc"}, "", "direction"),
         ({"trails": 3}, "", "trails"),
-        ({}, "--trainer.fast_dev_run=true", "fast_dev_run"),
         ({}, "--trainer.devices=2", "--workers"),
         ({}, "--experiment=a::b", "--experiment"),
         ({}, "--ckpt_path=x", "--ckpt_path"),
-        ({}, "--resume=space.yaml", "--resume"),
         ({}, "--storage=postgresql://a:b@c/d", "--storage"),
     ],
 )
@@ -208,18 +200,6 @@ def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
     assert [row["state"] for row in rows()] == ["failed", "failed", "complete", "failed"]
 
 
-@pytest.mark.slow
-def test_hopeless_trial_is_pruned_and_a_good_one_is_not(sweep):
-    pruner = {"class_path": "optuna.pruners.ThresholdPruner", "init_args": {"upper": 2.0, "n_warmup_steps": 1}}
-    content = {"space": {"model.optimizer.lr": [0.5, 100.0]}, "sampler": GRID, "pruner": pruner}
-    done = sweep(content, *SHORT, "--trainer.max_epochs=5")
-    assert done.code == 0, done.err
-    assert [row["state"] for row in rows()] == ["complete", "pruned"]
-    epochs = [len((FOLDER / f"version_{k}/metrics.csv").read_text().splitlines()) - 1 for k in (0, 1)]
-    assert epochs[0] == 5
-    assert epochs[1] < 5
-
-
 def test_range_has_fractions_where_the_option_takes_them_and_one_process_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = {"model.optimizer.lr": {"low": 0, "high": 1}, "model.net.hidden": {"low": 2, "high": 9}}
@@ -241,7 +221,7 @@ PLAN = {"files": {}, "metric": "val/loss", "direction": "minimize", "storage": N
 PLAN |= {"sampler": {"class_path": TPE}, "pruner": {"class_path": "optuna.pruners.NopPruner"}}
 
 
-@pytest.mark.parametrize("name", ["a?b", "c%20d", "e#f", "g&h=1", "{i}", "k:l", "²", 'it\'s "so"', "-m"])
+@pytest.mark.parametrize("name", ["a?b", "c%20d", "e#f", "{i}", 'it\'s "so"'])
 def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path(name, "sweep_0")
@@ -258,13 +238,11 @@ def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp_p
         assert type(read["a"]) is type(value)
 
 
-@pytest.mark.parametrize("sampler", [TPE, "optuna.samplers.QMCSampler"])
-def test_points_depend_on_the_seed_and_not_on_an_interruption(sampler, tmp_path):
+def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
     """A study that is opened again for each trial draws the same points."""
 
     def draws(name, seed, again):
-        args = {"seed": seed} | ({"n_startup_trials": 2} if sampler == TPE else {})
-        kind = {"class_path": sampler, "init_args": args}
+        kind = {"class_path": TPE, "init_args": {"seed": seed, "n_startup_trials": 2}}
         sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {}, folder=tmp_path / name)
         sweep.folder.mkdir()
         study, found = open_study(sweep)[0], []
@@ -275,11 +253,10 @@ def test_points_depend_on_the_seed_and_not_on_an_interruption(sampler, tmp_path)
             study.tell(trial, value)
         return found
 
-    assert draws("a", 1, again=False) == draws("b", 1, again=True)
-    assert sampler != TPE or draws("a2", 1, again=False) != draws("c", 2, again=False)
+    assert draws("a", 1, again=False) == draws("b", 1, again=True) != draws("c", 2, again=False)
 
 
-def test_each_bound_and_choice_is_probed_in_few_points():
+def test_each_bound_and_choice_is_probed_and_becomes_a_config():
     space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
     found = probes(space)
     assert len(found) == 5
@@ -288,8 +265,6 @@ def test_each_bound_and_choice_is_probed_in_few_points():
     grid = points(read_space({"a.width": {"low": 2, "high": 8, "step": 3}, "a.on": [True, None]}))
     assert [(point["a.width"], point["a.on"]) for point in grid] == [(w, on) for w in (2, 5, 8) for on in (True, None)]
 
-
-def test_point_becomes_a_config_whatever_the_order_of_its_options():
     values = {"model.optimizer.lr": 0.1, "model.optimizer": "SGD", "config": {"data": 1}, "seed_everything": 3}
     optimizer = {"class_path": "SGD", "init_args": {"lr": 0.1}}
     assert fragment(values) == {"seed_everything": 3, "data": 1, "model": {"optimizer": optimizer}}

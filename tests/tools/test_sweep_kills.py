@@ -15,7 +15,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from src.tools.sweep import main, search
-from tests.conftest import PROJECT, SMALL
+from tests.conftest import SMALL
 from tests.processes import fail, finish, free_port, launch, start
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ GUIDED = {
     "pruner": {"class_path": "optuna.pruners.MedianPruner", "init_args": {"n_startup_trials": 2}},
     "trials": 6,
 }
-RANDOM = {"space": SPACE, "sampler": "optuna.samplers.RandomSampler", "trials": 6}
+RANDOM = {"space": SPACE, "sampler": "optuna.samplers.RandomSampler", "trials": 4}
 
 
 class KillAt(Callback):
@@ -84,7 +84,7 @@ def undisturbed(tmp_path_factory):
         folder = write(tmp_path_factory.mktemp(name), content)
         launch("sweep", *SHORT, cwd=folder)
         found[name] = rows(folder / FOLDER)
-        assert len(found[name]) == 6
+        assert len(found[name]) == content["trials"]
     assert {row[1] for row in found["guided"]} == {"complete", "pruned"}
     return found
 
@@ -112,7 +112,7 @@ def test_one_of_two_workers_is_killed_and_its_trial_continues(undisturbed, tmp_p
     assert deaths in (1, 2)  # both, where they come to that step at the same instant
     assert rows(tmp_path / FOLDER) == undisturbed["random"]
     # An interrupted trial was worked on twice, all others once: nobody shared a trial.
-    assert sorted(commands(tmp_path)) == [1] * (6 - deaths) + [2] * deaths
+    assert sorted(commands(tmp_path)) == [1] * (4 - deaths) + [2] * deaths
 
 
 def test_a_trial_that_kills_its_workers_is_recorded_as_failed(tmp_path):
@@ -182,7 +182,7 @@ def test_two_machines_share_a_study_and_one_continues_the_trial_of_the_other(pos
     main([str(word) for word in words[1:]])
     assert finish(other).returncode == 0
     found = rows(tmp_path / FOLDER)
-    assert len(found) in (6, 7)  # both may have asked at the same instant
+    assert len(found) in (4, 5)  # both may have asked at the same instant
     assert {row[1] for row in found} == {"complete"}
     with (tmp_path / FOLDER / "trials.csv").open(newline="") as file:
         (retry,) = [row["number"] for row in csv.DictReader(file) if row["folder"].endswith("version_0")]
@@ -190,22 +190,3 @@ def test_two_machines_share_a_study_and_one_continues_the_trial_of_the_other(pos
     assert not (tmp_path / FOLDER / f"version_{retry}").exists()
     assert commands(tmp_path) == [2] + [1] * (len(found) - 1)
     assert len(list((tmp_path / FOLDER).glob("test_*"))) == 1
-
-
-def test_memory_does_not_grow_with_the_number_of_trials(tmp_path):
-    write(tmp_path, RANDOM | {"pruner": "optuna.pruners.MedianPruner"})
-    script = (
-        "import sys; from src.tools.sweep import main\n"
-        "def tell(): print('pages', open('/proc/self/statm').read().split()[1])\n"
-        "main([*sys.argv[1:], '--trials', '20']); tell()\n"
-        f"main(['--resume', '{FOLDER}', '--trials', '70']); tell()\n"
-    )
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("needs Linux's /proc")
-    args = [*SHORT, "--trainer.max_epochs=1", "--data.passes=5"]
-    env = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, *map(str, args)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1_200, check=False)
-    assert done.returncode == 0, done.stderr
-    before, after = (int(line.split()[1]) * 4096 for line in done.stdout.splitlines() if line.startswith("pages "))
-    assert after - before < 32 * 2**20

@@ -4,9 +4,9 @@ Seeds also get the 95 percent interval of the mean. Folds get none: they share t
 independent and Student's interval would be too narrow.
 """
 
-import math
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +52,8 @@ def spread(values: list[float], independent: bool) -> dict[str, float]:
     if len(values) > 1 and independent:
         from scipy.stats import t  # type: ignore[import-untyped]  # half a second
 
-        half = float(t.ppf(0.975, len(values) - 1)) * found["std"] / math.sqrt(len(values))
-        found |= {"low": found["mean"] - half, "high": found["mean"] + half}
+        low, high = t.interval(0.95, len(values) - 1, found["mean"], found["std"] / len(values) ** 0.5)
+        found |= {"low": float(low), "high": float(high)}
     return found
 
 
@@ -85,4 +85,5 @@ def report(plan: Plan, rows: list[Row]) -> None:
         more += f"  95% {of['low']:.4f} to {of['high']:.4f}" if "low" in of else ""
         print(f"{name:<{width}}  mean {of['mean']:.4f}{more}  ({of['runs']} {plan.kind}{'s' * (of['runs'] != 1)})")
     print(f"note: {summary['note']}\n" if "note" in summary else "", end="")
-    print(f"written to {os.path.relpath(plan.folder / 'results.csv')}, summary.yaml", flush=True)
+    print(f"written to {os.path.relpath(plan.folder / 'results.csv')}, summary.yaml")
+    print(f"next  python -m src runs --root {shlex.quote(os.path.relpath(plan.folder))}", flush=True)

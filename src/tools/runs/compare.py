@@ -17,22 +17,16 @@ def main(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="xor/version_3, or xor for its latest run")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")
     given = parser.parse_args(args)
-    rows, options = [], []
-    for name, folder in [find_one(given.root, text) for text in given.runs]:
-        row, whole = read_run(name, folder), read_run(name, folder, options=True)
+    rows, options, runs = [], [], find(given.root)
+    for text in given.runs:
+        names = named(runs, text, given.root)
+        name = ([name for name in names if not MANY.search(name)] or names)[-1]
+        row, whole = read_run(name, runs[name]), read_run(name, runs[name], options=True)
         if whole["state"] == "broken":
             refuse(f"{name} is broken: {whole['reason']}")
         rows.append(row)
         options.append({name: whole[name] for name in whole if name not in row})
     print("\n".join(side_by_side(rows, options)))
-
-
-def find_one(root: Path, text: str) -> tuple[str, Path]:
-    """Return the name and the folder of a run: `xor/version_3`, or `xor` for its latest."""
-    runs = find(root)
-    names = named(runs, text, root)
-    name = ([name for name in names if not MANY.search(name)] or names)[-1]
-    return name, runs[name]
 
 
 def side_by_side(rows: list[Row], options: list[dict[str, Any]]) -> list[str]:

@@ -63,7 +63,7 @@ class Sweep:
     @cached_property
     def lock(self) -> FileLock:
         """Held by the one process that works on the sweep."""
-        return FileLock(self.folder / ".locks" / "sweep", timeout=0)
+        return FileLock(self.folder / ".lock", timeout=0)
 
     def point(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return the config of a point: the value of each option, the label of a choice."""
@@ -90,12 +90,9 @@ def load(folder: Path) -> Sweep:
 
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     """Return the sweep that its own options and those of fit ask for, its folder made and locked."""
-    if own.sweep:
-        sweep = _continued(own.resume, *_new(own, options))
-    elif options or own.config or own.storage:
+    if not own.sweep and (options or own.config or own.storage):
         refuse("--resume without --sweep continues a sweep as it began: leave out all but --trials and --workers.")
-    else:
-        sweep = load(own.resume)
+    sweep = _continued(own.resume, *_new(own, options)) if own.sweep else load(own.resume)
     sweep.trials = min(own.trials or sweep.trials, len(sweep.grid) or sys.maxsize)
     sweep.finished = False
     try:
@@ -152,9 +149,7 @@ def _new(own: argparse.Namespace, options: list[str]) -> tuple[Sweep, Path]:
     usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in metric else None
     direction = given.get("direction") or usual
     if direction not in ("minimize", "maximize"):
-        refuse(
-            f"direction: {direction} must be minimize or maximize. Say in the sweep's YAML which {metric} is better."
-        )
+        refuse(f"direction: {direction} must be minimize or maximize. Say in --sweep which {metric} is better.")
     base["test_after_fit"], trainer["devices"] = False, 1
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
     plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}

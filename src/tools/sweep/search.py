@@ -112,16 +112,7 @@ def suggest(sweep: Sweep, study: optuna.Study, trial: Trial) -> dict[str, Any]:
 
 
 def fit(folder: Path, metric: str, report: Report) -> str:
-    """Fit the point in a run's folder, or resume its fit; a signal ends it by SystemExit.
-
-    Args:
-        folder: The run's.
-        metric: Reported after each validation.
-        report: Called with step and value.
-
-    Returns:
-        The reason of a failure in one line, or nothing.
-    """
+    """Fit the point in a run's folder, or resume its fit; return the reason of a failure in one line, or nothing."""
     with FileLock(folder.parent / ".locks" / folder.name):  # a worker whose sweep was killed may still be saving
         if not has_checkpoint(folder):
             begin_anew(folder)
@@ -228,11 +219,10 @@ def search_here(search: Search) -> None:
 def search_with_others(search: Search) -> None:
     """Fit trials of a study that several machines share in a database.
 
-    Start the same command on each machine, in a folder on a shared disk. Optuna's heartbeat finds a trial whose machine
-    died and retries it; the new trial resumes in the folder of the first one. Optuna's caveats: heartbeat and retry are
-    experimental and work with an RDB storage only, and SQLite is not recommended for parallel writers. A dead trial is
-    noticed after a minute, when another machine asks for its next trial. A retry has a number of its own. Machines
-    that ask at the same instant may run a few trials too many.
+    Start the same command on each machine, in a folder on a shared disk. Optuna's heartbeat, which is experimental,
+    finds a trial whose machine died, a minute later and when another machine asks for its next trial. The retry has a
+    number of its own and resumes in the folder of the first one. Machines that ask at the same instant may run a few
+    trials too many.
     """
 
     def objective(trial: Trial) -> float:
@@ -320,10 +310,7 @@ def _places(number: int) -> list[dict[str, str]]:
 def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
     """Fit in the folders that a pipe gives, as long as the parent lives.
 
-    Args:
-        pipe: Gets validations, which are answered, and the reason of a failure at the end of each fit.
-        place: Variables for the environment.
-        metric: Reported after each validation.
+    The pipe gets step and value of each validation, which are answered, and at the end the reason of a failure.
     """
     os.environ.update(place)
     torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
