@@ -177,7 +177,7 @@ def test_two_machines_share_a_study_and_one_continues_the_trial_of_the_other(pos
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(commands(tmp_path)) == 1
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search, "HEARTBEAT_S", 1)  # the first one is dead after three seconds
+    monkeypatch.setattr(search, "HEARTBEAT_S", 5)  # the first one is dead after 15 seconds
     other = start(*words, cwd=tmp_path)
     main([str(word) for word in words[1:]])
     assert finish(other).returncode == 0

@@ -90,7 +90,7 @@ def open_study(sweep: Sweep) -> tuple[optuna.Study, RDBStorage]:
     )
     if not study.get_trials(deepcopy=False):
         for point in sweep.grid:
-            study.enqueue_trial(point)
+            study.enqueue_trial(point, skip_if_exists=sweep.plan["storage"] is not None)
     return study, storage
 
 
@@ -164,11 +164,12 @@ class Search:
         config = self.sweep.point(suggest(self.sweep, self.study, trial))
         draws_seed = isinstance(config.get("seed_everything", self.sweep.base["seed_everything"]), bool)
         others = [] if draws_seed else self.study.get_trials(deepcopy=False)
-        known = [other.user_attrs["folder"] for other in others
-                 if other.params == trial.params and "folder" in other.user_attrs]  # fmt: skip
-        new = str(self.sweep.folder / f"version_{trial.number}")
-        folder = Path(trial.user_attrs.get("folder") or [*known, new][0])
+        new = {"folder": str(self.sweep.folder / f"version_{trial.number}"), PRUNED: False}
+        same = [other.user_attrs for other in others if other.params == trial.params and "folder" in other.user_attrs]
+        known = trial.user_attrs if "folder" in trial.user_attrs else [*same, new][0]
+        folder = Path(known["folder"])
         trial.set_user_attr("folder", str(folder))
+        trial.set_user_attr(PRUNED, known.get(PRUNED, False))
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / POINT, as_yaml(config))
         return folder
@@ -177,13 +178,15 @@ class Search:
         """Report a validation, the n-th one as the n-th step of the study; return whether the trial is hopeless."""
         step, value = validation
         steps = trial.user_attrs.get(STEPS, [])
+        if trial.user_attrs[PRUNED]:
+            return True
         if step not in steps:  # else a resumed fit repeats it
             steps = [*steps, step]
             trial.report(value, len(steps))
             trial.set_user_attr(STEPS, steps)
-        if step == steps[-1] and trial.should_prune():  # decided again: a kill may have come in between
-            trial.set_user_attr(PRUNED, True)
-        return bool(trial.user_attrs.get(PRUNED))
+        is_hopeless = step == steps[-1] and trial.should_prune()  # decided again: a kill may have come in between
+        trial.set_user_attr(PRUNED, is_hopeless)
+        return is_hopeless
 
     def note(self, trial: Trial, error: str) -> tuple[TrialState, float | None]:
         """Store what a trial left; return its state and its best validation."""
@@ -193,7 +196,7 @@ class Search:
             error = error or f"no validation gave a number for {self.metric}"
         trial.set_user_attr("seconds", summary.get("seconds", 0.0))
         trial.set_user_attr("error", error)
-        if trial.user_attrs.get(PRUNED):
+        if trial.user_attrs[PRUNED]:
             return TrialState.PRUNED, None
         return (TrialState.FAIL, None) if error else (TrialState.COMPLETE, value)
 
