@@ -48,6 +48,9 @@ bench: .venv/ready ## Measure against hand-written loops and the usual pipeline
 trackers: .venv/ready ## Install what --track can send to, beside the locked versions
 	$(BIN)/uv pip install --python $(BIN)/python --group trackers
 
+use: .venv/ready ## Install what `export` and `demo` need, in locked versions
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement src/tools/use.lock
+
 board: .venv/ready ## Open TensorBoard on runs/
 	@test -x $(BIN)/tensorboard || { echo "TensorBoard is not installed: make trackers"; exit 1; }
 	$(BIN)/tensorboard --logdir runs
@@ -55,6 +58,8 @@ board: .venv/ready ## Open TensorBoard on runs/
 lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile --group use --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--upgrade --no-annotate --custom-compile-command "make lock" --quiet --output-file src/tools/use.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -63,4 +68,4 @@ lock: .venv/ready ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup train test test-slow lint format new remove-examples bench trackers board lock
+.PHONY: help setup train test test-slow lint format new remove-examples bench trackers use board lock

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import copy
 import csv
 import gc
+import inspect
 import io
 import itertools
 import json
@@ -12,8 +14,11 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 BASE, POINT = "base.yaml", "point.yaml"  # the config of all fits, and in each run's folder what is its own
 CONTROL = dict.fromkeys([*range(32), 127], " ")  # a name with a line break stays in its line
@@ -30,6 +35,12 @@ CONTROL = dict.fromkeys([*range(32), 127], " ")  # a name with a line break stay
 def refuse(message: str) -> NoReturn:
     """Exit with one line."""
     sys.exit(f"error: {message}")
+
+
+def needs(packages: list[str]) -> None:
+    """Refuse to start without the packages of a tool."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        refuse(f"{', '.join(missing)}: not installed. Install what this tool needs: make use")
 
 
 class Parser(argparse.ArgumentParser):
@@ -204,6 +215,72 @@ def run_verb(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     return ""
+
+
+@dataclass
+class Trained:
+    """Holds a trained net, on the CPU and set to evaluate, and its data.
+
+    Args:
+        path: The checkpoint.
+        module: The net's.
+        datamodule: After `setup`.
+        loader: Of test data, or without them of validation data.
+    """
+
+    path: Path
+    module: "LightningModule"
+    datamodule: "LightningDataModule"
+    loader: Any
+
+    def __post_init__(self) -> None:
+        """Take the loader's transform of the first tensor off it."""
+        self.loader = copy.copy(self.loader)
+        self.transform = getattr(self.loader, "transform", None) or (lambda x: x)
+        self.loader.transform = None
+
+    def predict(self, batch: Any) -> Any:
+        """Return what `predict` computes of a batch as a loader hands it out."""
+        import torch
+
+        with torch.no_grad():
+            batch = self.module.on_after_batch_transfer(self.datamodule.on_after_batch_transfer(batch, 0), 0)
+            takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
+            return self.module.predict_step(*(batch, 0)[:takes])
+
+
+def load_trained(path: Path, options: list[str]) -> Trained:
+    """Load a trained net by `test`, or without test data `validate`, of one batch.
+
+    Args:
+        path: A checkpoint, or a run's folder, which stands for its best checkpoint.
+        options: Further ones of the verb, such as `--data.root`.
+
+    Raises:
+        SystemExit: With the line of `test`, if neither can be done.
+    """
+    from lightning.pytorch.utilities import CombinedLoader
+
+    from src.cli import main
+
+    best = path / "checkpoints/best.ckpt"
+    path = best if best.exists() else path
+    words = ["--ckpt_path", path, "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    words += ["--trainer.callbacks=null", "--trainer.logger=false"]
+    words += ["--track.tensorboard=false", "--track.wandb=null", "--track.mlflow=null", *options]
+    reasons = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for verb, stage in (("test", "test"), ("validate", "val")):
+            folder = Path(temporary, verb)
+            try:
+                with written_to(Path(temporary, "output.txt")):
+                    cli = main([verb, *words, f"--trainer.limit_{stage}_batches=1"], folder=folder)
+            except SystemExit as stop:
+                reasons.append(stop.code)
+                continue
+            loaders = CombinedLoader(getattr(cli.datamodule, f"{stage}_dataloader")())
+            return Trained(path, cli.model.eval(), cli.datamodule, loaders.flattened[0])
+    sys.exit(reasons[0])
 
 
 def summary_of(run: Path) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""Opens a page on which a trained net answers: `python -m src demo --ckpt_path runs/mnist/version_0`.
+
+Images are drawn or uploaded, where the data module has a `predict_path`; rows of numbers have a field per column. The
+page is for this machine alone and asks no other one. `make use` installs the packages. It is a small server, too:
+
+    from gradio_client import Client, handle_file
+
+    print(Client("http://127.0.0.1:7860").predict(handle_file("digit.png"), api_name="/predict"))
+
+    curl -F files=@digit.png http://127.0.0.1:7860/gradio_api/upload  # prints ["PATH"]
+    curl --json '{"data": [{"path": "PATH"}]}' http://127.0.0.1:7860/gradio_api/run/predict
+"""
+
+import os
+import signal
+import threading
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from src.tools.common import Parser, Trained, load_trained, needs, refuse
+
+# Gradio waits for a click on the brush.
+TAKE_BRUSH = """() => { const timer = setInterval(() => {
+    const brush = document.querySelector("[aria-label=Brush]");
+    if (brush) { brush.click(); clearInterval(timer); }
+}, 100); }"""
+
+
+def answer(trained: Trained, scores: Tensor) -> Any:
+    """Return what the page shows of scores (1, C): each class's share, or the values as a text."""
+    values = scores[0].flatten().tolist()
+    names = getattr(trained.datamodule, "class_names", range(len(values)))
+    if len(values) > 1 and min(values) >= 0 and abs(sum(values) - 1) < 1e-3:
+        return {str(name): value for name, value in zip(names, values, strict=True)}
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+class Images:
+    """Lays out a page for images, which the data module reads as for `predict`."""
+
+    def __init__(self, gr: Any, page: Any, trained: Trained) -> None:
+        self.trained, self.lock = trained, threading.Lock()
+        with gr.Row():
+            with gr.Column():
+                with gr.Tab("Draw"):
+                    brush = gr.Brush(default_size=22, colors=["#000000"], color_mode="fixed")
+                    size: dict[str, Any] = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
+                    canvas = gr.Sketchpad(type="filepath", format="png", brush=brush, **size)
+                with gr.Tab("Upload"):
+                    upload = gr.File(file_types=["image"], label="Upload")  # read by the data module alone
+            with gr.Column():
+                shown = [gr.Label(label="Answer"), gr.Image(label="What the net saw", interactive=False, height=280)]
+        own: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
+        canvas.change(lambda drawing: self.look(drawing["composite"]), canvas, shown, **own)
+        upload.change(self.look, upload, shown, api_name="predict")
+        page.load(js=TAKE_BRUSH)
+
+    def look(self, path: str | None) -> tuple[Any, np.ndarray | None]:
+        """Return the answer for an image file, and what the net saw; nothing for a blank image, or none."""
+        if path is None:
+            return None, None
+        with self.lock:  # the data module holds one image
+            data: Any = self.trained.datamodule
+            data.predict_path = Path(path)
+            data.setup("predict")
+            own = Trained(self.trained.path, self.trained.module, data, data.predict_dataloader())
+        seen, *others = next(iter(own.loader))
+        if not seen.any():
+            return None, None
+        picture = seen[0] if seen.dim() == 3 else seen[0].movedim(0, -1).squeeze(-1)
+        times = max(1, 280 // len(picture))  # each pixel as a square
+        found = answer(own, own.predict((own.transform(seen), *others)))
+        return found, picture.numpy().repeat(times, axis=0).repeat(times, axis=1)
+
+
+class Rows:
+    """Lays out a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
+
+    def __init__(self, gr: Any, page: Any, trained: Trained) -> None:
+        self.trained, self.x = trained, next(iter(trained.loader))[0]
+        if self.x.dim() != 2:
+            refuse(f"A page shows images and rows of numbers; a sample of this net is {tuple(self.x.shape[1:])}.")
+        self.has_surface = self.x.shape[1] == 2 and self.scores(self.x).shape[1] == 1
+        with gr.Row():
+            with gr.Column():
+                fields = [
+                    gr.Checkbox(label=f"x{k}") if column.unique().tolist() == [0, 1] else gr.Number(0, label=f"x{k}")
+                    for k, column in enumerate(self.x.T)
+                ]
+            with gr.Column():
+                shown = [gr.Label(label="Answer"), *([gr.Plot(label="All answers")] if self.has_surface else [])]
+        gr.on([page.load, *(field.change for field in fields)], self.look, fields, shown, api_name="predict")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores (B, C) of rows (B, D)."""
+        scores: Tensor = self.trained.predict((self.trained.transform(x),))
+        return scores
+
+    def look(self, *values: float | bool | None) -> Any:
+        """Return the answer for a row; of two columns and one score also the picture of all answers."""
+        if any(value is None or not np.isfinite(value) for value in values):
+            raise ValueError("Each field takes a finite number.")
+        row = torch.tensor([values], dtype=self.x.dtype)
+        found = answer(self.trained, self.scores(row))
+        return (found, self.surface(row[0])) if self.has_surface else found
+
+    def surface(self, point: Tensor) -> Figure:
+        """Draw the score over the plane of the two inputs, and the point on it."""
+        ends = torch.cat([self.x.flatten(), point])
+        axis = torch.linspace(float(ends.min()) - 0.2, float(ends.max()) + 0.2, 60, dtype=self.x.dtype)
+        heights = self.scores(torch.cartesian_prod(axis, axis)).reshape(60, 60).T
+        figure = Figure(figsize=(4, 4), layout="constrained")
+        axes = figure.add_subplot(xlabel="x0", ylabel="x1")
+        figure.colorbar(axes.contourf(axis, axis, heights, levels=20, cmap="RdBu_r"), shrink=0.8)
+        axes.plot(*point, "o", color="black", markersize=10)
+        return figure
+
+
+def main(args: list[str]) -> None:
+    """Serve the page until Ctrl-C or SIGTERM."""
+    parser = Parser(prog="python -m src demo", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
+    parser.add_argument("--port", type=int, default=7860)
+    options, others = parser.parse_known_args(args)
+    needs(["gradio"])
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+
+    trained = load_trained(options.ckpt_path, others)
+    with gr.Blocks(title=str(options.ckpt_path)) as page:
+        (Images if hasattr(trained.datamodule, "predict_path") else Rows)(gr, page, trained)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, at which Gradio closes the page
+    theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # its own fonts come from another host
+    own: dict[str, Any] = {"server_name": "127.0.0.1", "server_port": options.port, "prevent_thread_lock": True}
+    try:
+        page.launch(**own, theme=theme, show_error=True, footer_links=[], quiet=True)
+    except OSError:
+        refuse(f"Port {options.port} is taken. Choose another one: --port {options.port + 1}")
+    print(f"page  http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
+    page.block_thread()

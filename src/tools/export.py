@@ -1,0 +1,178 @@
+"""Exports a trained net and proves the file: `python -m src export --ckpt_path runs/mnist/version_0 --format onnx`.
+
+The file does what `predict` does: the data's tensor transform (MNIST: from uint8), the net, the scores. `--raw` holds
+the net alone. Any batch size goes in. `safetensors` holds the net's weights, under its own names. `make use` installs
+the packages. An ONNX file needs nothing of this project, only onnxruntime:
+
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("runs/mnist/version_0/export/model.onnx")
+    (scores,) = session.run(None, {"x": np.zeros((3, 28, 28), dtype=np.uint8)})
+    print(scores.argmax(axis=1))
+"""
+
+import hashlib
+import inspect
+import tempfile
+import traceback
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from src.tools.common import Parser, Trained, load_trained, needs, refuse, write
+
+PACKAGES = {"pt2": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
+SIZES = (1, 7, 512)
+TOLERANCE = 1e-4  # of values up to 1; of larger ones this share
+
+
+class Exported(nn.Module):
+    """Does with a batch what `predict` does; with `net` what the net alone does."""
+
+    def __init__(self, trained: Trained, net: nn.Module | None) -> None:
+        super().__init__()
+        self.module, self.net, self.trained = trained.module, net, trained
+        self.batch = next(iter(trained.loader))  # gives the structure of all, and what is no tensor
+
+    def forward(self, fields: dict[str, Tensor]) -> Any:
+        """Take the tensors of a batch by name, each (B, ...); return what `predict_step` returns, or the net."""
+        if self.net is not None:
+            return self.net(**fields)
+        fields = named(self.batch) | fields
+        first = next(iter(fields))
+        fields[first] = self.trained.transform(fields[first])
+        batch: Any = fields["x"] if isinstance(self.batch, Tensor) else tuple(fields.values())
+        return self.trained.predict({**self.batch, **fields} if isinstance(self.batch, Mapping) else batch)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the tensors of the first batch; for a net those that `predict_step` hands to it, by its own names."""
+        if (net := self.net) is None:
+            return named(self.batch)
+        calls: list[Any] = []
+        with net.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True):
+            Exported(self.trained, None)({})
+        if not calls:
+            refuse(f"predict_step does not call {type(net).__name__}: its inputs are unknown. Leave out --raw.")
+        args, kwargs = calls[0]
+        return dict(inspect.signature(net.forward).bind(*args, **kwargs).arguments)
+
+
+def named(value: Any, name: str = "x") -> dict[str, Tensor]:
+    """Return the tensors of a batch or an output: those of a dict, `x` for a tensor, `x`, `x1`, `x2` for a tuple."""
+    if isinstance(value, Mapping):
+        return {str(key): each for key, each in value.items() if isinstance(each, Tensor)}
+    values = list(value) if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(each, Tensor) for each in values):
+        refuse(f"{type(value).__name__} cannot be exported: only a tensor, or a tuple or dict of tensors, can.")
+    return {f"{name}{number or ''}": each for number, each in enumerate(values)}
+
+
+def rows(fields: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Return `number` samples; few ones repeat."""
+    return {name: value[torch.arange(number) % len(value)] for name, value in fields.items()}
+
+
+def trace(model: Exported, fields: dict[str, Tensor]) -> tuple[torch.export.ExportedProgram, dict[str, Tensor]]:
+    """Export a model for any batch size; return the program and the fields that it uses: no target, no row numbers."""
+    shapes = ({name: {0: torch.export.Dim("batch")} for name in fields},)
+    program = torch.export.export(model, (rows(fields, 7),), dynamic_shapes=shapes)
+    used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    inputs = zip(fields, program.graph_signature.user_inputs, strict=True)
+    kept = {name: fields[name] for name, given in inputs if given in used}
+    return (program, fields) if len(kept) == len(fields) else trace(model, kept)
+
+
+def save(path: Path, model: Exported, fields: dict[str, Tensor]) -> tuple[Callable[..., Any], dict[str, Tensor]]:
+    """Write the file; return what computes with it, read back, and the fields that it takes."""
+    if path.suffix == ".safetensors" and (net := model.net) is not None:
+        from safetensors.torch import load_file, save_file
+
+        # Copies: the format refuses weights that share memory.
+        save_file({name: value.clone() for name, value in net.state_dict().items()}, path)
+        weights = load_file(path)
+        return lambda inputs: torch.func.functional_call(net, weights, (), inputs, strict=True), fields
+    program, fields = trace(model, fields)
+    if path.suffix == ".pt2":
+        torch.export.save(program, path)
+        return torch.export.load(path).module(), fields
+    from onnxruntime import InferenceSession
+
+    names = list(named(model(fields), "output"))
+    torch.onnx.export(program, f=path, input_names=list(fields), output_names=names, external_data=False, verbose=False)
+    session = InferenceSession(path)
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        return [torch.from_numpy(value) for value in session.run(None, {k: x.numpy() for k, x in inputs.items()})]
+
+    return run, fields
+
+
+def difference(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference of two tensors, of values above 1 as a share; infinite if one of them is NaN."""
+    gap = (expected.double() - found.double()).abs() / expected.double().abs().clamp(min=1)
+    return float(gap.nan_to_num(nan=torch.inf).max())
+
+
+def describe(fields: dict[str, Tensor]) -> dict[str, str]:
+    """Describe tensors by name: "uint8 (batch, 28, 28)"."""
+    shapes = {name: ", ".join(["batch", *map(str, value.shape[1:])]) for name, value in fields.items()}
+    return {name: f"{str(fields[name].dtype).removeprefix('torch.')} ({shape})" for name, shape in shapes.items()}
+
+
+@torch.no_grad()
+def main(args: list[str]) -> None:
+    """Export, compare with the net on real batches, and keep the file only if both agree."""
+    parser = Parser(prog="python -m src export", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
+    parser.add_argument("--format", choices=list(PACKAGES), default="onnx")
+    parser.add_argument("--raw", action="store_true", help="the net alone: no transform before it, no scores after it")
+    options, others = parser.parse_known_args(args)
+    needs(PACKAGES[options.format])
+    trained = load_trained(options.ckpt_path, others)
+    net: nn.Module = getattr(trained.module, "net", trained.module)
+    is_raw = options.raw or options.format == "safetensors"
+    model = Exported(trained, net if is_raw else None).eval()
+    fields = model.inputs()
+    folder = trained.path.parents[1] / "export"
+    folder.mkdir(exist_ok=True)
+    largest = 0.0
+    with tempfile.TemporaryDirectory(dir=folder) as part, torch.compiler.set_stance("force_eager"):
+        file = Path(part, f"{'net' if is_raw else 'model'}.{options.format}")
+        try:
+            run, fields = save(file, model, fields)
+        except Exception as error:
+            frames = [
+                each for each in traceback.extract_tb(error.__traceback__) if "site-packages" not in each.filename
+            ]
+            place, reason = f"{frames[-1].filename}:{frames[-1].lineno}", " ".join(str(error).split())[:300]
+            refuse(f"{type(net).__name__} cannot be exported ({place}): {reason}")
+        for size in SIZES:
+            batch = rows(fields, size)
+            expected, found = named(model(batch), "output"), named(run(batch), "output")
+            largest = max(largest, *map(difference, expected.values(), found.values()))
+        if largest > TOLERANCE:
+            refuse(f"The file differs from the net by {largest:.1e}, allowed are {TOLERANCE:.0e}. It is not kept.")
+        file.replace(folder / file.name)
+    facts = {
+        "checkpoint": str(trained.path),
+        "sha256": hashlib.sha256(trained.path.read_bytes()).hexdigest(),
+        "inputs": describe(fields),
+        "outputs": describe(expected),
+        "largest_difference": largest,
+        "batch_sizes": list(SIZES),
+        "versions": {name: version(name) for name in ["torch", *PACKAGES[options.format]]},
+    }
+    described = folder / "export.yaml"
+    known = yaml.safe_load(described.read_text(encoding="utf-8")) if described.exists() else {}
+    write(described, yaml.safe_dump({**known, file.name: facts}, sort_keys=False))
+    for word, tensors in (("takes", fields), ("gives", expected)):
+        print(f"{word}  ", ", ".join(f"{name} {text}" for name, text in describe(tensors).items()))
+    print(f"proof  largest difference {largest:.1e} on batches of {', '.join(map(str, SIZES))}")
+    print(f"file   {folder / file.name}")

@@ -1,0 +1,159 @@
+"""The page of `demo`: a real browser draws on it, and a client asks it."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import src.tools.demo
+from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
+
+pytestmark = pytest.mark.slow
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, mnist):
+    """Serve a net of MNIST; return the address and the process."""
+    pytest.importorskip("gradio")
+    folder = tmp_path_factory.mktemp("demo")
+    words = ["--config", CONFIGS / "mnist.yaml", *mnist.options, "--trainer.max_epochs=3", "--trainer.callbacks=null"]
+    fit = run_process("fit", *words, cwd=folder)
+    assert fit.returncode == 0, fit.stderr
+    address, process = serve(folder, "runs/mnist/version_0")
+    yield address
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+
+
+def serve(folder: Path, run: str) -> tuple[str, subprocess.Popen[str]]:
+    """Start the page of a run as a process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "src", "demo", "--ckpt_path", run, "--port", str(port)]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
+    address = f"http://127.0.0.1:{port}"
+    assert address in process.stdout.readline()
+    return address, process
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium without a screen."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def visit(browser, address, width=1100):
+    """Open the page; return it with the hosts that it asks and the errors that it reports."""
+    tab, hosts, errors = browser.new_page(viewport={"width": width, "height": 800}), set(), []
+    tab.on("request", lambda request: hosts.add(request.url.split("/")[2] if "//" in request.url else "inside"))
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(address)
+    tab.locator("label, canvas").first.wait_for()
+    return tab, hosts, errors
+
+
+def paint(tab, image: torch.Tensor) -> None:
+    """Paint an image (28, 28) of 0 to 255 on the cleared canvas, a stroke for each run of bright pixels in a row."""
+    tab.get_by_label("Clear canvas").click()
+    tab.get_by_label("Brush", exact=True).click()
+    box = tab.locator("canvas").first.bounding_box()
+    left, top = box["x"] + box["width"] / 2 - 140, box["y"] + box["height"] / 2 - 140
+    for row, pixels in enumerate((image > 100).tolist()):
+        for run in re.finditer("1+", "".join(str(int(pixel)) for pixel in pixels)):
+            first, last = 10 * run.start() + 9, max(10 * run.end() - 9, 10 * run.start() + 10)
+            tab.mouse.move(left + first, top + 10 * row + 5)
+            tab.mouse.down()
+            tab.mouse.move(left + last, top + 10 * row + 5)
+            tab.mouse.up()
+
+
+def digit(mnist, folder: Path) -> Path:
+    """Write the first image of the test as a file."""
+    pixels = (mnist.root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16 : 16 + 784]
+    Image.frombytes("L", (28, 28), pixels).save(folder / "digit.png")
+    return folder / "digit.png"
+
+
+def upload(tab, path: Path) -> None:
+    """Give the page a file."""
+    tab.get_by_role("tab", name="Upload").click()
+    tab.locator("input[type=file]").last.set_input_files(path)
+
+
+def answer(tab) -> str:
+    """Return the digit that the page shows once it is at rest."""
+    tab.wait_for_timeout(1500)
+    return tab.get_by_test_id("label-output-value").inner_text().strip()
+
+
+def test_digits_that_are_drawn_are_read(page, browser, mnist):
+    tab, hosts, errors = visit(browser, page)
+    tab.get_by_label("Brush Size").wait_for()  # the brush is at hand without a click
+    raw = mnist.root / "MNIST/raw"
+    images = torch.frombuffer(bytearray((raw / "t10k-images-idx3-ubyte").read_bytes()[16:]), dtype=torch.uint8)
+    labels = (raw / "t10k-labels-idx1-ubyte").read_bytes()[8:]
+    number, right = int(os.environ.get("DEMO_IMAGES", "6")), 0
+    for index, image in enumerate(images.reshape(-1, 28, 28)[:number]):
+        paint(tab, image)
+        right += answer(tab) == str(labels[index])
+    assert right >= 0.97 * number - 1
+    assert hosts <= {page.removeprefix("http://"), "inside"}
+    assert errors == []
+
+
+def test_an_upload_and_the_client_of_the_docstring_get_the_same_answer(page, browser, mnist, tmp_path):
+    tab, _, errors = visit(browser, page, width=400)
+    upload(tab, digit(mnist, tmp_path))
+    shown = answer(tab)
+    assert errors == []
+    python, _, curl = textwrap.dedent(src.tools.demo.__doc__.partition("too:\n")[2]).partition("\ncurl")
+    python = python.replace("http://127.0.0.1:7860", page)
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"'label': '{shown}'" in done.stdout
+    send, ask = f"curl{curl}".replace("http://127.0.0.1:7860", page).splitlines()
+    path = subprocess.run(send, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout[2:-2]
+    ask = ask.replace("PATH", path)
+    said = subprocess.run(ask, shell=True, capture_output=True, text=True, check=True).stdout
+    assert f'"label":"{shown}"' in said
+
+
+def test_a_broken_image_leaves_the_page_alive(page, browser, mnist, tmp_path):
+    tab, _, _ = visit(browser, page)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    upload(tab, tmp_path / "broken.png")
+    tab.get_by_test_id("toast-body").wait_for()
+    assert "no image that can be read" in tab.get_by_test_id("toast-body").inner_text()
+    upload(tab, digit(mnist, tmp_path))
+    assert answer(tab).isdigit()
+
+
+def test_switches_ask_xor_and_ctrl_c_ends_the_page(browser, tmp_path):
+    pytest.importorskip("gradio")
+    assert run_process("fit", "--config", SMALL, "--trainer.max_epochs=8", cwd=tmp_path).returncode == 0
+    address, process = serve(tmp_path, "runs/xor/version_0")
+    tab, _, errors = visit(browser, address)
+    before = answer(tab)
+    tab.get_by_label("x0").click()
+    assert answer(tab) != before
+    assert errors == []
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
