@@ -1,4 +1,4 @@
-"""What the tests share: the command line in this process, and MNIST's files."""
+"""Fixtures for all tests: the command line in this process, and MNIST's files."""
 
 import gzip
 import hashlib
@@ -19,10 +19,10 @@ import yaml
 from src.cli import main
 from tests import stopping, warm
 
-# A shell lets what it starts in the background ignore Ctrl-C, and every process below it: some tests send one.
+# Background processes of a shell ignore Ctrl-C, which some tests send.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Small nets gain nothing from a second thread, and two that wait for each other on a busy machine cost a lot.
+# Small nets gain nothing from a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
@@ -33,7 +33,7 @@ SMALL = PROJECT / "tests" / "xor.yaml"
 
 @dataclass
 class Done:
-    """What a command left: its exit code, its output, standard and error, and the metrics it logged last."""
+    """Exit code, output and last metrics of a command."""
 
     code: int
     out: str
@@ -43,7 +43,7 @@ class Done:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run `python -m src ...` in this process, in an empty folder of its own."""
+    """Run `python -m src ...` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> Done:
@@ -63,7 +63,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def run_process(
     *args: object, cwd: Path, timeout_s: float = 300, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m src ...` as a process of its own, without a terminal."""
+    """Run `python -m src ...` in a new process, without a terminal."""
     process = warm.start(args, cwd, env or os.environ)
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -74,7 +74,7 @@ def run_process(
 
 @dataclass
 class Mnist:
-    """MNIST's four files in a folder: the real ones where they are at hand, else a small synthetic set."""
+    """MNIST's four files in a folder: the real ones if `data` has them, else a small synthetic set."""
 
     root: Path
     real: bool
@@ -84,7 +84,7 @@ class Mnist:
 
     @property
     def options(self) -> list[str]:
-        """For the command line."""
+        """Return the options for the command line."""
         return [f"--data.root={self.root}", f"--data.val_size={self.val_size}"]
 
 
@@ -95,7 +95,7 @@ def write_idx(path: Path, values: torch.Tensor) -> None:
 
 
 def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
-    """Write a set that a net can learn: each digit is a bright bar at its own height, on noise."""
+    """Write images that a net can learn: each digit is a bright bar at its own height, on noise."""
     raw.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     for part, number in (("train", num_train), ("t10k", num_test)):
@@ -109,7 +109,7 @@ def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
 
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
-    """MNIST in a folder that only this run of the tests uses."""
+    """Write MNIST to a folder of this test run."""
     if not (CONFIGS / "mnist.yaml").is_file():
         pytest.skip("needs the example MNIST, which was removed")
     root = tmp_path_factory.mktemp("data")
@@ -129,20 +129,14 @@ def mnist(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
     return Mnist(root, False, 2_000, 500, 200)
 
 
-def pytest_report_header() -> str:
-    """Say which data the tests run on."""
-    real = (PROJECT / "data" / "MNIST" / "raw").is_dir()
-    return f"MNIST: {'the real files under data/' if real else 'a small synthetic set, for want of data/MNIST/raw'}"
-
-
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
 def fit_sums(cli: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
-    """Run the small experiment with options and fragments; its first run lies in runs/sums/version_0."""
+    """Fit the small experiment with options and fragments; the first run is runs/sums/version_0."""
     (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
 
     def run(*more: str) -> Done:

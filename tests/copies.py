@@ -1,4 +1,4 @@
-"""A copy of this project that a test may change, and Python in it."""
+"""Copies of the project that tests may change, and Python in them."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from tests.conftest import PROJECT
 
 
 def copy_of_project(folder: Path) -> Path:
-    """The tracked files, in a folder that tests may change."""
+    """Copy the tracked files to a folder."""
     names = ["git", "ls-files", "-z", "--cached"]
     listed = subprocess.run(names, cwd=PROJECT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
@@ -25,7 +25,7 @@ def copy_of_project(folder: Path) -> Path:
 
 
 def lint(cwd: Path, tool: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run ruff or mypy in a copy; mypy with what it has found of the libraries here, which takes it half a minute."""
+    """Run ruff or mypy in a copy; mypy reuses this project's cache, which saves half a minute."""
     known, cache = PROJECT / ".mypy_cache", cwd / ".mypy_cache"
     if tool == "mypy" and known.is_dir() and not cache.exists():
         shutil.copytree(known, cache)
@@ -33,7 +33,7 @@ def lint(cwd: Path, tool: str, *args: object) -> subprocess.CompletedProcess[str
 
 
 def python(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a copy; `src` and `tests` are those of the copy wherever the tests change to."""
+    """Run Python in a copy, with `src` and `tests` of the copy."""
     command = [sys.executable, *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(cwd)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=3_000, check=False)

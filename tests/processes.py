@@ -1,4 +1,4 @@
-"""What the tests of several processes share: real launches, a callback that ends a process, a comparison of runs."""
+"""Helpers for tests of several processes: real launches, a callback that ends a process, a comparison of runs."""
 
 import csv
 import os
@@ -21,14 +21,7 @@ IN_DOUBLE = ("--trainer.precision", "64-true")
 
 
 class Fail(Callback):
-    """Ends one rank before a step: with an exception of its own, or as `kill -9` does.
-
-    Args:
-        rank: Which one.
-        step: Steps done before.
-        kill: Whether it is killed.
-        once: A file that notes it; a process that finds it there lives on.
-    """
+    """Ends a rank before a step, with an exception or `kill -9`; with a file `once`, only the first time."""
 
     def __init__(self, rank: int, step: int, kill: bool = False, once: Path | None = None) -> None:
         self.rank = rank
@@ -49,14 +42,14 @@ class Fail(Callback):
 
 
 def fail(rank: int, step: int, **more: object) -> list[str]:
-    """The options that make it do so."""
+    """Return the options of `Fail`."""
     values = {"rank": rank, "step": step} | more
     options = [f"--trainer.callbacks.{name}={value}" for name, value in values.items()]
     return ["--trainer.callbacks=tests.processes.Fail", *options]
 
 
 def processes(number: int) -> list[str]:
-    """The options for so many on this machine, started by Lightning."""
+    """Return the options for several processes on this machine."""
     return ["--trainer.accelerator=cpu", f"--trainer.devices={number}", "--trainer.strategy=ddp"]
 
 
@@ -76,7 +69,7 @@ def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) 
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Wait for it."""
+    """Wait for a process."""
     try:
         out, err = process.communicate(timeout=timeout_s)
     finally:
@@ -85,10 +78,7 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess
 
 
 def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """Start it, wait, and see that it went well; returns what rank 0 did.
-
-    Where `processes` gives the number of ranks, each is started here, as a cluster does, and not by Lightning.
-    """
+    """Start `python -m src ...`, assert success and return rank 0; starts each rank that `processes` asks for."""
     devices = [str(arg).partition("=")[2] for arg in args if str(arg).startswith("--trainer.devices=")]
     by_hand = "--trainer.strategy=ddp" in args and not torchrun and devices
     ranks = job(int(devices[0])) if by_hand else [{}]
@@ -106,26 +96,26 @@ def job(number: int) -> list[dict[str, str]]:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
 def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    """The net's, from a checkpoint of a run."""
+    """Return the weights in a checkpoint of a run."""
     found: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / name, weights_only=True)["state_dict"]
     return found
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """Those of metrics.csv."""
+    """Return the rows of metrics.csv."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def assert_equal_runs(a: Path, b: Path, relative: float) -> None:
-    """Each weight tensor and each metric of two runs within a relative distance, counts to the digit."""
+    """Compare weights and metrics of two runs within a relative distance."""
     for name, value in weights(a).items():
         distance = (weights(b)[name] - value).abs().max() / value.abs().max()
         assert distance <= relative, f"{name}: {distance:.1e}"

@@ -1,4 +1,4 @@
-"""What can be taken away leaves the rest whole: the examples, and each extra."""
+"""The rest works without the examples and without each callback and tool."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from tests.copies import copy_of_project, lint, python
 
 
 def extras_of(project: Path) -> list[Path]:
-    """Every callback and tool there but the package's own; what belongs to an example goes with the example."""
+    """Return each callback and tool that does not belong to an example."""
     folders = (project / "src/callbacks", project / "src/tools")
     paths = sorted(path for folder in folders for path in folder.iterdir())
     return [
@@ -29,13 +29,13 @@ def succeeds(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def passes(copy: Path, *options: str) -> int:
-    """Collect all tests of a copy and run them, by default all that are not slow; the number of those that passed."""
+    """Run the tests of a copy; return how many passed."""
     out = succeeds(python("-m", "pytest", "-q", "-p", "no:cacheprovider", *options, cwd=copy))
     return int(re.search(r"(\d+) passed", out)[1])
 
 
 def remove(extra: Path, copy: Path) -> None:
-    """Delete an extra with its tests and its fragment, its entries in YAML, and the README's lines about them."""
+    """Delete a callback or tool with its tests, its YAML entries and its lines in the README."""
     name = extra.stem
     gone = [copy / extra, *copy.glob(f"configs/*/{name}.yaml"), *copy.glob(f"configs/*/*_{name}.sh")]
     gone += [copy / f"configs/{name}"] if extra.parent.name == "tools" else []
@@ -66,7 +66,7 @@ MINE = [
 ]
 
 
-def test_what_one_wrote_beside_the_examples_stays_and_nothing_left_names_what_is_gone(tmp_path):
+def test_remove_examples_keeps_your_files(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
     if not (shutil.which("make") and shutil.which("bash")):
@@ -87,7 +87,7 @@ def test_what_one_wrote_beside_the_examples_stays_and_nothing_left_names_what_is
 
 
 @pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: f"{extra.parent.name}/{extra.stem}")
-def test_an_extra_is_named_by_its_own_files_alone(extra):
+def test_only_own_files_name_an_extra(extra):
     module = ".".join(extra.with_suffix("").parts)
     own = re.compile(rf"(^|/)(test_)?{extra.stem}(_|\.|/)")
     files = [path for folder in ("src", "tests") for path in (PROJECT / folder).rglob("*.py")]
@@ -98,7 +98,7 @@ def test_an_extra_is_named_by_its_own_files_alone(extra):
 
 
 @pytest.mark.slow
-def test_without_examples_and_extras_all_that_is_left_passes(tmp_path):
+def test_rest_passes_without_examples_and_extras(tmp_path):
     if not (CONFIGS / "xor.yaml").is_file():
         pytest.skip("the examples were removed already")
     copy = copy_of_project(tmp_path)

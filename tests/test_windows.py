@@ -1,4 +1,4 @@
-"""The suite is collected, and all of the source imported, where Python lacks what it lacks on Windows."""
+"""All tests are collected and all source is imported without the names that Windows lacks."""
 
 import builtins
 import contextlib
@@ -29,13 +29,13 @@ OF_SIGNAL = """
 
 
 def is_ours(names: dict[str, Any] | None) -> bool:
-    """Whether code is of this project, by its globals: libraries have their own ways on each system."""
+    """Return whether code belongs to this project, by its globals."""
     path = str((names or {}).get("__file__"))  # a text: pathlib itself asks for what is taken away
     return path.startswith(f"{PROJECT}") and "site-packages" not in path
 
 
 def take_away(module: ModuleType, names: str, **instead: str) -> None:
-    """Let a module lack names, or have other values, as our code sees it."""
+    """Hide or change names of a module for our code."""
     real = {name: vars(module).pop(name) for name in [*names.split(), *instead] if hasattr(module, name)}
 
     def lookup(name: str) -> Any:
@@ -50,7 +50,7 @@ def take_away(module: ModuleType, names: str, **instead: str) -> None:
 
 
 def collect(log: Path) -> None:
-    """Take them away in this process, then import and collect; leaves with pytest's code."""
+    """Hide the names in this process, import and collect everything, and exit with pytest's code."""
     with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         real_import = builtins.__import__
 
@@ -76,7 +76,7 @@ def collect(log: Path) -> None:
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a fork server")
-def test_every_test_is_collected_and_every_module_imported_without_posix(tmp_path):
+def test_everything_imports_without_posix(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["src.cli"])
     process = context.Process(target=collect, args=(tmp_path / "log",))

@@ -25,16 +25,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 class Popen:
-    """The part of `subprocess.Popen` that the tests use, in text mode.
-
-    Args:
-        args: What follows `python -m src`.
-        cwd: Folder to start in.
-        env: The whole environment.
-        start_new_session: Lead a session and a process group of its own.
-        stdout: `subprocess.PIPE` or `subprocess.DEVNULL`.
-        stderr: The same.
-    """
+    """The part of `subprocess.Popen` that the tests use, in text mode, for the words after `python -m src`."""
 
     def __init__(
         self,

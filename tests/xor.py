@@ -1,4 +1,4 @@
-"""XOR for the tests of everything but XOR, so that they stay when the examples go."""
+"""A small XOR for the tests, which stays when the examples are removed."""
 
 import torch
 from lightning.pytorch import LightningDataModule

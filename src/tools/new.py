@@ -34,7 +34,7 @@ def modules(name: str, source: str, words: list[str]) -> dict[str, str]:
             rest = module.removeprefix(word)
             # mnist_augmented takes the place of the mnist that it builds on.
             taken = f"{package}.{name}{rest}" in renamed.values()
-            renamed[f"{package}.{module}"] = f"{package}.{name}{'_base' * taken}{rest}"
+            renamed[f"{package}.{module}"] = f"{package}.{name}_base{rest}" if taken else f"{package}.{name}{rest}"
             queue += MODULE.findall(path.read_text(encoding="utf-8"))
     return renamed
 
