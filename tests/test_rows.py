@@ -49,7 +49,7 @@ def test_rows_added_later_change_neither_parts_nor_scale(monkeypatch):
             {tuple(row) for row in rows.tolist()} for rows in (x[getattr(data, part)], table[getattr(wider, part)])
         )
         assert old <= new
-    old, new = (made.tensors[0][made.test_rows].sum(dim=0) for made in (data, wider))
+    old, new = (made.scale(made.tensors[0][made.test_rows]).sum(dim=0) for made in (data, wider))
     assert torch.allclose(old, new, atol=1e-4)
 
 
@@ -65,7 +65,7 @@ COLUMNS = {
 def test_a_column_of_any_numbers_is_scaled_by_the_training_rows(monkeypatch, column):
     x, target = load_rows()
     made = set_up(monkeypatch, (torch.cat([x.to(column.dtype), column[:, None]], dim=1), target))
-    scaled = made.tensors[0][made.train_rows]
+    scaled = made.scale(made.tensors[0][made.train_rows])
     assert scaled.dtype == torch.float32
     assert torch.allclose(scaled.mean(dim=0), torch.zeros(5), atol=1e-4)
     seen = column[made.train_rows]

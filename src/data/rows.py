@@ -60,7 +60,13 @@ class RowsDataModule(LightningDataModule):
             seen = x[self.train_rows]  # never the others
             differs = seen.amax(dim=0) > seen.amin(dim=0)  # a constant column has nothing to divide by
             self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0, correction=0).where(differs, 1.0)}
-        self.tensors = (((x - self.learned["mean"]) / self.learned["std"]).float(), target)
+        self.tensors = (x, target)
+
+    # As the loaders' transform it is a part of what `python -m src export` writes.
+    def scale(self, x: Tensor) -> Tensor:
+        """Scale rows (B, 4) as the training rows ask for; return float32."""
+        mean, std = (self.learned[name].to(x) for name in ("mean", "std"))
+        return ((x - mean) / std).float()
 
     # The checkpoint keeps mean and std, so that later data is scaled like the training rows.
     def state_dict(self) -> dict[str, Any]:
@@ -71,18 +77,19 @@ class RowsDataModule(LightningDataModule):
 
     # For data that fits in memory. For larger data return a torch DataLoader instead.
     def train_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.train_rows, shuffle=True)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.train_rows, transform=self.scale, shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.val_rows)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.val_rows, transform=self.scale)
 
     def test_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows, transform=self.scale)
 
     # Batches for `predict`: x and an id per row, here its index.
     def predict_dataloader(self) -> TensorLoader:
         x = self.tensors[0]
-        return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows)
+        numbered = (x, torch.arange(len(x)))
+        return TensorLoader(numbered, self.batch_size, rows=self.test_rows, transform=self.scale)
 
     # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:

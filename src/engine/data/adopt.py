@@ -159,7 +159,9 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
 
 def _move(moved: dict[Tensor, Tensor], trainer: Trainer, tensor: Tensor) -> Tensor:
     if tensor not in moved:  # tensors are hashed by identity
-        moved[tensor] = tensor.to(trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        lacks_double = device.type == "mps" and tensor.dtype == torch.float64
+        moved[tensor] = tensor.to(device, torch.float32 if lacks_double else tensor.dtype)
     return moved[tensor]
 
 
