@@ -39,6 +39,7 @@ class Resume(RunCallback):
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
+        self._changes: list[tuple[int, int, str, Any]] = []
         self._metrics: dict[str, dict[str, Any]] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -58,9 +59,29 @@ class Resume(RunCallback):
         before = self._loaded.get("optimization")  # nothing in what LearningRateFinder saves and loads before this
         if before and self._loaded["config"] == self.run.config:
             self._made = before  # callbacks may have changed groups and rates already
-        elif before and before["fixed"] != self._made["fixed"]:
-            self._reject()
+        elif before:
+            self._changes = self._changed_numbers(trainer, before)
         self._metrics = metric_states(module)
+
+    def _changed_numbers(self, trainer: Trainer, before: dict[str, Any]) -> list[tuple[int, int, str, Any]]:
+        """Return the numbers that changed, with optimizer, group and name; reject any other change."""
+        if before["fixed"] != self._made["fixed"]:
+            self._reject()
+        scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
+        changes, texts = [], []
+        pairs = enumerate(zip(before["numbers"], self._made["numbers"], strict=True))
+        for k, n, was, given in [(k, n, *both) for k, each in pairs for n, both in enumerate(zip(*each, strict=True))]:
+            by_schedule = {"lr", "initial_lr"} if trainer.optimizers[k] in scheduled else set()
+            by_schedule |= {"momentum", "betas"} if "max_momentum" in given else set()
+            for name in [name for name in given if was.get(name, given[name]) != given[name]]:
+                values = given[name] if isinstance(given[name], list | tuple) else [given[name]]
+                if name in by_schedule or any(type(each) not in (int, float) for each in values):
+                    self._reject()
+                changes.append((k, n, name, given[name]))
+                texts.append(f"optimizer.{name} {was[name]} to {given[name]}")
+        if changes and trainer.is_global_zero:
+            print(f"changed  {'; '.join(dict.fromkeys(texts))}", flush=True)
+        return changes
 
     def _reject(self) -> None:
         changed = changed_options(self._loaded["config"], self.run.config)
@@ -95,8 +116,8 @@ class Resume(RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if loaded := self._loaded:
             align_reloads(trainer)
-            if loaded["optimization"]:
-                self._apply_numbers(trainer, loaded["optimization"]["numbers"])
+            for k, n, name, value in self._changes:
+                trainer.optimizers[k].param_groups[n][name] = value
             trainer.callback_metrics.update(loaded["metrics"])
             self._set_sums(trainer, module, loaded["running"])
             for name, parameter in module.named_parameters():
@@ -110,26 +131,6 @@ class Resume(RunCallback):
         if trainer.global_rank < len(self._states):
             set_random_state(self._states[trainer.global_rank])
         self._states = []
-
-    def _apply_numbers(self, trainer: Trainer, before: list[Any]) -> None:
-        """Let changed numbers of the optimizers take effect; refuse other options, and those that a schedule sets."""
-        scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
-        changed: dict[str, None] = {}
-        for optimizer, old, new in zip(trainer.optimizers, before, self._made["numbers"], strict=True):
-            # A callback that thaws a part adds groups in the course of a run.
-            for group, was, given in zip(optimizer.param_groups, old, new, strict=False):
-                by_schedule = {"lr", "initial_lr"} if optimizer in scheduled else set()
-                by_schedule |= {"momentum", "betas"} if "max_momentum" in group else set()
-                for name, value in given.items():
-                    if was.get(name, value) == value:
-                        continue
-                    values = value if isinstance(value, list | tuple) else [value]
-                    if name in by_schedule or any(type(each) not in (int, float) for each in values):
-                        self._reject()
-                    group[name] = value
-                    changed[f"optimizer.{name} {was[name]} to {value}"] = None
-        if changed and trainer.is_global_zero:
-            print(f"changed  {'; '.join(changed)}", flush=True)
 
     def _set_sums(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
         """Restore this rank's sums; if the checkpoint had other ranks, spread theirs over the present ones."""
