@@ -1,4 +1,4 @@
-"""What the tests of resuming share: a small experiment, a stop at an exact point, and a comparison to the bit."""
+"""Shared by the tests of resuming: a small experiment, a stop at an exact point, a comparison to the bit."""
 
 import csv
 import os
@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from src.cli import main
 from src.data.loader import TensorLoader
 
 
 class Stopped(Exception):
-    """What `Stop` raises: to the run it is a crash."""
+    """Raised by `Stop`; to the run it is a crash."""
 
 
 def crash() -> None:
@@ -30,9 +30,9 @@ def crash() -> None:
 class Stop(Callback):
     """Does something at the n-th call of a hook; part of every run here, so that all have the same config.
 
-    In a process of its own the environment says what: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal
-    there, STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name, or to append to it, for the second
-    time; TELL=1 prints each 250th step.
+    A process takes it from its environment: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal there,
+    STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name, or to append to it, for the second time;
+    TELL=1 prints each 250th step.
     """
 
     at: ClassVar[tuple[str, int] | None] = None
@@ -55,32 +55,21 @@ class Stop(Callback):
         if Stop.at and self.calls == Stop.at[1]:
             Stop.action()
 
-    def _call(self, hook: str, trainer: Trainer) -> None:
-        if Stop.at is not None and Stop.at[0] == hook and not trainer.sanity_checking:
+
+def _hook(name: str) -> Callable[..., None]:
+    def call(self: Stop, trainer: Trainer, *rest: Any) -> None:
+        if name == "on_train_batch_end" and "TELL" in os.environ and trainer.global_step % 250 == 0:
+            print(f"at {trainer.global_step}", flush=True)
+        if Stop.at and Stop.at[0] == name and not trainer.sanity_checking:
             self._count()
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        self._call("on_train_batch_start", trainer)
+    return call
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        if "TELL" in os.environ and trainer.global_step % 250 == 0:
-            print(f"at {trainer.global_step}", flush=True)
-        self._call("on_train_batch_end", trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        self._call("on_validation_batch_end", trainer)
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._call("on_validation_end", trainer)
-
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._call("on_train_epoch_start", trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._call("on_train_epoch_end", trainer)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._call("on_train_end", trainer)
+for _name in ("batch_start", "batch_end", "epoch_start", "epoch_end", "end"):
+    setattr(Stop, f"on_train_{_name}", _hook(f"on_train_{_name}"))
+for _name in ("batch_end", "end"):
+    setattr(Stop, f"on_validation_{_name}", _hook(f"on_validation_{_name}"))
 
 
 class Sums(LightningDataModule):
@@ -117,15 +106,14 @@ def config(
     every_n_steps: int = 5,
     **trainer: Any,
 ) -> dict[str, Any]:
-    """An experiment of 3 epochs, 12 steps each, without an option of an extra."""
+    """Return an experiment of 3 epochs, 12 steps each."""
+    options = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False} | trainer
+    options["callbacks"] = [{"class_path": "tests.stopping.Stop"}, *callbacks]
     return {
         "seed_everything": 0,
         "experiment": "sums",
         "model": {
-            "net": {
-                "class_path": "tests.stopping.Net",
-                "init_args": {"dropout": dropout},
-            },
+            "net": {"class_path": "tests.stopping.Net", "init_args": {"dropout": dropout}},
             "loss": {"class_path": "torch.nn.MSELoss"},
             "metrics": {"mae": {"class_path": "torchmetrics.MeanAbsoluteError"}},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}},
@@ -133,13 +121,7 @@ def config(
             "scheduler_interval": interval,
         },
         "data": {"class_path": "tests.stopping.Sums"},
-        "trainer": {
-            "max_epochs": 3,
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "callbacks": [{"class_path": "tests.stopping.Stop"}, *callbacks],
-        }
-        | trainer,
+        "trainer": options,
         "checkpoint": {"every_n_steps": every_n_steps},
     }
 
@@ -148,18 +130,14 @@ class Net(torch.nn.Sequential):
     """4 numbers to 1."""
 
     def __init__(self, dropout: float = 0.0) -> None:
-        layers = [torch.nn.Linear(4, 8), torch.nn.ReLU()]
-        layers += [torch.nn.Dropout(dropout)] if dropout else []
-        super().__init__(*layers, torch.nn.Linear(8, 1))
+        drop = [torch.nn.Dropout(dropout)] if dropout else []
+        super().__init__(torch.nn.Linear(4, 8), torch.nn.ReLU(), *drop, torch.nn.Linear(8, 1))
 
 
 def fit(
-    folder: Path,
-    experiment: dict[str, Any],
-    stop_at: tuple[str, int] | None = None,
-    action: Callable[[], None] = crash,
+    folder: Path, experiment: dict[str, Any], stop_at: tuple[str, int] | None = None, action: Callable[[], None] = crash
 ) -> Path:
-    """Start a run under `folder`; returns the run's folder. A stop may end it early."""
+    """Start a run under `folder`, which a stop may end early; return the run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
@@ -168,7 +146,7 @@ def fit(
 
 
 def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> int:
-    """Go on with a run; returns the exit code."""
+    """Resume a run; return the exit code."""
     return run_main(["fit", "--ckpt_path", str(path), *options], stop_at)
 
 
@@ -190,7 +168,7 @@ def run_main(args: list[str], stop_at: tuple[str, int] | None = None, action: Ca
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Where two checkpoints (or any plain values) are not equal to the bit."""
+    """List where two checkpoints (or any plain values) are not equal to the bit."""
     if type(a) is not type(b):
         return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, dict):
@@ -207,8 +185,8 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 
 
 def run_differences(a: Path, b: Path) -> list[str]:
-    """Where two runs are not equal: each value of the last and the best checkpoint, and each row of metrics.csv."""
-    found = []
+    """List where two runs are not equal: in the last or best checkpoint, or in metrics.csv."""
+    found = differences(rows(a), rows(b), "metrics.csv")
     for name in ("last", "best"):
         files = [run / "checkpoints" / f"{name}.ckpt" for run in (a, b)]
         if any(file.exists() for file in files):
@@ -216,17 +194,13 @@ def run_differences(a: Path, b: Path) -> list[str]:
             for checkpoint in (left, right):
                 del checkpoint["config"]["trainer"]["default_root_dir"]
             found += differences(left, right, name)
-    rows_a, rows_b = (rows(run) for run in (a, b))
-    return found + differences(rows_a, rows_b, "metrics.csv")
+    return found
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv."""
+    """Return the rows of metrics.csv."""
     path = run / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any:
