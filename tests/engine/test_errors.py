@@ -39,7 +39,7 @@ MISTAKES = {
     "batches between checks": ([*FIT, "--finite.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
     "batch size of 0": ([*FIT, "--data.batch_size=0"], "batch_size=0 must be at least 1"),
     "missing checkpoint": (["test", "--ckpt_path", "nope.ckpt"], "ckpt_path=nope.ckpt does not exist"),
-    "folder without checkpoints": (["test", "--ckpt_path", "."], "folder without checkpoints"),
+    "folder without checkpoints": (["test", "--ckpt_path", "."], "is a folder without last.ckpt"),
     "unknown accelerator": ([*FIT, "--trainer.accelerator=gpuu"], "Available names are"),
     "unknown monitor": ([*FIT, "--checkpoint.monitor=val/lss"], "there are"),
     "unknown value to stop by": ([*FIT, "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=v"], "`v`"),

@@ -79,7 +79,10 @@ class Console(RunCallback):
             speed = self._num_samples * trainer.world_size / max(self._train_s, 1e-9)
             seconds, epochs, steps = time.perf_counter() - self._start_s, trainer.current_epoch, trainer.global_step
             print(f"end   {why_ended(trainer, self.run.first_step)}")
-            print(f"fit   {seconds:.1f} s, {epochs:,} epochs, {steps:,} steps, {speed:,.0f} samples/s")
+            print(
+                f"fit   {seconds:.1f} s, {epochs:,} epoch{'s' * (epochs != 1)}, "
+                f"{steps:,} step{'s' * (steps != 1)}, {speed:,.0f} samples/s"
+            )
             if self.run.best_score is not None:
                 print(f"best  {self.run.monitor} {self.run.best_score:.4f}")
         elif stage in ("validate", "test"):
