@@ -179,10 +179,10 @@ def test_null_takes_a_class_away(config):
 def test_reference_sees_the_final_value(config, tmp_path, monkeypatch):
     monkeypatch.setenv("PASSES", "7")
     (tmp_path / ".env").write_text("PASSES=6\nHIDDEN=5\n")
-    monkeypatch.delenv("HIDDEN", raising=False)
+    monkeypatch.setenv("HIDDEN", "")
+    monkeypatch.delenv("HIDDEN")
     words = ("--model.net.hidden=${trainer.max_epochs}", "--trainer.max_epochs=6", "--data.batch_size=${oc.env:HIDDEN}")
     both = config(*words, "--data.passes=${oc.env:PASSES}", r"--note=\${x}")
-    monkeypatch.delenv("HIDDEN")
     assert both["model"]["init_args"]["net"]["init_args"]["hidden"] == 6
     assert both["data"]["init_args"] == {"batch_size": 5, "passes": 7}
 
