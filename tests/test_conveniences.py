@@ -57,8 +57,6 @@ def test_your_checkpoint_callback_writes_too(fit_sums, cli):
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("LearningRateFinder", "lr_range.yaml"),
-        ("BackboneFinetuning", "freeze.yaml"),
         ("LearningRateMonitor", "--track.tensorboard true"),
         pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
     ],
