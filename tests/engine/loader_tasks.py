@@ -136,24 +136,18 @@ def weighted(num_rows: int = NUM_ROWS) -> WeightedRandomSampler:
 
 FORMS: dict[str, Callable[[int], Any]] = {
     "plain": plain,
-    "positional": lambda size: DataLoader(Rows(), size, True),
-    "subclass": lambda size: Own(Rows(), size, shuffle=True, num_workers=1),
-    "one-worker": lambda size: plain(size, num_workers=1),
+    "subclass": lambda size: Own(Rows(), size, True, num_workers=1),
     "two-workers": lambda size: plain(size, num_workers=2),
     "persistent": lambda size: plain(size, num_workers=2, persistent_workers=True, prefetch_factor=3),
     "weighted": lambda size: DataLoader(Rows(), size, sampler=weighted()),
     "buckets": lambda size: DataLoader(Rows(), batch_sampler=Buckets()),
-    "batch-sampler": lambda size: DataLoader(
-        Rows(), batch_sampler=BatchSampler(RandomSampler(Rows()), GLOBAL_BATCH, False), num_workers=2
-    ),
     "sampler-of-batches": lambda size: DataLoader(
         Rows(), None, sampler=BatchSampler(RandomSampler(Rows()), size, False)
     ),
     "stream": lambda size: DataLoader(Stream(), size),
     "stream-with-state": lambda size: DataLoader(StatefulStream(), size),
     "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2, persistent_workers=True),
-    "list": lambda size: [plain(size), plain(size, 20, num_workers=1)],
-    "dict": lambda size: {"a": plain(size), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
+    "dict": lambda size: {"a": plain(size, num_workers=1), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
     "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],
     "short-loader-and-stream": lambda size: [plain(size, 20), DataLoader(Stream(), size)],
     "tensors": lambda size: TensorLoader((X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, shuffle=True),
@@ -211,35 +205,20 @@ class BrokenRows(Rows):
         return fail() if index == 4 else super().__getitem__(index)
 
 
-class BrokenSampler(Sampler[int]):
-    def __iter__(self) -> Iterator[int]:
-        yield 0
-        fail()
-
-    def __len__(self) -> int:
-        return NUM_ROWS
-
-
 class Broken(Task):
     """As Task, with a mistake in one place.
 
     Args:
-        place: `item`, `sampler`, `collate` or `worker`.
+        place: `item`, `collate` or `worker`.
         num_workers: Of the training loader.
         batch_size: Of a process.
     """
 
     def __init__(self, place: str, num_workers: int = 0, batch_size: int = GLOBAL_BATCH) -> None:
         super().__init__("plain", batch_size)
-        self.place = place
-        self.num_workers = num_workers
+        self.place, self.num_workers = place, num_workers
 
     def train_dataloader(self) -> Any:
-        options: dict[str, dict[str, Any]] = {
-            "item": {"shuffle": True},
-            "sampler": {"sampler": BrokenSampler()},
-            "collate": {"collate_fn": fail},
-            "worker": {"worker_init_fn": fail},
-        }
         rows = BrokenRows() if self.place == "item" else Rows()
-        return DataLoader(rows, self.batch_size, num_workers=self.num_workers, **options[self.place])
+        options = {"collate": {"collate_fn": fail}, "worker": {"worker_init_fn": fail}}.get(self.place, {})
+        return DataLoader(rows, self.batch_size, num_workers=self.num_workers, **options)

@@ -27,14 +27,6 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path)
     assert_equal_runs(*runs, 0.0)
 
 
-def test_the_same_id_begins_a_new_run_when_the_one_before_is_done(tmp_path):
-    agent = ("--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=mine")
-    short = (*XOR, *processes(1), "--data.passes=5", "--trainer.max_epochs=1", "--trainer.callbacks=null")
-    for _ in range(2):
-        launch("fit", *short, cwd=tmp_path, torchrun=agent)
-    assert {run.name for run in (tmp_path / "runs/xor").iterdir()} == {"version_0", "version_1"}
-
-
 def test_two_machines_equal_one_process(tmp_path):
     launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
     agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
@@ -60,11 +52,10 @@ def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
 
 
 def test_a_mistake_of_all_workers_is_one_line_each(tmp_path):
-    for wrong in ("--trainer.max_epoch=3", "--data.batch_size=0"):
-        options = (*XOR, *processes(2), wrong)
-        done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
-        assert done.returncode != 0
-        assert 1 <= sum(line.startswith("error:") for line in done.stderr.splitlines()) <= 2
+    options = (*XOR, *processes(2), "--trainer.max_epoch=3")
+    done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
+    assert done.returncode != 0
+    assert 1 <= sum(line.startswith("error:") for line in done.stderr.splitlines()) <= 2
 
 
 def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path):
@@ -79,13 +70,8 @@ def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path):
     srun.chmod(0o755)
     here = ("--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.strategy=auto")
     short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
-    path = f"{srun.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "configs/trainer/slurm.sh", *here, *short],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": path, "CONFIG": "configs/rows.yaml"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {"PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}", "CONFIG": "configs/rows.yaml"}
+    script = ["bash", "configs/trainer/slurm.sh", *here, *short]
+    done = subprocess.run(script, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 epoch, 2 steps" in done.stdout
