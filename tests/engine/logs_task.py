@@ -33,23 +33,19 @@ class Ways:
         guess = self.net(x)
         errors = (guess - target).square()
         loss = errors.mean()
-        first = batch_idx == 0
         epoch = {"on_step": False, "on_epoch": True}
         self.log(f"{stage}/plain", loss, **epoch)
         self.log(f"{stage}/default", loss)
-        self.log(f"{stage}/both", loss, on_step=True, on_epoch=True)
         self.log(f"{stage}/asked", loss, sync_dist=True, on_step=True, on_epoch=True)
-        self.log(f"{stage}/rows", loss, batch_size=len(x), **epoch)
         self.log_dict({f"{stage}/pair_a": loss, f"{stage}/pair_b": guess.mean()}, **epoch)
         self.log_dict({f"{stage}/sized": loss}, batch_size=len(x), on_step=True, on_epoch=True)
         self.log(f"{stage}/max", errors.max(), reduce_fx="max", **epoch)
         self.log(f"{stage}/min", errors.min(), reduce_fx=min, **epoch)
-        self.log(f"{stage}/sum", errors.sum(), reduce_fx=torch.sum, **epoch)
         self.log(f"{stage}/sum_both", errors.sum(), reduce_fx=sum, on_step=True, on_epoch=True)
         # Names that one process has alone, in an order of its own.
         for row, error in zip(x, errors, strict=True):
             self.log(f"{stage}/part_{int(row[0] > 0)}{int(row[1] > 0)}", error.mean(), batch_size=1, **epoch)
-        if first:
+        if batch_idx == 0:
             self.log(f"{stage}/first", loss, **epoch)
             self.log(f"{stage}/first_max", errors.max(), reduce_fx="max", **epoch)
             self.log(f"{stage}/first_step", errors.sum(), reduce_fx="sum", on_step=True, on_epoch=False)

@@ -4,13 +4,10 @@ A test with `still` in its name shows what they do wrong without us. When one fa
 can go, and the test goes with it.
 """
 
-import logging
 import os
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,16 +15,15 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.engine.data.adopt import adopt
-from src.engine.lightning_fixes.loops import reset_loop_counters, take_back_an_early_stop
+from src.engine.lightning_fixes.loops import reset_loop_counters
 from src.engine.lightning_fixes.trainer import (
     STEP_HOOKS,
     EmaAlsoInTheTest,
@@ -37,14 +33,12 @@ from src.engine.lightning_fixes.trainer import (
     quicken_steps,
     spare_the_question_for_a_gpu,
 )
-from src.engine.run.failures import IDLE_WARNINGS, Quiet
-from tests.conftest import CONFIGS, SMALL, run_process
+from tests.conftest import CONFIGS, run_process
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{text}")
     for text in ("does not have many workers", "not resumable", "have no `val_dataloader`")
 ]
-SHORT = ("--trainer.max_epochs=1", "--data.passes=6", "--test_after_fit=false")
 DATA = DataLoader(TensorDataset(torch.ones(3, 1)))  # an epoch of 3 steps
 
 
@@ -98,6 +92,16 @@ def saved(trainer: pl.Trainer, path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+# --- Trainer: 1 batch is not all of them
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "0.5"])
+def test_a_limit_counts_batches_or_is_a_part(text):
+    parser = ArgumentParser()
+    parser.add_class_arguments(Trainer, "trainer")
+    assert repr(parser.parse_args([f"--trainer.limit_train_batches={text}"]).trainer.limit_train_batches) == text
+
+
 STOCK = """
 import importlib
 import os
@@ -110,52 +114,17 @@ Optional[Union[float, int]]  # as a library may write it that is imported shortl
 Trainer = importlib.reload(trainer).Trainer
 parser = ArgumentParser()
 parser.add_class_arguments(Trainer, "trainer")
-print("limit", parser.parse_args(["--trainer.limit_train_batches=1"]).trainer.limit_train_batches)
-print("check", os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"))
+print(parser.parse_args(["--trainer.limit_train_batches=1"]).trainer.limit_train_batches)
+print(os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"])
 """
 
 
-@pytest.fixture(scope="module")
-def stock() -> dict[str, str]:
-    """What a process finds that imports Lightning and nothing of ours."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTORCH_NVML_BASED_CUDA_CHECK"}
-    done = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True, env=environment)
-    return dict(line.split() for line in done.stdout.splitlines())
-
-
-# --- Trainer: 1 batch is not all of them
-
-
-@pytest.mark.parametrize(("limit", "steps"), [("1", "1 step,"), ("1.0", "6 steps"), ("0.5", "3 steps")])
-def test_a_limit_counts_batches_or_is_a_part(cli, tmp_path, limit, steps):
-    (tmp_path / "limit.yaml").write_text(f"trainer: {{limit_train_batches: {limit}}}\n")
-    for given in (("--config", "limit.yaml"), (f"--trainer.limit_train_batches={limit}",)):
-        assert f"1 epoch, {steps}" in cli("fit", "--config", SMALL, *SHORT, *given).out
-
-
 @pytest.mark.slow
-def test_one_batch_is_one_batch_in_a_process_of_its_own(tmp_path):
-    """There Python has met the types of numbers in another order."""
-    done = run_process("fit", "--config", SMALL, *SHORT, "--trainer.limit_train_batches=1", cwd=tmp_path)
-    assert "1 epoch, 1 step," in done.stdout
-
-
-def test_a_limit_survives_in_the_checkpoint(cli):
-    assert cli("fit", "--config", SMALL, *SHORT, "--trainer.limit_train_batches=1").code == 0
-    done = cli("fit", "--ckpt_path", "runs/xor/version_0", "--trainer.max_epochs=3")
-    assert "3 epochs, 3 steps" in done.out
-
-
-def test_a_part_of_the_predictions_is_written(cli):
-    done = cli("predict", "--config", SMALL, "--data.batch_size=1", "--trainer.limit_predict_batches=2")
-    assert done.code == 0, done.err
-    assert "0 1" in done.out
-    assert "1 0" not in done.out
-
-
-@pytest.mark.slow
-def test_a_stock_parser_still_turns_1_into_1_0(stock):
-    assert stock["limit"] == "1.0", "1 batch stays 1: Batches and the limits of Trainer.__init__ can go"
+def test_stock_lightning_still_turns_1_into_1_0_and_asks_for_a_gpu_slowly():
+    done = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True)
+    limit, check = done.stdout.split()
+    assert limit == "1.0", "1 batch stays 1: Batches and the limits of Trainer.__init__ can go"
+    assert check == "1", "torch asks quickly: spare_the_question_for_a_gpu can go"
 
 
 # --- NoProfiler, QuickAttributes: what a step costs
@@ -169,18 +138,9 @@ def test_a_trainer_without_a_profiler_makes_no_contexts():
     assert isinstance(Trainer(**quiet, profiler="simple").profiler, SimpleProfiler)
 
 
-def test_lightning_still_makes_a_context_for_each_hook_of_each_step():
-    made = []
-
-    class Counting(PassThroughProfiler):
-        def profile(self, action_name: str) -> Any:
-            made.append(super().profile(action_name))
-            return made[-1]
-
-    trainer = plain(max_epochs=1, profiler=Counting())
-    trainer.fit(Plain(), DATA)
-    # Each is kept, so that no two have the same id.
-    assert len({id(context) for context in made}) / 3 > 10, "contexts are few or shared: NoProfiler can go"
+def test_lightning_still_makes_a_context_for_each_hook():
+    profiler = PassThroughProfiler()
+    assert profiler.profile("a") is not profiler.profile("a"), "contexts are shared: NoProfiler can go"
 
 
 def names_of_hooks(module: pl.LightningModule, quick: bool) -> list[str]:
@@ -223,39 +183,24 @@ def attributes_set_in_a_step(module: pl.LightningModule, monkeypatch: pytest.Mon
     return (calls[3] - calls[2]) / 2
 
 
+class Quick(QuickAttributes, Plain):
+    """Sets attributes quickly."""
+
+
 def test_lightning_still_sets_attributes_in_each_step(monkeypatch):
     number = attributes_set_in_a_step(Plain(), monkeypatch)
     assert number > 20, f"only {number} attributes are set in a step: QuickAttributes can go"
-
-
-def test_quick_attributes_spare_all_of_them(monkeypatch):
-    class Quick(QuickAttributes, Plain):
-        pass
-
     assert attributes_set_in_a_step(Quick(), monkeypatch) == 0
 
 
-class Stripped(QuickAttributes):
-    """Has a property that changes what it is set to."""
-
-    @property
-    def mode(self) -> str:
-        return self._mode
-
-    @mode.setter
-    def mode(self, value: str) -> None:
-        self._mode = value.strip()
-
-
 def test_quick_attributes_keep_parameters_modules_and_properties():
+    class Stripped(QuickAttributes):
+        mode = property(lambda self: self.kept, lambda self, value: setattr(self, "kept", value.strip()))
+
     module = Stripped()
-    module.mode = " a "
+    module.mode, module.weight, module.net = " a ", nn.Parameter(torch.ones(1)), nn.Linear(1, 1)
     assert module.mode == "a"
-    module.name, module.weight, module.net, module.none = "a", nn.Parameter(torch.ones(1)), nn.Linear(1, 1), None
     assert {name for name, _ in module.named_parameters()} == {"weight", "net.weight", "net.bias"}
-    module.weight = None
-    assert "weight" not in dict(module.named_parameters())
-    assert (module.name, module.none, module.weight) == ("a", None, None)
 
 
 # --- step_plateau, reset_loop_counters: a run that goes on
@@ -361,23 +306,20 @@ def double_weights(module: Plain, path: Path) -> tuple[torch.Tensor, torch.Tenso
     return weights, module.net.weight
 
 
+class Double(Plain):
+    def setup(self, stage: str) -> None:
+        self.double()
+
+
 def test_lightning_still_rounds_64_true_weights(tmp_path):
     before, after = double_weights(Plain(), tmp_path / "a.ckpt")
     assert not torch.equal(after, before), "they are loaded as they were: module.double() in Resume can go"
-    assert torch.equal(after, before.float().double())
-
-
-def test_double_weights_are_loaded_to_the_bit(tmp_path):
-    class Double(Plain):
-        def setup(self, stage: str) -> None:
-            self.double()
-
-    before, after = double_weights(Double(), tmp_path / "a.ckpt")
+    before, after = double_weights(Double(), tmp_path / "b.ckpt")
     assert torch.equal(after, before)
 
 
 def weights_in_the_test(average: EMAWeightAveraging, path: Path) -> str:
-    """Which of a checkpoint's weights the module has in the test that follows the fit."""
+    """Return which of a checkpoint's weights the module has in the test that follows the fit."""
     module, trainer = Plain(), plain(average, Save(path, "on_train_epoch_end", 1), max_epochs=1)
     trainer.fit(module, DATA)
     trainer.test(module, DATA, ckpt_path=path, weights_only=True, verbose=False)
@@ -390,10 +332,7 @@ def weights_in_the_test(average: EMAWeightAveraging, path: Path) -> str:
 def test_lightning_still_tests_without_the_average_after_a_fit(tmp_path):
     used = weights_in_the_test(EMAWeightAveraging(decay=0.5), tmp_path / "a.ckpt")
     assert used == "current_model_state", "the average is tested: EmaAlsoInTheTest can go"
-
-
-def test_the_average_is_tested_after_a_fit(tmp_path):
-    assert weights_in_the_test(EmaAlsoInTheTest(decay=0.5), tmp_path / "a.ckpt") == "state_dict"
+    assert weights_in_the_test(EmaAlsoInTheTest(decay=0.5), tmp_path / "b.ckpt") == "state_dict"
 
 
 # --- spare_the_question_for_a_gpu
@@ -410,17 +349,12 @@ def test_adam_still_asks_for_a_gpu_at_each_step(monkeypatch):
     assert len(asked) >= 3, "Adam asks no more: spare_the_question_for_a_gpu can go"
 
 
-@pytest.mark.slow
-def test_lightning_still_has_torch_ask_for_a_gpu_in_the_slow_way(stock):
-    assert stock["check"] == "1", "it leaves torch alone: spare_the_question_for_a_gpu can go"
-
-
-@pytest.mark.parametrize(("here", "value"), [(False, "0"), (True, "1")])
-def test_the_quick_question_is_for_machines_without_a_gpu(here, value, monkeypatch):
+def test_the_quick_question_is_for_machines_without_a_gpu(monkeypatch):
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
-    spare_the_question_for_a_gpu()
-    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == value
+    for here, value in ((True, "1"), (False, "0")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
+        spare_the_question_for_a_gpu()
+        assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == value
 
 
 # --- Quiet
@@ -434,68 +368,15 @@ def test_a_fit_says_nothing_but_its_seed_on_standard_error(tmp_path, mnist):
     assert done.stderr.splitlines() == ["Seed set to 42"]
 
 
-def test_other_warnings_stay():
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        Quiet()
-        warnings.warn("The number of training batches (3) is smaller than the logging interval", stacklevel=1)
-        warnings.warn("The loss is not what you think", stacklevel=1)
-    assert [str(warning.message) for warning in shown] == ["The loss is not what you think"]
-
-
-def test_lightning_still_reports_of_its_own_workings(caplog):
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        caplog.set_level(logging.INFO, logger=name)
-    plain(max_epochs=1)
-    assert caplog.records, "a trainer is made in silence: the levels that Quiet sets can go"
-
-
-def log_a_mean_in_a_group_of_processes(folder: Path) -> None:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        plain().validate(Plain(), DATA, verbose=False)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-# What gives each of the warnings, by the start of its pattern.
-GIVES: dict[str, Callable[[Path], Any]] = {
-    "`isinstance": lambda folder: plain().validate(Plain(), DATA, verbose=False),
-    "It is recommended": log_a_mean_in_a_group_of_processes,
-    "The number of training": lambda folder: plain(max_epochs=1, logger=CSVLogger(folder)).fit(Plain(), DATA),
-}
-
-
-@pytest.mark.parametrize("pattern", IDLE_WARNINGS)
-def test_each_idle_warning_is_still_given(pattern, tmp_path):
-    (give,) = (give for start, give in GIVES.items() if pattern.startswith(start))
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        give(tmp_path)
-    given = [str(warning.message) for warning in shown]
-    assert any(re.match(pattern, text) for text in given), f"not among {given}: it can go from IDLE_WARNINGS"
-
-
-class AskedFor(LightningDataModule):
-    """Notes in which epochs its loader is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.epochs: list[int] = []
-
-    def train_dataloader(self):
-        self.epochs.append(self.trainer.current_epoch)
-        return DATA
-
-
 def test_lightning_still_counts_the_epochs_of_a_reload_from_the_resume(tmp_path):
     options = {"reload_dataloaders_every_n_epochs": 3, "limit_val_batches": 0}
-    first = plain(max_epochs=4, **options)
-    first.fit(Plain(), datamodule=AskedFor())
+    first, second = plain(max_epochs=4, **options), plain(max_epochs=8, **options)
+    first.fit(Plain(), DATA)
     first.save_checkpoint(tmp_path / "four.ckpt")
-    data = AskedFor()
-    plain(max_epochs=8, **options).fit(Plain(), datamodule=data, ckpt_path=tmp_path / "four.ckpt")
-    assert data.epochs == [4, 7], "a resumed run reloads at 6, as one never stopped does: align_reloads may go"
+    module, epochs = Plain(), []
+    module.train_dataloader = lambda: epochs.append(second.current_epoch) or DATA
+    second.fit(module, ckpt_path=tmp_path / "four.ckpt")
+    assert epochs == [4, 7], "a resumed run reloads at 6, as one never stopped does: align_reloads may go"
 
 
 def test_lightning_still_ends_workers_by_the_name_of_a_loaders_own_iterator():
@@ -625,7 +506,7 @@ def test_lightning_still_needs_two_counts_and_forgets_which_loaders_were_exhaust
     assert len(resumed.seen) > 12 - 11, "an epoch has no more batches: note_exhausted can go"
 
 
-# --- weight_of_the_rest, take_back_an_early_stop
+# --- weight_of_the_rest
 
 
 class One(Plain):
@@ -643,37 +524,10 @@ def test_lightning_still_divides_the_last_batches_of_an_epoch_by_more_than_they_
     module = One()
     plain(max_epochs=1, accumulate_grad_batches=2).fit(module, DATA)
     assert float(module.net.weight.detach()) == pytest.approx(-0.15), "two steps of 0.1: weight_of_the_rest can go"
-
-
-def test_the_last_batches_of_an_epoch_count_whole():
     module, trainer = One(), plain(max_epochs=1, accumulate_grad_batches=2)
     adopt(trainer, module)
     trainer.fit(module, DATA)
     assert float(module.net.weight.detach()) == pytest.approx(-0.2)
-
-
-class Bumpy(Plain):
-    """Its validation is worse after the second epoch, and then better with each."""
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("loss", torch.tensor([5.0, 6.0, 4.0, 3.0, 2.0][min(self.trainer.current_epoch, 4)]))
-
-
-def stopped_at(*callbacks: pl.Callback) -> int:
-    early = pl.callbacks.EarlyStopping("loss", patience=1)
-    trainer = plain(early, *callbacks, max_epochs=5, min_epochs=3, enable_checkpointing=bool(callbacks))
-    trainer.fit(Bumpy(), DATA, DATA)
-    return int(trainer.current_epoch)
-
-
-class TakesBack(pl.callbacks.Checkpoint):  # these come last
-    def on_train_epoch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        take_back_an_early_stop(trainer)
-
-
-def test_lightning_still_stops_for_a_patience_that_ran_out_before_min_epochs_though_it_improved_since():
-    assert stopped_at() == 3, "it goes on: take_back_an_early_stop can go"
-    assert stopped_at(TakesBack()) == 5
 
 
 # --- call_own_train

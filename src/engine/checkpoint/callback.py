@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from src.engine.checkpoint.files import ALLOWED, is_plain, write_checkpoint
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau, take_back_an_early_stop
+from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau
 from src.engine.lightning_fixes.trainer import writes_a_folder
 from src.engine.run.run import RunCallback
 from src.engine.run.signals import leave
@@ -99,7 +99,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def after_validation(self, trainer: Trainer) -> None:
         if trainer.state.fn != "fit":
             return
-        take_back_an_early_stop(trainer)
         if self.monitor not in trainer.callback_metrics:
             self._miss_monitor(trainer)
         elif not trainer.sanity_checking:
@@ -137,7 +136,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         step_plateau(trainer)
-        take_back_an_early_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._best_due:

@@ -19,35 +19,32 @@ from torch import Tensor
 
 # Hooks that a resumed run calls again: what they log replaces what the checkpoint holds.
 CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
-# Stands where Lightning has the hook that logged a number: means that were counted without `self.log`.
+# Takes the place of the hook's name for means that were counted without `self.log`.
 COUNTED = "counted"
 
 
 def repair_logs(trainer: pl.Trainer, is_padding: Callable[[], bool]) -> None:
     """Let a trainer collect what is logged over all processes; a second call changes nothing.
 
-    Args:
-        trainer: Any.
-        is_padding: Says whether a training batch is one whose rows another process has.
+    `is_padding` returns whether the rows of this training batch belong to another process.
     """
     connector = trainer._logger_connector
     if isinstance(connector, _Connector):
         return
     connector.__class__ = _Connector
-    epoch_loop = trainer.fit_loop.epoch_loop
-    loops: Any = (epoch_loop, epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
-    for loop in loops:
+    fit: Any = trainer.fit_loop.epoch_loop
+    for loop in (fit, fit.val_loop, trainer.validate_loop, trainer.test_loop):
         loop._results = Results(trainer, loop._results.training, is_padding)
 
 
 def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tensor) -> None:
-    """Count a batch in the mean of an epoch, as `self.log` would at ten times the cost; waits for no device.
+    """Count a batch in the mean of an epoch at a tenth of the cost of `self.log`; waits for no device.
 
     Args:
         trainer: A repaired one, within a stage.
-        name: Under which the mean over the epoch and all processes is logged, unless a module logs this name itself.
+        name: Of the logged mean over the epoch and all processes, unless the module logs this name itself.
         mean: Over the batch, a number.
-        weight: What it is a mean over; a batch of 0 counts for nothing.
+        weight: The number of samples; a batch of 0 counts for nothing.
     """
     results: Any = trainer._results
     results.restore()
@@ -78,9 +75,9 @@ def is_logged(trainer: pl.Trainer, name: str) -> bool:
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return what this process logged in the running epoch, which Lightning's checkpoint leaves out, as plain values.
+    """Return what this process logged in the running epoch as plain values: Lightning's checkpoint leaves it out.
 
-    At the end of an epoch it is nothing: a run that is resumed from there begins the next one.
+    At the end of an epoch it is empty: a run that is resumed from there begins the next one.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     results = trainer.fit_loop.epoch_loop._results
@@ -92,18 +89,13 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
-    """Resume with what `running_logs` gave, as soon as the epoch does.
-
-    Args:
-        trainer: That resumes.
-        shares: Of the processes whose part this one takes over.
-    """
+    """Resume with what `running_logs` returned on the processes whose part this one takes over."""
     results: Any = trainer.fit_loop.epoch_loop._results
     results.loaded = shares
 
 
 class _Connector(_LoggerConnector):
-    """Gathers figures where every process comes by: one of them may have logged nothing."""
+    """Gathers figures where all processes meet: one of them may have logged nothing."""
 
     def epoch_end_reached(self) -> None:
         super().epoch_end_reached()
@@ -123,16 +115,15 @@ class Results(_ResultCollection):
 
     Lightning combines with `sync_dist=True` alone. It then pairs the figures of the processes by their order, rounds
     the mean number of rows, and waits for ever in a validation in which one process has a batch more (Lightning issue
-    20153). Here processes meet at the end of an epoch only. What a training step logs for itself keeps the value of the
-    last step, over all processes. In trackers the curve of such steps is that of one process, unless `sync_dist=True`
-    is given; and so is the value of one step of a metric object.
+    20153). Here processes meet at the end of an epoch only. A value with `on_step` keeps the last step's, over all
+    processes. In trackers the curve of such steps is that of one process, unless `sync_dist=True` is given.
 
     With `rank_zero_only` or `sync_dist_group` everything is as in Lightning.
 
     Args:
         trainer: That logs.
         training: Whether these are the results of training.
-        is_padding: See `repair_logs`. What a step logs of such a batch counts nothing in a mean.
+        is_padding: See `repair_logs`. Such a batch counts for nothing in a mean.
     """
 
     def __init__(self, trainer: pl.Trainer, training: bool, is_padding: Callable[[], bool]) -> None:
@@ -192,16 +183,40 @@ class Results(_ResultCollection):
         shares: list[Any] = [None] * self._trainer.world_size
         mine = {key: _share(each) for key, each in self.items() if _is_open(each)}
         torch.distributed.all_gather_object(shares, mine)
-        for key, held in _by_key(shares).items():
-            result = self._get(key, held[0])
-            if result is None:
-                continue
+        for result, value, count, share in self._combined(shares):
             if not result.is_tensor:
                 result.compute()  # of torchmetrics, over all processes
                 continue
-            value, count = _combined(result.meta, held)
-            value = value / count if result.meta.is_mean_reduction else value
-            result._computed = value.to(result.value.device, held[0]["value"].dtype)
+            mean = value / count if result.meta.is_mean_reduction else value
+            result._computed = mean.to(result.value.device, share["value"].dtype)
+
+    def restore(self) -> None:
+        """Take up what a checkpoint brought."""
+        if not self.loaded:
+            return
+        loaded, self.loaded = self.loaded, []
+        self._resumed = True
+        for result, value, count, share in self._combined(loaded):
+            if result.is_tensor:
+                device = result.value.device
+                result.value = value.to(device, share["value"].dtype)
+                if result.meta.is_mean_reduction:
+                    result.cumulated_batch_size = count.to(device, share["count"].dtype)
+
+    def _combined(self, shares: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor, Tensor, dict[str, Any]]]:
+        """Yield each result that some process has, its value and count over all of them, and the first share.
+
+        In double precision, so that the mean of equal numbers is that number. Metric objects combine themselves.
+        """
+        for key in dict.fromkeys(key for share in shares for key in share):  # in the same order on all processes
+            held = [share[key] for share in shares if key in share]
+            if (result := self._get(key, held[0])) is None:
+                continue
+            count = torch.stack([share["count"].double() for share in held]).sum()
+            values = torch.stack([share["value"].double() for share in held]) if result.is_tensor else count[None]
+            extreme = values.max() if result.meta.is_max_reduction else values.min()
+            is_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
+            yield result, extreme if is_extreme else values.sum(), count, held[0]
 
     def _get(self, key: str, share: dict[str, Any]) -> Any:
         """Find a result; make it where this process did not log that name. None of a metric that the module lacks."""
@@ -217,22 +232,6 @@ class Results(_ResultCollection):
             if attribute:
                 result.value = metrics[attribute]
         return self[key]
-
-    def restore(self) -> None:
-        """Take up what a checkpoint brought."""
-        if not self.loaded:
-            return
-        loaded, self.loaded = self.loaded, []
-        self._resumed = True
-        for key, held in _by_key(loaded).items():
-            result = self._get(key, held[0])
-            if result is None or not result.is_tensor:
-                continue
-            value, count = _combined(result.meta, held)
-            device, saved, number = result.value.device, held[0]["value"], held[0]["count"]
-            result.value = value.to(device, saved.dtype)
-            if result.meta.is_mean_reduction:
-                result.cumulated_batch_size = count.to(device, number.dtype)
 
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget what was logged; in an epoch that was resumed, only at its end."""
@@ -252,25 +251,10 @@ def _is_open(result: _ResultMetric) -> bool:
 
 
 def _share(result: Any) -> dict[str, Any]:
-    """Give what one process has of a result, as plain values."""
+    """Return what one process has of a result, as plain values."""
     meta = {field.name: getattr(result.meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
     meta["reduce_fx"] = result.meta.reduce_fx.__name__
     sync = {"_should": result.meta.sync.should, "rank_zero_only": result.meta.sync.rank_zero_only}
     value = result.value.detach().cpu() if result.is_tensor else None
     count = torch.as_tensor(getattr(result, "cumulated_batch_size", 0)).cpu()
     return {"meta": meta, "sync": sync, "value": value, "count": count}
-
-
-def _by_key(shares: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Sort what several processes have by name, in the same order for all."""
-    keys = dict.fromkeys(key for share in shares for key in share)
-    return {key: [share[key] for share in shares if key in share] for key in keys}
-
-
-def _combined(meta: _Metadata, shares: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Combine values and what they count for; in double precision the mean of equal numbers is that number."""
-    values = torch.stack([share["value"].double() for share in shares])
-    count = torch.stack([share["count"].double() for share in shares]).sum()
-    if meta.is_max_reduction or meta.is_min_reduction:
-        return (values.max() if meta.is_max_reduction else values.min()), count
-    return values.sum(), count

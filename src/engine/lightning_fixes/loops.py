@@ -26,7 +26,7 @@ def step_plateau_of_a_batch(trainer: pl.Trainer) -> None:
 def weight_of_the_rest(trainer: pl.Trainer) -> float:
     """Return the factor for the loss where the last step of an epoch accumulates fewer batches than others.
 
-    Lightning divides by the full number (its issue 19987). Without a length nobody knows which batches are the last.
+    Lightning divides by the full number (its issue 19987). In an epoch of unknown length the factor is 1.
     """
     every, total = trainer.accumulate_grad_batches, trainer.num_training_batches
     if not isinstance(total, int):
@@ -35,36 +35,17 @@ def weight_of_the_rest(trainer: pl.Trainer) -> float:
     return every / min(every, total - first)
 
 
-def take_back_an_early_stop(trainer: pl.Trainer) -> None:
-    """Let a run continue whose patience ran out before `min_epochs`, and that has improved since.
-
-    Call it after early stopping has looked. Lightning issue 19966.
-    """
-    stopped = [each for each in trainer.early_stopping_callbacks if each.stopped_epoch]
-    if trainer.should_stop and stopped and all(each.wait_count == 0 for each in stopped):
-        trainer.should_stop = False
-        for each in stopped:
-            each.stopped_epoch = 0
-
-
 def take_up_progress(trainer: pl.Trainer, loops: dict[str, Any]) -> None:
-    """Let `global_step` and `current_epoch` of an evaluation be the checkpoint's: a loss may depend on them.
-
-    Args:
-        trainer: That evaluates.
-        loops: Of the checkpoint, as the fit loop saves them.
-    """
+    """Set `global_step` and `current_epoch` of an evaluation to the checkpoint's: a loss may depend on them."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    for progress, key in (
-        (fit.epoch_progress, "epoch_progress"),
-        (epoch.automatic_optimization.optim_progress, "epoch_loop.automatic_optimization.optim_progress"),
-        (epoch.manual_optimization.optim_step_progress, "epoch_loop.manual_optimization.optim_step_progress"),
-    ):
-        progress.load_state_dict(loops[key])
+    automatic, manual = epoch.automatic_optimization.optim_progress, epoch.manual_optimization.optim_step_progress
+    fit.epoch_progress.load_state_dict(loops["epoch_progress"])
+    automatic.load_state_dict(loops["epoch_loop.automatic_optimization.optim_progress"])
+    manual.load_state_dict(loops["epoch_loop.manual_optimization.optim_step_progress"])
 
 
 def align_reloads(trainer: pl.Trainer) -> None:
-    """Reload loaders in the epochs in which a run that was never stopped does: Lightning counts from the resume.
+    """Reload loaders in the same epochs as a run that never stopped; Lightning counts from the resume.
 
     Call it when training starts.
     """
@@ -75,14 +56,10 @@ def align_reloads(trainer: pl.Trainer) -> None:
 
 
 def reset_loop_counters(loops: dict[str, Any], trainer: pl.Trainer) -> None:
-    """Let the loops of a checkpoint between two epochs say that the next epoch begins with its first batch.
+    """Reset the loop counters of a checkpoint between two epochs, so that the next epoch starts at batch 0.
 
     Otherwise Lightning takes the batches of the finished epoch for those of the next one, and skips it. Lightning issue
     19617 has a case of it: `max_steps` that end with an epoch.
-
-    Args:
-        loops: Of a checkpoint, as Lightning's fit loop saves them.
-        trainer: That saves it.
     """
     # A batch at which `on_train_batch_start` returned -1 is never started nor completed. From then on Lightning would
     # not see by its totals that a checkpoint was saved at the end of a batch.
@@ -106,20 +83,13 @@ def reset_loop_counters(loops: dict[str, Any], trainer: pl.Trainer) -> None:
     validation = loops["epoch_loop.val_loop.batch_progress"]
     batches["is_last_batch"] = validation["is_last_batch"] = False
     validation["total"] = dict.fromkeys(validation["total"], 0)
-    # With max_steps Lightning restarts each epoch. Where it takes the start for the time of a validation, its first
-    # round trains nothing but is counted as a batch. The same issue.
-    if trainer.max_steps != -1 and _validates(trainer, batches["total"]["completed"]):
+    # With max_steps Lightning restarts each epoch. If a validation seems due at its start, the first round trains
+    # nothing but is counted as a batch. The same issue.
+    if trainer.max_steps == -1 or not trainer.enable_validation or trainer.val_check_batch is None:
+        return
+    every, done = trainer.check_val_every_n_epoch, batches["total"]["completed"]
+    if (trainer.current_epoch + 1) % every == 0 if every else done % trainer.val_check_batch == 0:
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-
-
-def _validates(trainer: pl.Trainer, num_batches: int) -> bool:
-    """Return whether a validation seems due when an epoch begins, after so many batches of the run."""
-    every = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or trainer.val_check_batch is None:
-        return False
-    if every is None:
-        return num_batches % trainer.val_check_batch == 0
-    return (trainer.current_epoch + 1) % every == 0
 
 
 class FitProgress:
@@ -152,7 +122,7 @@ class FitProgress:
 
     @property
     def cycles(self) -> bool:
-        """Return whether a loader that is exhausted starts again, as long as another one is not."""
+        """Return whether an exhausted loader starts again as long as another one is not exhausted."""
         loader = self._loop._combined_loader
         return loader is None or loader._mode == "max_size_cycle"
 

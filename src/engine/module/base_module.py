@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from src.engine.module.losses import NoActivation, class_dim
 from src.engine.module.metrics import dataset_names, loaders_of, named, suited
 from src.engine.module.step import FORM, StepOutput, as_output
 
+Key = tuple[str, int, str, str]  # of a number: stage, data set, metric (or "part", or nothing) and name of the value
+
 
 class BaseModule(QuickAttributes):
     """Logs the means of loss and parts over samples, epoch and processes, and the metrics of each data set.
 
-    A stage logs nothing if no batch was counted in it. Where a subclass logs the same name, its number counts.
+    A stage without batches logs nothing. A number that a subclass logs under the same name takes precedence.
 
     Args:
         metrics: Of validation and test, by name.
@@ -36,24 +39,21 @@ class BaseModule(QuickAttributes):
         super().__init__()
         if "loss" in (metrics or {}):
             raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
-        # Metrics that agree on one batch need not agree on the next: each keeps its own counts.
-        try:
+        try:  # metrics that agree on one batch may differ on the next: each keeps its own counts
             self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
-        # Those of all data sets but the first, by their number.
-        self.further_metrics: dict[int, MetricCollection] = {}
-        # What is no number: matrices, curves; written into the run's folder.
-        self.tables: dict[str, Any] = {}
+        self.further_metrics: dict[int, MetricCollection] = {}  # of all data sets but the first, by their number
+        self.tables: dict[str, Any] = {}  # matrices and curves, which are written into the run's folder
         self.schedule_length: int | None = None
         self._fresh_metrics = [copy.deepcopy(self.metrics)]  # in a list it is no part of this module
         self._metrics_at_first = metric_states(self.metrics)
-        self._names: dict[tuple[str, int, str, str], list[str]] = {}
+        self._names: dict[Key, list[str]] = {}
         self._num_samples: int | Tensor = 0
         self._compile = compile
 
     def setup(self, stage: str) -> None:
-        # Forget an earlier run of this module, in a notebook, or a validation before a test.
+        # Forget an earlier run of this module.
         self.schedule_length = None
         set_metric_states(self.metrics, self._metrics_at_first)
         self.further_metrics.clear()
@@ -74,7 +74,7 @@ class BaseModule(QuickAttributes):
         return outputs
 
     def known_scores(self, outputs: Any) -> Any:
-        """Return the scores, or with their name the outputs of a net whose activation nobody knows."""
+        """Return the scores, or `{"logits": outputs}` where no activation is known."""
         try:
             return self.scores(outputs)
         except NoActivation:
@@ -100,17 +100,12 @@ class BaseModule(QuickAttributes):
         self._num_samples = output.num_samples
         self._log_mean((stage, number, "", "loss"), output.loss, output.num_samples)
         for name, value in output.parts.items():
-            if name == "loss" or name.partition("/")[0] in self.metrics:
-                raise UserError(
-                    f"StepOutput: parts has the name {name!r}, which is that of the loss or of a metric "
-                    f"({', '.join(['loss', *map(str, self.metrics)])}). Give the part another name."
-                )
-            self._log_mean((stage, number, "", name), value, output.num_samples)
+            self._log_mean((stage, number, "part", name), value, output.num_samples)
         if stage != "train" and len(self.metrics):
             if output.outputs is None:
                 raise UserError(
                     f"The step of {stage} gave no outputs for the metrics {', '.join(map(str, self.metrics))}. Let it "
-                    f"return {FORM}, or leave out the metrics (--model.metrics null)."
+                    f"return {FORM}, or give --model.metrics null."
                 )
             scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
             for metric in self._metrics_of(number).values():
@@ -126,12 +121,12 @@ class BaseModule(QuickAttributes):
         return self.evaluate("test", self.step(batch), batch, dataloader_idx)
 
     def evaluate(self, stage: str, returned: Any, batch: Any, number: int = 0) -> dict[str, Any]:
-        """Count a batch, as `count` does; returns `loss`, `outputs` and `target`, which callbacks may look at."""
+        """Count a batch, as `count` does; returns `loss`, `outputs` and `target` for callbacks."""
         counted = self.count(stage, returned, batch, number)
         return {"loss": counted.loss, "outputs": counted.outputs, "target": counted.target}
 
     def batch_weight(self) -> Tensor | None:
-        """Return what the last batch of this process counts for in the mean over all; None where its rows tell it."""
+        """Return the weight of this process's last batch in the mean over all; None where its rows are the weight."""
         if not isinstance(self._num_samples, Tensor):
             return None
         mine = self._num_samples.to(self.device, torch.get_default_dtype())
@@ -158,7 +153,7 @@ class BaseModule(QuickAttributes):
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         for number in range(len(dataset_names(loaders_of(self.trainer, stage)))):
             if not is_logged(self.trainer, self._names_of((stage, number, "", "loss"))[0]):
-                continue  # a step of one's own counted no batch
+                continue  # no batch was counted: a subclass has its own step
             metrics = self._metrics_of(number)
             for metric, computed in metrics.items():
                 for name, value in named(metric, computed.compute(), class_names):
@@ -168,16 +163,12 @@ class BaseModule(QuickAttributes):
                         self.tables |= dict.fromkeys(self._names_of((stage, number, metric, name)), value)
             metrics.reset()
 
-    def _log_mean(self, key: tuple[str, int, str, str], mean: Tensor, weight: int | Tensor) -> None:
-        trainer = self.trainer
+    def _log_mean(self, key: Key, mean: Tensor, weight: int | Tensor) -> None:
         for name in self._names.get(key) or self._names_of(key):
-            add_to_mean(trainer, name, mean, weight)
+            add_to_mean(self.trainer, name, mean, weight)
 
-    def _names_of(self, key: tuple[str, int, str, str]) -> list[str]:
+    def _names_of(self, key: Key) -> list[str]:
         """Return the names under which a number is logged: of several data sets the first has the plain name, too.
-
-        Args:
-            key: The stage, the number of the data set, the metric, and the name of its value.
 
         Raises:
             UserError: If one of the names is that of another number.
@@ -187,8 +178,7 @@ class BaseModule(QuickAttributes):
             label = "" if stage == "train" else dataset_names(loaders_of(self.trainer, stage))[number]
             found = [f"{stage}/{name}/{label}"] if label else []
             found += [f"{stage}/{name}"] if number == 0 else []
-            taken = {name for names in self._names.values() for name in names}
-            if same := taken.intersection(found):
+            if same := set(itertools.chain(*self._names.values())).intersection(found):
                 raise UserError(
                     f"Two numbers of {stage} have the name {min(same)}. Give the metric, the part of the loss or the "
                     "data set another name."
@@ -201,7 +191,7 @@ class BaseModule(QuickAttributes):
         checkpoint["schedule_length"] = self.schedule_length
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the length of the schedule: asked for it anew, Lightning would set up the data too early."""
+        """Restore the length of the schedule: computing it again would set up the data too early."""
         self.schedule_length = checkpoint.get("schedule_length")
 
     @classmethod
@@ -220,7 +210,7 @@ class BaseModule(QuickAttributes):
             checkpoint_path: A checkpoint that a run of the command line wrote, or the run's folder.
             map_location: Where the weights go, as for `torch.load`; by default the CPU.
             hparams_file: Without effect: the checkpoint has its own config.
-            strict: Whether each weight must have its place; by default the module's `strict_loading`.
+            strict: Whether the names of all weights must match; by default the module's `strict_loading`.
             weights_only: Without effect: nothing but tensors and plain values is ever read.
             overrides: Arguments of the module that replace the config's: objects, or `class_path` and `init_args`.
 

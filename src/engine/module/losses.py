@@ -1,4 +1,4 @@
-"""Facts about torch's losses: which activation belongs to one, and what its mean is over; and losses of nets."""
+"""Facts about torch's losses: the activation that belongs to one, what its mean is over; and losses of nets."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from src.engine.errors import UserError
 from src.engine.module.step import StepOutput
 
 Activation = Literal["sigmoid", "softmax", "exp", "identity"]
-# Losses whose target is stretched to the outputs' shape without an error.
+# torch stretches their target to the shape of the outputs without an error.
 STRETCHING = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 # Each output has a target of its own.
 ELEMENTWISE = (*STRETCHING, nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -22,10 +22,11 @@ ACTIVATIONS: tuple[tuple[Any, Activation], ...] = (
     (nn.NLLLoss, "exp"),
     ((*STRETCHING, nn.BCELoss), "identity"),
 )
+FUNCTIONS: dict[Any, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "identity": nn.Identity()}
 
 
 class NoActivation(UserError):
-    """Metrics need scores, and nobody says what turns the net's outputs into them."""
+    """Reports that metrics need scores, and nothing turns the net's outputs into them."""
 
 
 def activation_of(loss: Any) -> Activation | None:
@@ -37,7 +38,7 @@ def class_dim(loss: Any, activation: Any, outputs: Tensor) -> int:
     """Return the dimension of `outputs` that holds the classes.
 
     It is 1, as torch's losses have it: (B, C), (B, C, T), (B, C, H, W). A net that computes its loss gives tokens as
-    (B, T, C). An `nn.Softmax` as the activation says it itself.
+    (B, T, C). An `nn.Softmax` as the activation names its own.
     """
     if isinstance(activation, nn.Softmax) and activation.dim is not None:
         return activation.dim
@@ -58,8 +59,7 @@ def to_scores(loss: Any, activation: Any, outputs: Any) -> Any:
         )
     if activation == "softmax":
         return outputs.softmax(dim=class_dim(loss, activation, outputs))
-    functions: dict[Any, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "identity": nn.Identity()}
-    return functions.get(activation, activation)(outputs)
+    return FUNCTIONS.get(activation, activation)(outputs)
 
 
 def take_loss(loss: nn.Module | None, metrics: Mapping[str, Any] | None) -> Any:
@@ -93,7 +93,7 @@ def mean_over(loss: Any, target: Any) -> int | Tensor:
         target: (B, ...).
 
     Returns:
-        A tensor where the number differs between batches of one size: class weights, targets that are left out, images.
+        A tensor where the number differs between batches of one size: class weights, ignored targets, images.
     """
     if not isinstance(target, Tensor):
         return count_samples(target)
@@ -109,15 +109,15 @@ def check_target(loss: Any, activation: Any, outputs: Any, target: Any) -> None:
     """Refuse a target from which torch would compute wrong numbers without an error.
 
     Raises:
-        UserError: If the target would be stretched, softmax would go over tokens in place of classes, or cross-entropy
-            would take numbers that are no probabilities for probabilities.
+        UserError: If the target would be stretched, if cross-entropy would take other numbers for probabilities, or if
+            softmax would go over tokens in place of classes.
     """
     if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
         return
     shape, wanted = outputs.shape, target.shape
     if shape != wanted and isinstance(loss, STRETCHING):
         raise UserError(
-            f"The target of {type(loss).__name__} has shape {tuple(wanted)}; it has to have the shape of the outputs, "
+            f"The target of {type(loss).__name__} has shape {tuple(wanted)}; it must have the shape of the outputs, "
             f"{tuple(shape)}."
         )
     if isinstance(loss, nn.CrossEntropyLoss) and target.is_floating_point() and shape == wanted:
@@ -140,13 +140,13 @@ class NetLoss:
 
     Labels of whole numbers with more than one dimension, (B, T), are those of tokens: the loss is the mean over the
     labels that are not -100. A causal language model compares a token's logits with the next token's label, so its
-    first labels do not count. The first batch shows which of the two it is: one cross-entropy is nearer to the loss.
+    first labels do not count. The first batch shows which of the two cross-entropies is nearer to the loss.
     """
 
     ignore_index = -100
 
     def __init__(self) -> None:
-        self._ahead: int | None = None  # places between a token and its label; None until a batch shows it
+        self._shift: bool | None = None  # whether labels are those of the next token; None until a batch shows it
 
     def __call__(self, net: nn.Module, batch: Any) -> StepOutput:
         """Compute the loss of a batch.
@@ -166,28 +166,19 @@ class NetLoss:
         labels: Any = take_apart(batch, needs_target=False)[1]
         if not isinstance(labels, Tensor) or labels.dim() < 2 or labels.is_floating_point():
             return StepOutput(loss, count_samples(batch), logits, labels)
-        if self._ahead is None and isinstance(logits, Tensor) and labels.shape == logits.shape[:-1]:
-            self._ahead = labels_ahead(loss, logits, labels)
-        if self._ahead:
+        if self._shift is None and isinstance(logits, Tensor) and labels.shape == logits.shape[:-1]:
+            self._shift = _is_shifted(loss, logits, labels)
+        if self._shift:
             logits, labels = outputs.logits[:, :-1], labels[:, 1:]
         return StepOutput(loss, (labels != self.ignore_index).sum(), logits, labels)
 
 
 @torch.no_grad()
-def labels_ahead(loss: Tensor, logits: Tensor, labels: Tensor) -> int | None:
-    """Return how many places the labels lie ahead of the logits in a cross-entropy that equals the loss.
-
-    Args:
-        loss: Of the net.
-        logits: (B, T, C).
-        labels: (B, T); those that are no class do not count.
-
-    Returns:
-        0 or 1; None where both give the same.
-    """
+def _is_shifted(loss: Tensor, logits: Tensor, labels: Tensor) -> bool | None:
+    """Return whether the loss compares logits (B, T, C) with the next token's labels (B, T); None if both fit alike."""
     target = labels.long().where((labels >= 0) & (labels < logits.shape[2]), NetLoss.ignore_index)
     same = cross_entropy(logits.float().flatten(0, 1), target.flatten())
     ahead = cross_entropy(logits[:, :-1].float().flatten(0, 1), target[:, 1:].flatten())
-    margin = max(1e-5, 8 * torch.finfo(loss.dtype).eps) * (1 + loss.abs())
     gain = (same - loss).abs() - (ahead - loss).abs()
-    return int(gain > 0) if gain.abs() > margin else None
+    margin = max(1e-5, 8 * torch.finfo(loss.dtype).eps) * (1 + loss.abs())
+    return bool(gain > 0) if gain.abs() > margin else None

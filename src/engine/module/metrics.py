@@ -1,4 +1,4 @@
-"""Metrics of a validation or a test: what each wants to see, and the names of its values and of the data sets."""
+"""Metrics of a validation or a test: what each takes, and the names of its values and of the data sets."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from torchmetrics.text import Perplexity
 
 
 def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tuple[Any, Any]:
-    """Scores and target as a metric wants them, whatever the loss wants.
+    """Return scores and target as a metric wants them, whatever the loss wants.
 
     torchmetrics' classification takes classes in dimension 1, and targets of whole numbers; binary cross-entropy and
     cross-entropy with probabilities take floating-point ones.

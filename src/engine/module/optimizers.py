@@ -1,6 +1,5 @@
 """Optimizers with options for groups of parameters, and learning-rate schedulers as long as the run."""
 
-import difflib
 import functools
 import itertools
 import math
@@ -17,7 +16,6 @@ from src.engine.errors import UserError
 # `names`, patterns such as "*.bias", and options of the optimizer; `lr_scale` multiplies the optimizer's own `lr`.
 # Not Any: a parser would take "*.bias" for YAML of its own.
 Group = dict[str, list[str] | list[float] | float | bool | str | None]
-RATES = {"lr", "lr_scale"}
 # Arguments that say how long a scheduler lasts; null is the length of the run.
 LENGTHS = ("total_steps", "T_max", "total_iters")
 
@@ -26,7 +24,6 @@ class WarmupCosine(lr_scheduler.LambdaLR):
     """Raises the learning rate along a line, then lowers it along half a cosine.
 
     Args:
-        optimizer: Whose learning rate it sets.
         total_steps: Steps of both parts, or epochs (`scheduler_interval`); null is the length of the run.
         warmup: Share of `total_steps` in which the learning rate rises, 0 to 1.
         final: What is left of the learning rate at the end, as a factor.
@@ -52,7 +49,6 @@ class SequentialSchedule(lr_scheduler.SequentialLR):
     """Runs one scheduler after the other: torch's SequentialLR, whose parts YAML can name.
 
     Args:
-        optimizer: Whose learning rate it sets.
         schedulers: In their order. A length of null is that of the part.
         milestones: Where the next one begins, in steps or epochs; a number below 1 is a share of the run.
     """
@@ -78,15 +74,8 @@ def configure(module: Any) -> Any:
     if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", None)
         if monitor is None:
-            raise UserError(
-                "torch's ReduceLROnPlateau does not say what it watches. Name "
-                "lightning.pytorch.cli.ReduceLROnPlateau, with monitor: val/loss."
-            )
-        if module.scheduler_interval == "step" and (monitor.startswith("val/") or monitor == "train/loss"):
-            raise UserError(
-                f"ReduceLROnPlateau watches {monitor}, which is not there at each step. "
-                "Set --model.scheduler_interval epoch."
-            )
+            name = "lightning.pytorch.cli.ReduceLROnPlateau"
+            raise UserError(f"torch's ReduceLROnPlateau has no monitor. Name {name}, with monitor: val/loss.")
         # Between two validations there is nothing new to see.
         every = module.trainer.check_val_every_n_epoch if monitor.startswith("val/") else None
         config |= {"monitor": monitor, "frequency": every or 1}
@@ -94,12 +83,7 @@ def configure(module: Any) -> Any:
 
 
 def build_optimizer(optimizer: Callable[[Any], Optimizer], module: nn.Module, groups: list[Group] | None) -> Optimizer:
-    """Make the optimizer of a module's parameters.
-
-    Args:
-        optimizer: Takes the parameters, or groups of them.
-        module: Whose parameters are trained.
-        groups: See `param_groups`; none leaves all parameters in one group.
+    """Make the optimizer of a module's parameters; without groups, see `param_groups`, all are in one.
 
     Raises:
         UserError: If a group has an option that the optimizer lacks, or no number where a number belongs.
@@ -107,14 +91,15 @@ def build_optimizer(optimizer: Callable[[Any], Optimizer], module: nn.Module, gr
     if not groups:
         return optimizer(module.parameters())
     made = optimizer(param_groups(module, groups))
-    name, known = type(made).__name__, {**made.defaults, "lr_scale": 1.0}
+    known = {"params": None, "lr_scale": 1.0, **made.defaults}
     for group in made.param_groups:
         for option, value in group.items():
             if isinstance(known.get(option), float) and not isinstance(value, float | int):
                 raise UserError(f"model.groups: {option} must be a number; got {value!r}.")
             # An optimizer outside of torch may read options without a default.
-            if option not in {*known, "params"} and type(made).__module__.startswith("torch.optim"):
-                raise UserError(f"model.groups: {name} has no option {option}. Its options are {', '.join(known)}.")
+            if option not in known and type(made).__module__.startswith("torch.optim"):
+                name = type(made).__name__
+                raise UserError(f"model.groups: {name} has no option {option}. It has {', '.join(made.defaults)}.")
         if "lr_scale" in group:
             group["lr"] = made.defaults["lr"] * group.pop("lr_scale")
     return made
@@ -134,44 +119,38 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
         A group for each set of given groups that match some parameter: none, [0], [0, 1], [1] ... in this order.
 
     Raises:
-        UserError: If a group matches no parameter, or has an option that later groups replace everywhere.
+        UserError: If a group matches no parameter, or has an option that takes effect nowhere.
     """
     parameters = list(module.named_parameters(remove_duplicate=False))
     matching: dict[nn.Parameter, set[int]] = {parameter: set() for _, parameter in parameters}
     for number, group in enumerate(groups):
         patterns = group.get("names")
-        if not patterns or not isinstance(patterns, list):
+        if not isinstance(patterns, list):
             raise UserError(f'model.groups[{number}] needs a list `names`, of patterns such as "*.bias"; got {group}.')
-        if group.keys() >= RATES:
-            raise UserError(f"model.groups[{number}] has both lr and lr_scale: take one of them.")
         for pattern in map(str, patterns):
             found = [parameter for name, parameter in parameters if fnmatchcase(name, pattern)]
             if not found:
-                near = difflib.get_close_matches(pattern, [name for name, _ in parameters], n=3, cutoff=0)
-                raise UserError(
-                    f"model.groups[{number}]: no parameter is called {pattern}; near are {', '.join(near)}."
-                )
+                some = ", ".join(name for name, _ in parameters[:4])
+                raise UserError(f"model.groups[{number}]: no parameter is called {pattern}. They are called {some} ...")
             for parameter in found:
                 matching[parameter].add(number)
     members: dict[tuple[int, ...], list[nn.Parameter]] = {}
     for parameter, matched in matching.items():
         members.setdefault(tuple(sorted(matched)), []).append(parameter)
-    for number, group in enumerate(groups):
-        for option in group.keys() - {"names"}:
-            later = [[groups[k] for k in numbers if k > number] for numbers in members if number in numbers]
-            if all(any(option in each for each in those) for those in later):
-                raise UserError(
-                    f"model.groups[{number}]: later groups replace {option} for all parameters of {group['names']}. "
-                    "The later one wins: put the narrower one last."
-                )
-    made = []
+    made, unused = [], {(number, option) for number, group in enumerate(groups) for option in group.keys() - {"names"}}
     for numbers in sorted(members):
-        options: dict[str, Any] = {}
-        for group in [groups[k] for k in numbers]:
-            replaced = RATES if group.keys() & RATES else set()
-            options = {option: value for option, value in options.items() if option not in replaced} | group
-        options.pop("names", None)
-        made.append({"params": members[numbers]} | options)
+        chosen: dict[str, tuple[int, str]] = {}
+        for number in numbers:  # `lr` and `lr_scale` are one option
+            own = [option for option in groups[number] if option != "names"]
+            chosen |= {"lr" if option == "lr_scale" else option: (number, option) for option in own}
+        unused -= set(chosen.values())
+        made.append({"params": members[numbers]} | {option: groups[k][option] for k, option in chosen.values()})
+    if unused:
+        number, option = min(unused)
+        raise UserError(
+            f"model.groups[{number}]: {option} has no effect, because another rate or a later group replaces it for "
+            f"all parameters of {groups[number]['names']}. The later one wins: put the narrower one last."
+        )
     return made
 
 
@@ -197,7 +176,7 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
 
     Args:
         scheduler: Takes the optimizer.
-        length: Returns how often the scheduler moves; asked only where something needs it.
+        length: Returns how often the scheduler moves; called only if needed.
 
     Raises:
         UserError: If the milestones of a sequence do not rise within the run.
@@ -213,10 +192,7 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
         def span(begin: int, end: int | None) -> int:
             moves = (length() if end is None else end) - begin
             if moves < 1:
-                raise UserError(
-                    f"milestones {ends} do not rise within the {length()} moves of the run. Lower them, or give shares "
-                    "below 1 (0.1); --model.scheduler_interval step moves at each step."
-                )
+                raise UserError(f"milestones {ends} do not rise within the {length()} moves of the run. Lower them.")
             return moves
 
         bounds: Any = itertools.pairwise([0, *ends, None])
@@ -238,9 +214,8 @@ def run_length(module: Any) -> int:
         if length == math.inf or length < 1:
             steps = "--trainer.max_steps, or --trainer.max_epochs (for a stream with --trainer.limit_train_batches)"
             raise UserError(
-                f"The length of a scheduler ({', '.join(LENGTHS)}) is null, but nobody knows how many {interval}s the "
-                f"run has: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}. "
-                f"Set {steps if interval == 'step' else '--trainer.max_epochs'}; or give the scheduler a number."
+                f"A length of the scheduler ({', '.join(LENGTHS)}) is null, and the run has no known number of "
+                f"{interval}s. Set {steps if interval == 'step' else '--trainer.max_epochs'}; or give a number."
             )
         module.schedule_length = int(length)
     return int(module.schedule_length)

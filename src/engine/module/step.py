@@ -49,20 +49,18 @@ class StepOutput:
         self.loss = _one_number("loss", self.loss)
         if self.parts:
             self.parts = {name: _one_number(f"parts[{name!r}]", part) for name, part in self.parts.items()}
-        if isinstance(self.num_samples, Tensor) and self.num_samples.numel() == 1:
-            self.num_samples = self.num_samples.reshape(())
+        if isinstance(self.num_samples, Tensor):
+            self.num_samples = _one_number("num_samples", self.num_samples)
         elif not isinstance(self.num_samples, Integral) or self.num_samples < 0:
-            got = describe(self.num_samples) if isinstance(self.num_samples, Tensor) else repr(self.num_samples)
-            raise UserError(
-                f"StepOutput: num_samples is {got}; it has to be an int or a tensor of one number: len(x), mask.sum()."
-            )
+            raise UserError(f"StepOutput: num_samples is {self.num_samples!r}; it has to be a count, such as len(x).")
+        else:
+            self.num_samples = int(self.num_samples)  # of NumPy's numbers, too
 
 
 def _one_number(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.reshape(()) if value.dim() else value
-    hint = " Take its mean over the batch." if isinstance(value, Tensor) else ""
-    raise UserError(f"StepOutput: {name} is {describe(value)}; it has to be a tensor of one number.{hint}")
+    raise UserError(f"StepOutput: {name} is {describe(value)}; it has to be a tensor of one number.")
 
 
 def as_output(value: Any, batch: Any) -> StepOutput:
