@@ -35,20 +35,17 @@ MADE = "runs/sums/repeat_0"
 
 
 class Folded(stopping.Sums):
-    """64 rows in folds, which may be unused, or have a shuffled validation."""
+    """64 rows in folds, which may be unused."""
 
-    def __init__(
-        self, batch_size: int = 4, fold: tuple[int, int] | None = None, unused: bool = False, shuffle: bool = False
-    ) -> None:
+    def __init__(self, batch_size: int = 4, fold: tuple[int, int] | None = None, unused: bool = False) -> None:
         super().__init__(batch_size)
-        self.shuffle = shuffle
         self.train_rows, self.val_rows = fold_of(64, (0, 4) if unused or not fold else fold, seed=7)
 
     def train_dataloader(self) -> TensorLoader:
         return self._loader(self.train_rows, shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
-        return self._loader(self.val_rows, shuffle=self.shuffle)
+        return self._loader(self.val_rows)
 
 
 class Groups(Folded):
@@ -202,28 +199,25 @@ def test_fold_without_rows_ends_it_before_the_first_fit(folder):
     assert not list(folder.glob("runs/sums/*"))
 
 
-def test_folds_that_are_unused_or_shuffled_or_not_validated_are_reported(folder, monkeypatch):
+def test_unused_folds_are_reported(folder):
     done = call(folder, "--folds", 2, *ONCE, "--data.unused", "true")
     assert done.code == 1
     assert re.search(r"^error: row \d+ validates in fold 0 and in fold 1", done.err, re.MULTILINE)
     assert yaml.safe_load((folder / MADE / "summary.yaml").read_text())["folds"] == [0, 1]
     assert not (folder / MADE / "out_of_fold.csv").exists()
-    done = call(folder, "--folds", 2, *ONCE, "--data.shuffle", "true")
-    assert done.code == 0, done.err
-    assert done.err.count("note: no out_of_fold.csv: val_dataloader shuffles") == 2
-    assert len(numbers(folder / "runs/sums/repeat_1/results.csv")) == 2
-    done = call(folder, "--folds", 2, *ONCE, "--trainer.limit_val_batches", 0)
-    assert done.code == 1
-    assert "--trainer.limit_val_batches is 0" in done.err
 
 
 @pytest.mark.parametrize(
-    ("rows", "word"), [([1, 2, 3], "has 3 rows"), (torch.ones(2, dtype=torch.bool), "row numbers"), (None, "val_rows")]
+    ("rows", "shuffle", "word"),
+    [([1, 2], True, "shuffles"), ([1, 2, 3], False, "has 3 rows"), (torch.ones(2) > 0, False, "row numbers")],
 )
-def test_unknown_rows_get_no_predictions(rows, word, tmp_path, capsys):
+def test_unknown_rows_get_no_predictions(rows, shuffle, word, tmp_path, capsys):
     unseen = Unseen(tmp_path / "out_of_fold.csv")
     unseen.columns = {"score": [0.5, 0.25]}
-    unseen.on_validation_end(SimpleNamespace(datamodule=SimpleNamespace(val_rows=rows)), LitModule)
+    loader = SimpleNamespace(shuffle=shuffle)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(val_rows=rows), val_dataloaders=loader)
+    unseen.on_validation_start(trainer, LitModule)
+    unseen.on_validation_end(trainer, LitModule)
     assert word in capsys.readouterr().err
     assert not unseen.path.exists()
 

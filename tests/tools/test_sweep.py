@@ -124,7 +124,10 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
     Path("wide.yaml").write_text("model: {net: {hidden: 8}}\n")
     momentum = {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}
     space = {"model.optimizer": {SGD: momentum, ADAM: None}, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
-    content, words = {"space": space, "sampler": GRID}, ("--config", "base.yaml", *SHORT[2:], "--resume", "at once")
+    content, words = (
+        {"space": space, "sampler": GRID},
+        ("--config", "base.yaml", *SHORT[2:], "--trainer.max_epochs=1", "--resume", "at once"),
+    )
     done = sweep(content, *words, "--trials", 4)
     assert done.code == 0, done.err
     assert "--resume 'at once'" in done.out
@@ -175,7 +178,7 @@ def test_each_of_ten_trials_is_compiled(sweep):
     assert set(widths) <= WIDTHS
 
 
-@pytest.mark.parametrize(("seed", "fits"), [("5", 1), ("true", 3)])
+@pytest.mark.parametrize(("seed", "fits"), [("5", 1), pytest.param("true", 3, marks=pytest.mark.slow)])
 def test_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep):
     content = {"space": {"model.net.hidden": [4]}, "sampler": RANDOM, "trials": 3}
     done = sweep(content, *SHORT, "--trainer.max_epochs=1", f"--seed_everything={seed}")
@@ -187,7 +190,7 @@ def test_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep):
 
 def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
     space = {"model.optimizer.lr": [1.0e30, 0.5], "model.net": ["tests.xor.XorMLP", f"{__name__}.BrokenMLP"]}
-    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--max_failures", 2)
+    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--trainer.max_epochs=1", "--max_failures", 2)
     assert done.code == 1
     assert [row["state"] for row in rows()] == ["failed", "failed"]
     errors = [row["error"] for row in rows()]
