@@ -88,9 +88,8 @@ def open_study(sweep: Sweep) -> tuple[optuna.Study, RDBStorage]:
         pruner=make(BasePruner, sweep.plan["pruner"]),
         load_if_exists=True,
     )
-    if not study.get_trials(deepcopy=False):
-        for point in sweep.grid:
-            study.enqueue_trial(point, skip_if_exists=sweep.plan["storage"] is not None)
+    for point in sweep.grid[len(study.get_trials(deepcopy=False)) :]:  # the others wait already, or have begun
+        study.enqueue_trial(point, skip_if_exists=sweep.plan["storage"] is not None)
     return study, storage
 
 
