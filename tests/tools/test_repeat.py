@@ -265,6 +265,7 @@ def test_ctrl_c_ends_it_in_good_order_and_a_config_edited_since_does_not_count(s
         assert f"another process works on {made}" in call(folder, "--resume", made).err
     assert call(folder, "--resume", made).code == 0
     assert_equal(made, seeds[1])
+    assert len(yaml.safe_load((made / "version_0/record.yaml").read_text())) == 2  # resumed, not begun anew
 
 
 SUMS = "--config sums.yaml"

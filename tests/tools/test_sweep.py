@@ -254,6 +254,7 @@ def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
             trial = study.ask()
             found.append(suggest(sweep, study, trial))
             study.tell(trial, value)
+        assert len({point["model.optimizer.lr"] for point in found}) == 5
         return found
 
     assert draws("a", 1, again=False) == draws("b", 1, again=True) != draws("c", 2, again=False)
