@@ -58,6 +58,7 @@ def test_your_checkpoint_callback_writes_too(fit_sums, cli):
     ("name", "instead"),
     [
         ("LearningRateMonitor", "--track.tensorboard true"),
+        ("BackboneFinetuning", "no attribute 'backbone'"),
         pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
     ],
 )

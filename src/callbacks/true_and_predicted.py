@@ -50,19 +50,21 @@ class Points:
     """Keeps some of the samples, and the metrics of all.
 
     Attributes:
-        values: (N, 2, D) float32, true and predicted values of D outputs.
+        values: (N, 2, D) float32, true and predicted values of D outputs; a true value that is missing is NaN.
         keys: (N,) int64; the `most` samples with the smallest keys are kept.
-        metrics: R2 and MAE of each output.
+        total: How many samples there were.
+        metrics: R2 and MAE of each output that is drawn, of the samples with a true value.
     """
 
     def __init__(self, most: int, num_outputs: int) -> None:
         self.most = most
         self.values, self.keys = torch.empty(0, 2, num_outputs), torch.empty(0, dtype=torch.int64)
+        self.total = 0
         # Rank zero alone computes them, from the states of all.
-        self.metrics = (
-            R2Score(multioutput="raw_values", sync_on_compute=False).set_dtype(torch.float64),
-            MeanAbsoluteError(num_outputs, sync_on_compute=False).set_dtype(torch.float64),
-        )
+        self.metrics = [
+            [kind(sync_on_compute=False).set_dtype(torch.float64) for kind in (R2Score, MeanAbsoluteError)]
+            for _ in range(min(num_outputs, MAX_PANELS))
+        ]
 
     def update(self, predicted: Tensor, true: Tensor, places: Tensor) -> None:
         """Take in B samples.
@@ -73,14 +75,19 @@ class Points:
             places: (B,) int64, their indices in the data.
         """
         true, predicted = (each.reshape(len(places), -1).double() for each in (true, predicted))
-        for metric in self.metrics:
-            metric.update(predicted, true)
+        self.total += len(places)
+        for k, pair in enumerate(self.metrics):
+            known = ~true[:, k].isnan()
+            for metric in pair:
+                metric.update(predicted[known, k], true[known, k])
         self._keep(torch.stack([true, predicted], dim=1).float(), places * GOLDEN % 2**32)
 
     def merge_state(self, other: "Points") -> None:
         """Take in what another process saw."""
-        for metric, another in zip(self.metrics, other.metrics, strict=True):
-            metric.merge_state(another)
+        self.total += other.total
+        for pair, others in zip(self.metrics, other.metrics, strict=True):
+            for metric, another in zip(pair, others, strict=True):
+                metric.merge_state(another)
         self._keep(other.values, other.keys)
 
     def _keep(self, values: Tensor, keys: Tensor) -> None:
@@ -97,7 +104,7 @@ def plot_points(seen: Points, title: str) -> Any:
         title: Of the figure, before the counts.
     """
     shown, _, outputs = seen.values.shape
-    number, total = min(outputs, MAX_PANELS), int(seen.metrics[0].total)
+    number, total = len(seen.metrics), seen.total
     columns = min(number, 3)
     lines = -(-number // columns)
     figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3, margins=(0.8, 0.5, 0.15, 0.7))
@@ -105,11 +112,13 @@ def plot_points(seen: Points, title: str) -> Any:
     counts = f"{total:,} samples" + f", {shown:,} are drawn" * (shown < total)
     counts += f", {number} of {outputs} outputs" * (number < outputs)
     figure.suptitle(f"{as_label(title)}: {counts}", fontsize="medium")
-    r2, mae = (metric.compute().reshape(-1).tolist() if total > 1 else [torch.nan] * outputs for metric in seen.metrics)
-    for k in range(number):
+    for k, pair in enumerate(seen.metrics):
+        known = int(pair[0].total)
+        r2, mae = (float(metric.compute()) if known > 1 else torch.nan for metric in pair)
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
         name = f"output {k}: " * (outputs > 1)
-        axes.set_title(f"{name}R2 {r2[k]:.4f}, MAE {mae[k]:.3g}", fontsize="small", pad=12)
+        of = f" of {known:,}" * (known < total)
+        axes.set_title(f"{name}R2 {r2:.4f}, MAE {mae:.3g}{of}", fontsize="small", pad=12)
         true, predicted = seen.values[:, :, k].T
         axes.plot(true.numpy(), predicted.numpy(), ".", markersize=7 if shown < 500 else 3, alpha=0.5, mew=0)
         if len(finite := true[true.isfinite()]):

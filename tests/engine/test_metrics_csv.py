@@ -85,3 +85,13 @@ def test_checkpoints_of_lightning_resume_to_the_same_rows(tmp_path):
         assert resume(run / f"checkpoints/{name}.ckpt") == 0
         again = run.with_name(f"version_{number}") / "metrics.csv"
         assert again.read_bytes() == (run / "metrics.csv").read_bytes(), name
+
+
+def test_a_checkpoint_right_before_a_validation_is_refused(tmp_path, capfd):
+    options = {"filename": "own-{step}", "every_n_train_steps": 3, "save_top_k": -1}
+    own = {"class_path": OWN, "init_args": options}
+    run = fit(tmp_path, config(callbacks=(own,), val_check_interval=6, max_epochs=1))
+    assert resume(run / "checkpoints/own-step=6.ckpt") == 1
+    assert "right before a validation" in capfd.readouterr().err
+    assert resume(run / "checkpoints/own-step=3.ckpt") == 0
+    assert (run.with_name("version_2") / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()

@@ -68,6 +68,13 @@ class RunCheckpoint(Checkpoint, RunCallback):
         for each in (*trainer.callbacks, trainer.datamodule):  # type: ignore[attr-defined]
             if not is_plain(each.state_dict()):
                 raise UserError(f"{type(each).__name__}.state_dict() cannot be saved. {ALLOWED}")
+        # A ModelCheckpoint of the user's may save there.
+        ends = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
+        if trainer.fit_loop.epoch_loop.restarted_on_train_batch_end and (ends or self._validation_follows(trainer)):
+            raise UserError(
+                f"{self.run.source} was saved right before a validation or the end of an epoch, which a resumed run "
+                "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
+            )
         self._saved_s, self._step = time.monotonic(), trainer.global_step
 
     def after_train_batch(self, trainer: Trainer) -> None:

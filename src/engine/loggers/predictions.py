@@ -223,7 +223,7 @@ def join(batches: list[Columns]) -> Columns:
         check_names(batches[0], batch)
     for name in batches[0]:
         chunks: list[Any] = [batch[name] for batch in batches]
-        if all(isinstance(chunk, Tensor) and chunk.shape[1:] == chunks[0][0].shape for chunk in chunks):
+        if all(isinstance(chunk, Tensor) and chunk.shape[1:] == chunks[0].shape[1:] for chunk in chunks):
             columns[name] = torch.cat(chunks)
             continue
         entries = list(itertools.chain(*chunks))

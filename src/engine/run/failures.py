@@ -74,7 +74,7 @@ def explained(error: BaseException) -> str:
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     # Lightning, DDP and `load_state_dict` reject so what does not fit. No user's code ran below the first frame.
     places = ("lightning.", "torch.nn.parallel.", "torch.nn.modules.module")
-    rejected = isinstance(error, ValueError | RuntimeError) and modules[-1].startswith(places)
+    rejected = isinstance(error, ValueError | RuntimeError | AttributeError) and modules[-1].startswith(places)
     ours = (modules[0], "src.engine.", "lightning.", "torch.", "jsonargparse", "contextlib")
     return one_line(error) if rejected and all(name.startswith(ours) for name in modules) else ""
 
