@@ -169,13 +169,6 @@ def test_a_resume_without_a_sanity_check_ends_with_the_same_rows(kind, stop, who
         assert (state["best"][0], state["best"][1].tolist(), state["seen"]) == (1.5, [1, 1], {1, 2})
 
 
-def test_a_test_after_a_fit_knows_nothing_of_the_validation(tmp_path):
-    run = stopping.fit(tmp_path, experiment("Lit", limit_test_batches=1) | {"test_after_fit": True})
-    row = stopping.rows(run)[-1]
-    assert float(row["test/best"]) > 0
-    assert float(row["test/best"]) == pytest.approx(4 * float(row["test/loss"]) ** 0.5, rel=1)
-
-
 def test_an_option_of_a_metric_is_not_restored():
     module = nn.ModuleDict({"best": Best()})
     before = metric_states(module)
