@@ -49,7 +49,7 @@ trackers: .venv/ready ## Install what --track can send to, beside the locked ver
 	$(BIN)/uv pip install --python $(BIN)/python --group trackers
 
 use: .venv/ready ## Install what `export` and `demo` need, in locked versions
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement src/tools/use.lock
+	$(BIN)/python -m pip install --require-hashes --requirement src/tools/use.lock
 
 board: .venv/ready ## Open TensorBoard on runs/
 	@test -x $(BIN)/tensorboard || { echo "TensorBoard is not installed: make trackers"; exit 1; }

@@ -34,7 +34,7 @@ MISTAKES = {
     "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
-        "Set --trainer.max_epochs; or give the scheduler a number",
+        "Set --trainer.max_epochs; or give a number",
     ),
     "batches between checks": ([*FIT, "--finite.every_n_batches=0"], "every_n_batches=0 must be at least 1"),
     "batch size of 0": ([*FIT, "--data.batch_size=0"], "batch_size=0 must be at least 1"),
