@@ -109,3 +109,9 @@ def test_a_mistake_is_one_line_and_makes_no_run(cli, other, tmp_path, name):
     line = last_line(cli("fit", "--config", other, f"--{name}=weights.pt"))
     assert ("Missing key(s)" if name == "transfer.weights" else "holds no config") in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_resume_does_not_take_other_weights(cli):
+    done = cli("fit", "--ckpt_path", "runs/a/version_0", "--transfer.weights", "runs/b/version_0")
+    assert done.code == 1
+    assert "Give one of them" in done.err
