@@ -101,8 +101,6 @@ class CLI(LightningCLI):
         paths, files = given(self._words, "ckpt_path"), given(self._words, "config", "c")
         if paths and given(self._words, "transfer.weights"):
             raise UserError("--ckpt_path resumes a run, --transfer.weights begins one. Give one of them.")
-                "--ckpt_path resumes a run, --transfer.weights begins one with old weights. Give one of them."
-            )
         self.ckpt_path = find_checkpoint(paths[-1]) if paths else None
         carried = self._carried()
         self.given, left = compose(carried, self._words)
