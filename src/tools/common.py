@@ -219,68 +219,76 @@ def run_verb(
 
 @dataclass
 class Trained:
-    """Holds a trained net, on the CPU and set to evaluate, and its data.
+    """Holds a trained net, on the CPU in 32 bits and set to evaluate, with the loader of its data.
 
     Args:
-        path: The checkpoint.
-        module: The net's.
-        datamodule: After `setup`.
-        loader: Of test data, or without them of validation data.
+        path: The checkpoint file.
+        module: The LightningModule.
+        datamodule: Already set up; None if the module has its own loaders.
+        loader: The first loader of the stage.
     """
 
     path: Path
     module: "LightningModule"
-    datamodule: "LightningDataModule"
+    datamodule: "LightningDataModule | None"
     loader: Any
 
     def __post_init__(self) -> None:
-        """Take the loader's transform of the first tensor off it."""
+        """Take the transform off a loader of tensors: `transform` keeps it."""
         self.loader = copy.copy(self.loader)
-        self.transform = getattr(self.loader, "transform", None) or (lambda x: x)
-        self.loader.transform = None
+        has_own = hasattr(self.loader, "tensors") and getattr(self.loader, "transform", None)
+        self.transform = self.loader.transform if has_own else lambda x: x
+        if has_own:
+            self.loader.transform = None
 
     def predict(self, batch: Any) -> Any:
-        """Return what `predict` computes of a batch as a loader hands it out."""
+        """Return what `predict_step` returns for a batch, after the hooks of its transfer."""
         import torch
+        from lightning.pytorch.utilities.model_helpers import is_overridden
 
         with torch.no_grad():
-            batch = self.module.on_after_batch_transfer(self.datamodule.on_after_batch_transfer(batch, 0), 0)
+            for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+                # As in Lightning, the data module's takes the place of the module's.
+                owner: Any = self.datamodule if is_overridden(hook, self.datamodule) else self.module
+                batch = getattr(owner, hook)(batch, 0)
             takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
             return self.module.predict_step(*(batch, 0)[:takes])
 
 
 def load_trained(path: Path, options: list[str]) -> Trained:
-    """Load a trained net by `test`, or without test data `validate`, of one batch.
+    """Load a checkpoint and its data by running one batch of `predict`, or of `test` or `validate`.
 
     Args:
         path: A checkpoint, or a run's folder, which stands for its best checkpoint.
         options: Further ones of the verb, such as `--data.root`.
 
     Raises:
-        SystemExit: With the line of `test`, if neither can be done.
+        SystemExit: If none of the verbs can be run; with the line of `test`.
     """
     from lightning.pytorch.utilities import CombinedLoader
 
     from src.cli import main
 
-    best = path / "checkpoints/best.ckpt"
-    path = best if best.exists() else path
+    path = path.expanduser()
+    path = next((each for each in (path / "checkpoints/best.ckpt", path / "best.ckpt") if each.exists()), path)
     words = ["--ckpt_path", path, "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    words += ["--trainer.callbacks=null", "--trainer.logger=false"]
+    words += ["--trainer.precision=32-true", "--trainer.callbacks=null", "--trainer.logger=false"]
     words += ["--track.tensorboard=false", "--track.wandb=null", "--track.mlflow=null", *options]
-    reasons = []
+    reasons = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for verb, stage in (("test", "test"), ("validate", "val")):
+        for verb, stage in (("predict", "predict"), ("test", "test"), ("validate", "val")):
             folder = Path(temporary, verb)
             try:
                 with written_to(Path(temporary, "output.txt")):
                     cli = main([verb, *words, f"--trainer.limit_{stage}_batches=1"], folder=folder)
             except SystemExit as stop:
-                reasons.append(stop.code)
+                if isinstance(stop.code, int) and stop.code >= 128:  # by a signal
+                    raise
+                reasons[verb] = stop.code
                 continue
-            loaders = CombinedLoader(getattr(cli.datamodule, f"{stage}_dataloader")())
-            return Trained(path, cli.model.eval(), cli.datamodule, loaders.flattened[0])
-    sys.exit(reasons[0])
+            loaders = CombinedLoader(getattr(cli.trainer, f"{stage}_dataloaders")).flattened
+            return Trained(cli.ckpt_path or path, cli.model.eval(), cli.datamodule, loaders[0])
+    sys.exit(reasons["test"])
 
 
 def summary_of(run: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import os
 import signal
 import threading
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,19 @@ TAKE_BRUSH = """() => { const timer = setInterval(() => {
 }, 100); }"""
 
 
+def scores_of(outputs: Any) -> Tensor:
+    """Return what `predict_step` returned as one tensor (B, C): of a dict or tuple the first."""
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    first: Tensor = outputs[0] if isinstance(outputs, list | tuple) else outputs
+    return first.reshape(len(first), -1)
+
+
 def answer(trained: Trained, scores: Tensor) -> Any:
-    """Return what the page shows of scores (1, C): each class's share, or the values as a text."""
-    values = scores[0].flatten().tolist()
-    names = getattr(trained.datamodule, "class_names", range(len(values)))
+    """Return the class probabilities of the first row by name, or the values as text."""
+    values = scores[0].tolist()
+    names = getattr(trained.datamodule, "class_names", None) or ()
+    names = names if len(set(names)) == len(values) else range(len(values))
     if len(values) > 1 and min(values) >= 0 and abs(sum(values) - 1) < 1e-3:
         return {str(name): value for name, value in zip(names, values, strict=True)}
     return ", ".join(f"{value:.4g}" for value in values)
@@ -74,8 +84,10 @@ class Images:
         if not seen.any():
             return None, None
         picture = seen[0] if seen.dim() == 3 else seen[0].movedim(0, -1).squeeze(-1)
+        if picture.is_floating_point():
+            picture = ((picture - picture.min()) / (picture.max() - picture.min()) * 255).byte()
         times = max(1, 280 // len(picture))  # each pixel as a square
-        found = answer(own, own.predict((own.transform(seen), *others)))
+        found = answer(own, scores_of(own.predict((own.transform(seen), *others))))
         return found, picture.numpy().repeat(times, axis=0).repeat(times, axis=1)
 
 
@@ -83,9 +95,10 @@ class Rows:
     """Lays out a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
 
     def __init__(self, gr: Any, page: Any, trained: Trained) -> None:
-        self.trained, self.x = trained, next(iter(trained.loader))[0]
-        if self.x.dim() != 2:
-            refuse(f"A page shows images and rows of numbers; a sample of this net is {tuple(self.x.shape[1:])}.")
+        batch = next(iter(trained.loader))
+        self.trained, (self.x, *self.rest) = trained, batch if isinstance(batch, tuple | list) else [batch]
+        if not isinstance(self.x, Tensor) or self.x.dim() != 2:
+            refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")
         self.has_surface = self.x.shape[1] == 2 and self.scores(self.x).shape[1] == 1
         with gr.Row():
             with gr.Column():
@@ -99,8 +112,7 @@ class Rows:
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores (B, C) of rows (B, D)."""
-        scores: Tensor = self.trained.predict((self.trained.transform(x),))
-        return scores
+        return scores_of(self.trained.predict((self.trained.transform(x), *self.rest)))
 
     def look(self, *values: float | bool | None) -> Any:
         """Return the answer for a row; of two columns and one score also the picture of all answers."""
@@ -140,7 +152,7 @@ def main(args: list[str]) -> None:
     own: dict[str, Any] = {"server_name": "127.0.0.1", "server_port": options.port, "prevent_thread_lock": True}
     try:
         page.launch(**own, theme=theme, show_error=True, footer_links=[], quiet=True)
-    except OSError:
-        refuse(f"Port {options.port} is taken. Choose another one: --port {options.port + 1}")
+    except OSError as error:
+        refuse(f"Port {options.port} cannot be opened ({error}). Choose another one: --port {options.port + 1}")
     print(f"page  http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
     page.block_thread()

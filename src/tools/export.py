@@ -12,6 +12,7 @@ the packages. An ONNX file needs nothing of this project, only onnxruntime:
     print(scores.argmax(axis=1))
 """
 
+import copy
 import hashlib
 import inspect
 import tempfile
@@ -34,7 +35,7 @@ TOLERANCE = 1e-4  # of values up to 1; of larger ones this share
 
 
 class Exported(nn.Module):
-    """Does with a batch what `predict` does; with `net` what the net alone does."""
+    """Wraps `predict_step`, or the bare net, as a module that takes the tensors of a batch by name."""
 
     def __init__(self, trained: Trained, net: nn.Module | None) -> None:
         super().__init__()
@@ -48,8 +49,12 @@ class Exported(nn.Module):
         fields = named(self.batch) | fields
         first = next(iter(fields))
         fields[first] = self.trained.transform(fields[first])
-        batch: Any = fields["x"] if isinstance(self.batch, Tensor) else tuple(fields.values())
-        return self.trained.predict({**self.batch, **fields} if isinstance(self.batch, Mapping) else batch)
+        batch: Any = fields.get("x")
+        if isinstance(self.batch, Mapping):
+            batch = {**self.batch, **fields}
+        elif isinstance(self.batch, tuple | list):
+            batch = tuple(fields.get(f"x{k or ''}", part) for k, part in enumerate(self.batch))
+        return self.trained.predict(batch)
 
     def inputs(self) -> dict[str, Tensor]:
         """Return the tensors of the first batch; for a net those that `predict_step` hands to it, by its own names."""
@@ -66,12 +71,18 @@ class Exported(nn.Module):
 
 def named(value: Any, name: str = "x") -> dict[str, Tensor]:
     """Return the tensors of a batch or an output: those of a dict, `x` for a tensor, `x`, `x1`, `x2` for a tuple."""
-    if isinstance(value, Mapping):
-        return {str(key): each for key, each in value.items() if isinstance(each, Tensor)}
-    values = list(value) if isinstance(value, tuple | list) else [value]
-    if not all(isinstance(each, Tensor) for each in values):
-        refuse(f"{type(value).__name__} cannot be exported: only a tensor, or a tuple or dict of tensors, can.")
-    return {f"{name}{number or ''}": each for number, each in enumerate(values)}
+    entries = value if isinstance(value, tuple | list) else [value]
+    numbered = {f"{name}{k or ''}": entry for k, entry in enumerate(entries)}
+    parts: Mapping[Any, Any] = value if isinstance(value, Mapping) else numbered
+    return {str(key): part for key, part in parts.items() if isinstance(part, Tensor)}
+
+
+def outputs_of(value: Any) -> dict[str, Tensor]:
+    """Return the tensors of an output; refuse one that holds anything else."""
+    tensors = named(value, "output")
+    if len(tensors) < (len(value) if isinstance(value, Mapping | tuple | list) else 1):
+        refuse("predict_step has to return a tensor, or a tuple or dict of tensors alone, to be exported.")
+    return tensors
 
 
 def rows(fields: dict[str, Tensor], number: int) -> dict[str, Tensor]:
@@ -86,6 +97,8 @@ def trace(model: Exported, fields: dict[str, Tensor]) -> tuple[torch.export.Expo
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
     inputs = zip(fields, program.graph_signature.user_inputs, strict=True)
     kept = {name: fields[name] for name, given in inputs if given in used}
+    if not kept:
+        raise ValueError("predict_step uses no tensor of the batch.")
     return (program, fields) if len(kept) == len(fields) else trace(model, kept)
 
 
@@ -96,15 +109,18 @@ def save(path: Path, model: Exported, fields: dict[str, Tensor]) -> tuple[Callab
 
         # Copies: the format refuses weights that share memory.
         save_file({name: value.clone() for name, value in net.state_dict().items()}, path)
-        weights = load_file(path)
-        return lambda inputs: torch.func.functional_call(net, weights, (), inputs, strict=True), fields
+        again = copy.deepcopy(net)
+        for value in again.state_dict().values():
+            value.zero_()
+        again.load_state_dict(load_file(path))
+        return lambda inputs: again(**inputs), fields
     program, fields = trace(model, fields)
     if path.suffix == ".pt2":
         torch.export.save(program, path)
         return torch.export.load(path).module(), fields
     from onnxruntime import InferenceSession
 
-    names = list(named(model(fields), "output"))
+    names = list(outputs_of(model(fields)))
     torch.onnx.export(program, f=path, input_names=list(fields), output_names=names, external_data=False, verbose=False)
     session = InferenceSession(path)
 
@@ -114,10 +130,16 @@ def save(path: Path, model: Exported, fields: dict[str, Tensor]) -> tuple[Callab
     return run, fields
 
 
-def difference(expected: Tensor, found: Tensor) -> float:
-    """Return the largest difference of two tensors, of values above 1 as a share; infinite if one of them is NaN."""
-    gap = (expected.double() - found.double()).abs() / expected.double().abs().clamp(min=1)
-    return float(gap.nan_to_num(nan=torch.inf).max())
+def difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
+    """Return the largest difference of two outputs, of values above 1 as a share; infinite where one of them is NaN."""
+    largest = 0.0
+    for mine, other in zip(expected.values(), found.values(), strict=True):
+        if mine.shape != other.shape:
+            return float("inf")
+        a, b = mine.double(), other.double()
+        gap = ((a - b).abs() / a.abs().clamp(min=1)).where(a != b, 0)
+        largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
+    return largest
 
 
 def describe(fields: dict[str, Tensor]) -> dict[str, str]:
@@ -140,25 +162,25 @@ def main(args: list[str]) -> None:
     is_raw = options.raw or options.format == "safetensors"
     model = Exported(trained, net if is_raw else None).eval()
     fields = model.inputs()
-    folder = trained.path.parents[1] / "export"
+    place = trained.path.absolute().parent
+    folder = (place.parent if place.name == "checkpoints" else place) / "export"
     folder.mkdir(exist_ok=True)
     largest = 0.0
     with tempfile.TemporaryDirectory(dir=folder) as part, torch.compiler.set_stance("force_eager"):
         file = Path(part, f"{'net' if is_raw else 'model'}.{options.format}")
         try:
             run, fields = save(file, model, fields)
+            for size in SIZES:
+                batch = rows(fields, size)
+                expected = outputs_of(model(batch))
+                largest = max(largest, difference(expected, outputs_of(run(batch))))
         except Exception as error:
-            frames = [
-                each for each in traceback.extract_tb(error.__traceback__) if "site-packages" not in each.filename
-            ]
-            place, reason = f"{frames[-1].filename}:{frames[-1].lineno}", " ".join(str(error).split())[:300]
-            refuse(f"{type(net).__name__} cannot be exported ({place}): {reason}")
-        for size in SIZES:
-            batch = rows(fields, size)
-            expected, found = named(model(batch), "output"), named(run(batch), "output")
-            largest = max(largest, *map(difference, expected.values(), found.values()))
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+            reason = " ".join(str(error).split())[:300]
+            refuse(f"{type(net).__name__} cannot be exported ({own.filename}:{own.lineno}): {reason}")
         if largest > TOLERANCE:
-            refuse(f"The file differs from the net by {largest:.1e}, allowed are {TOLERANCE:.0e}. It is not kept.")
+            refuse(f"The file differs from the net by {largest:.1e}; the limit is {TOLERANCE}. It is not kept.")
         file.replace(folder / file.name)
     facts = {
         "checkpoint": str(trained.path),
@@ -170,9 +192,11 @@ def main(args: list[str]) -> None:
         "versions": {name: version(name) for name in ["torch", *PACKAGES[options.format]]},
     }
     described = folder / "export.yaml"
-    known = yaml.safe_load(described.read_text(encoding="utf-8")) if described.exists() else {}
-    write(described, yaml.safe_dump({**known, file.name: facts}, sort_keys=False))
+    known = yaml.safe_load(described.read_text(encoding="utf-8")) if described.exists() else None
+    write(described, yaml.safe_dump({**(known or {}), file.name: facts}, sort_keys=False))
     for word, tensors in (("takes", fields), ("gives", expected)):
         print(f"{word}  ", ", ".join(f"{name} {text}" for name, text in describe(tensors).items()))
+    if len(named(model.batch)) < len(model.batch):
+        print("note   parts of a batch that are no tensors are fixed as in the first batch")
     print(f"proof  largest difference {largest:.1e} on batches of {', '.join(map(str, SIZES))}")
     print(f"file   {folder / file.name}")
