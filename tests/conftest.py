@@ -107,11 +107,17 @@ def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
         write_idx(raw / f"{part}-labels-idx1-ubyte", digits.to(torch.uint8))
 
 
-@pytest.fixture(scope="session")
-def mnist(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
-    """Write MNIST to a folder of this test run."""
-    if not (CONFIGS / "mnist.yaml").is_file():
+@pytest.fixture(scope="module")
+def mnist(request: pytest.FixtureRequest, mnist_files: Mnist) -> Mnist:
+    """Give MNIST's files to tests of the example, or of a copy of it."""
+    if "mnist.yaml" in request.path.read_text() and not (CONFIGS / "mnist.yaml").is_file():
         pytest.skip("needs the example MNIST, which was removed")
+    return mnist_files
+
+
+@pytest.fixture(scope="session")
+def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
+    """Write MNIST to a folder of this test run."""
     root = tmp_path_factory.mktemp("data")
     raw, at_hand = root / "MNIST" / "raw", PROJECT / "data" / "MNIST" / "raw"
     names = [

@@ -248,7 +248,7 @@ def test_several_processes_draw_once_and_none_waits_for_a_failed_one(tmp_path):
     for number, (plot, init_args, said) in enumerate(
         [
             ("Seen", {}, "seen test True 50"),
-            ("Seen", {"fails": 1}, "LitModule.test_step returned"),
+            ("Seen", {"fails": 1}, "note: Seen drew nothing"),
             ("Matrix", {}, "test [17, 17, 16]"),
         ]
     ):

@@ -1,6 +1,7 @@
 """The exported file computes what `predict` computes, or is not kept."""
 
 import hashlib
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import src.tools.export
+from src.module import LitModule
 from src.tools.export import main as export
 from tests.conftest import CONFIGS, SMALL
 
@@ -186,8 +188,7 @@ def test_ten_thousand_digits_get_the_same_labels_without_this_project(exported, 
         bytearray((mnist.root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()), dtype=torch.uint8
     )
     images = images[16:].reshape(-1, 28, 28)
-    from src.data.mnist import normalize
-    from src.module import LitModule
+    normalize = importlib.import_module("src.data.mnist").normalize
 
     with torch.no_grad():
         module = LitModule.load_from_checkpoint("runs/net/version_0/checkpoints/best.ckpt")

@@ -87,6 +87,13 @@ class MetricsCsv(RunCallback):
             self._validated = True
         self._write_tables(trainer, module, "val")
 
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the rows of the fit: a process that was spawned for the test does not know them."""
+        if self.run.verb == "fit" and self._path.is_file():
+            with self._path.open(newline="", encoding="utf-8") as file:
+                self._names, *rows = csv.reader(file)
+            self._num_rows = len(rows)
+
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._add(trainer, "test")
         self._write_tables(trainer, module, "test")

@@ -184,7 +184,7 @@ class Search:
             trial.report(value, len(steps))
             trial.set_user_attr(STEPS, steps)
         is_hopeless = step == steps[-1] and trial.should_prune()  # decided again: a kill may have come in between
-        trial.set_user_attr(PRUNED, is_hopeless)
+        trial.set_user_attr(PRUNED, bool(is_hopeless))  # JSON knows no NumPy
         return is_hopeless
 
     def note(self, trial: Trial, error: str) -> tuple[TrialState, float | None]:
@@ -321,11 +321,15 @@ def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(validation: tuple[int, float]) -> bool:
-        pipe.send(validation)
-        return bool(pipe.recv())
+        try:
+            pipe.send(validation)
+            return bool(pipe.recv())
+        except (EOFError, OSError):  # the parent is gone: a signal follows
+            return False
 
-    while True:
-        pipe.send(fit(pipe.recv(), metric, report))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send(fit(pipe.recv(), metric, report))
 
 
 def _end_with_parent() -> None:
