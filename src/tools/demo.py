@@ -7,9 +7,9 @@ page is for this machine alone and asks no other one. `make use` installs the pa
 
     print(Client("http://127.0.0.1:7860").predict(handle_file("digit.png"), api_name="/predict"))
 
-    curl -F files=@digit.png http://127.0.0.1:7860/gradio_api/upload  # prints ["PATH"]
-    curl --json '{"data": [{"path": "PATH", "meta": {"_type": "gradio.FileData"}}]}' \\
-        http://127.0.0.1:7860/gradio_api/run/predict
+    api=http://127.0.0.1:7860/gradio_api
+    curl -F files=@digit.png $api/upload  # prints ["PATH"]
+    curl --json '{"data": [{"path": "PATH", "meta": {"_type": "gradio.FileData"}}]}' $api/run/predict
 """
 
 import os

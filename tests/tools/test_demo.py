@@ -126,11 +126,12 @@ def test_an_upload_and_the_client_of_the_docstring_get_the_same_answer(page, bro
     upload(tab, digit(mnist, tmp_path))
     shown = answer(tab)
     assert errors == []
-    python, _, curl = textwrap.dedent(src.tools.demo.__doc__.partition("too:\n")[2]).partition("\ncurl")
+    python, _, shell = textwrap.dedent(src.tools.demo.__doc__.partition("too:\n")[2]).partition("\napi=")
     python = python.replace("http://127.0.0.1:7860", page)
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"'label': '{shown}'" in done.stdout
-    send, ask = f"curl{curl}".replace("\\\n", "").replace("http://127.0.0.1:7860", page).strip().splitlines()
+    api, send, ask = f"api={shell}".replace("http://127.0.0.1:7860", page).strip().splitlines()
+    send, ask = f"{api}; {send}", f"{api}; {ask}"
     path = subprocess.run(send, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout[2:-2]
     ask = ask.replace("PATH", path)
     said = subprocess.run(ask, shell=True, capture_output=True, text=True, check=True).stdout
