@@ -51,7 +51,10 @@ class Loader(yaml.SafeLoader):
 
 for each in (Dumper, Loader):
     each.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
-Dumper.add_representer(None, lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"))  # type: ignore[arg-type]
+Dumper.add_representer(
+    None,  # type: ignore[arg-type]
+    lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"),
+)
 Loader.add_constructor("tag:yaml.org,2002:null", lambda _, node: None if node.value else EMPTY)
 
 

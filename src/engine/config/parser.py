@@ -80,7 +80,9 @@ class Parser(LightningArgumentParser):
                 self.add_argument(f"--{name}", type=int | None, default=default)
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
-    def add_function_arguments(self, function: Any, nested_key: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def add_function_arguments(  # type: ignore[override]
+        self, function: Any, nested_key: str | None = None, **kwargs: Any
+    ) -> Any:
         """Reject options for a function that makes an optimizer or scheduler; it is called later."""
         made = getattr(function, "__annotations__", {}).get("return")
         if nested_key is None and inspect.isclass(made) and issubclass(made, Optimizer | LRScheduler):

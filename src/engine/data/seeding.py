@@ -67,7 +67,8 @@ def preserve_rng_state() -> Iterator[None]:
         yield
         return
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
-    numpy_state, numpy_generator = np.random.get_state(legacy=False), np.random.get_bit_generator()  # type: ignore[attr-defined]
+    numpy_state = np.random.get_state(legacy=False)
+    numpy_generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to set a state takes as long as a batch
     try:
         yield

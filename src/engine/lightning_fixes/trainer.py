@@ -59,7 +59,7 @@ class Trainer(pl.Trainer):
         )
 
     # Asked 15 times a step; `==` of Lightning's constants is slow.
-    training = property(lambda self: self.state.stage is RunningStage.TRAINING, pl.Trainer.training.fset)  # type: ignore
+    training = property(lambda me: me.state.stage is RunningStage.TRAINING, pl.Trainer.training.fset)  # type: ignore
 
 
 def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> None:

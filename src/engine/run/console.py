@@ -146,6 +146,7 @@ def why_ended(trainer: Trainer, first_step: int | None) -> str:
         if stopper.stopping_reason_message and (stopper.stopped_epoch or trainer.should_stop):
             message = stopper.stopping_reason_message.removesuffix(" Signaling Trainer to stop.").rstrip(".")
             return f"early stopping in epoch {stopper.stopped_epoch + 1}: {message}"
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     why = "trainer.should_stop was set by a callback or the module"
     if trainer.limit_train_batches == 0 or trainer.num_training_batches == 0:
         why = "there is no training batch"
@@ -153,7 +154,7 @@ def why_ended(trainer: Trainer, first_step: int | None) -> str:
         why = f"max_steps={trainer.max_steps} reached"
     elif 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch:
         why = f"max_epochs={trainer.max_epochs} reached"
-    elif any(isinstance(each, Timer) and (each.time_remaining() or 1) <= 0 for each in trainer.callbacks):  # type: ignore[attr-defined]
+    elif any((timer.time_remaining() or 1) <= 0 for timer in timers):
         why = "max_time reached"
     return f"nothing left to do: {why}" if first_step in (None, trainer.global_step) else why
 
@@ -164,9 +165,10 @@ def next_command(run: Run, trainer: Trainer) -> str:
     # Only the user knows the value of an option such as `predict_path` that is not set.
     unset = [name for name, value in options.items() if name.startswith("predict_") and value is None]
     wanted = "".join(f" --data.{name} {name.rpartition('_')[2].upper()}" for name in unset)
+    owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     for verb, more in (("test", ""), ("predict", wanted), ("validate", "")):
         hook = f"{'val' if verb == 'validate' else verb}_dataloader"
-        has_data = any(is_overridden(hook, each) for each in (trainer.lightning_module, trainer.datamodule))  # type: ignore[attr-defined]
+        has_data = any(is_overridden(hook, owner) for owner in owners)
         if run.best and has_data and verb != trainer.state.fn:
             return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more}"
     return ""
