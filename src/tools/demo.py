@@ -25,7 +25,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.tools.common import Parser, Trained, load_trained, needs, refuse
+from src.tools.common import Parser, needs, refuse
+from src.tools.common.trained import Trained, load_trained
 
 # Gradio waits for a click on the brush.
 TAKE_BRUSH = """() => { const timer = setInterval(() => {
@@ -141,7 +142,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--port", type=int, default=7860)
     options, others = parser.parse_known_args(args)
-    needs(["gradio"])
+    needs(["gradio"], "make use")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 

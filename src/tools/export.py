@@ -27,7 +27,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from src.tools.common import Parser, Trained, load_trained, needs, refuse, write
+from src.tools.common import Parser, needs, refuse, write
+from src.tools.common.trained import Trained, load_trained
 
 PACKAGES = {"pt2": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
 SIZES = (1, 7, 512)
@@ -156,7 +157,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--format", choices=list(PACKAGES), default="onnx")
     parser.add_argument("--raw", action="store_true", help="the net alone: no transform before it, no scores after it")
     options, others = parser.parse_known_args(args)
-    needs(PACKAGES[options.format])
+    needs(PACKAGES[options.format], "make use")
     trained = load_trained(options.ckpt_path, others)
     net: nn.Module = getattr(trained.module, "net", trained.module)
     is_raw = options.raw or options.format == "safetensors"
@@ -196,7 +197,7 @@ def main(args: list[str]) -> None:
     write(described, yaml.safe_dump({**(known or {}), file.name: facts}, sort_keys=False))
     for word, tensors in (("takes", fields), ("gives", expected)):
         print(f"{word}  ", ", ".join(f"{name} {text}" for name, text in describe(tensors).items()))
-    if len(named(model.batch)) < len(model.batch):
+    if not isinstance(model.batch, Tensor) and len(named(model.batch)) < len(model.batch):
         print("note   parts of a batch that are no tensors are fixed as in the first batch")
     print(f"proof  largest difference {largest:.1e} on batches of {', '.join(map(str, SIZES))}")
     print(f"file   {folder / file.name}")

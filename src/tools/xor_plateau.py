@@ -49,7 +49,7 @@ def net(hidden: int, seed: int) -> nn.Module:
 
 
 def train(hidden: int, num_seeds: int, num_steps: int) -> Fits:
-    """Train from the seeds 0, 1, ... side by side: their weights are stacked, and one call makes a step of all."""
+    """Train one net per seed 0, 1, ... at once: the weights are stacked, so one call steps every net."""
     nets = [net(hidden, seed) for seed in range(num_seeds)]
     weights, _ = stack_module_state(nets)  # each (S, ...)
 

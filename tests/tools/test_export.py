@@ -124,12 +124,14 @@ def exported(cli):
 
 
 def test_a_pt2_file_gives_the_scores_of_any_number_of_rows(exported):
-    (file, facts), *_ = exported(["--config", SMALL], "--format", "pt2").items()
+    (file, facts), *_ = exported(net("ConvNet"), "--format", "pt2").items()
     assert facts["largest_difference"] <= 1e-6
     best = Path("runs/net/version_0/checkpoints/best.ckpt")
     assert facts["sha256"] == hashlib.sha256(best.read_bytes()).hexdigest()
     program = torch.export.load(f"runs/net/version_0/export/{file}").module()
-    assert program({"x": torch.zeros(3, 2)}).shape == (3, 1)
+    with torch.no_grad():
+        logits = LitModule.load_from_checkpoint(best).net(3 * X[:3] + 1)  # as the data module's hook scales them
+        assert torch.allclose(program({"x": X[:3]}), logits.softmax(dim=1), atol=1e-6)
 
 
 def test_safetensors_hold_the_weights_under_the_names_of_the_net(exported):
@@ -165,10 +167,11 @@ def test_a_missing_package_is_reported_with_the_command_that_adds_it(monkeypatch
         (net("ConvNet"), {"x": "float32 (batch, 1, 8, 8)"}, 1),
         (net("ConvNet", "Dicts"), {"x": "float32 (batch, 1, 8, 8)", "scale": "float32 (batch)"}, 1),
         (net("Foreign"), {"x": "float32 (batch, 1, 8, 8)"}, 2),
+        (["--config", SMALL], {"x": "float32 (batch, 2)"}, 1),
         # The rows as they come: the file scales them.
         ([f"--config={CONFIGS / 'rows.yaml'}", "--trainer.max_epochs=1"], {"x": "float64 (batch, 4)"}, 1),
     ],
-    ids=["conv", "dict", "foreign", "rows"],
+    ids=["conv", "dict", "foreign", "xor", "rows"],
 )
 def test_an_onnx_file_of_any_net_is_proved(options, inputs, outputs, exported):
     pytest.importorskip("onnxruntime")

@@ -11,7 +11,7 @@ import torch
 import yaml
 from jsonargparse import get_loader
 
-from src.tools.common import as_yaml
+from src.tools.common.fits import as_yaml
 from src.tools.sweep import main, parse
 from src.tools.sweep.plan import Sweep, begin, load
 from src.tools.sweep.search import Search, open_study, suggest
@@ -134,7 +134,7 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
     Path("base.yaml").write_text(SMALL.read_text().replace("hidden: 4", "hidden: 5"))
     Path("wide.yaml").write_text("model: {net: {hidden: 9}}\n")
     assert "at once is another sweep" in sweep(content, *words).err
-    assert "--trials 1: 4 have begun" in sweep(None, "--resume", "at once", "--trials", 1).err
+    assert "--trials 1: at once has 4 trials" in sweep(None, "--resume", "at once", "--trials", 1).err
     done = sweep(None, "--resume", "at once", "--trials", 50)
     assert done.code == 0, done.err
     folder, found = Path("at once"), []
@@ -276,5 +276,5 @@ def test_each_bound_and_choice_is_probed_and_becomes_a_config():
 
 def test_missing_optuna_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SystemExit, match=r"^error: A sweep needs Optuna.*: pip install"):
+    with pytest.raises(SystemExit, match=r"^error: optuna.*: not installed.*pip install"):
         main(["--config", "configs/xor.yaml", "--sweep", "space.yaml"])

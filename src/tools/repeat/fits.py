@@ -1,4 +1,4 @@
-"""Run the fits, one after the other: each an ordinary run that is begun, resumed, or finished already."""
+"""Run the fits one after the other: start each, resume it, or skip it if it has finished."""
 
 import os
 import shlex
@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock
 
 from src.cli import main
-from src.tools.common import begin_anew, fit_words, has_checkpoint, refuse, run_verb, stoppable, summary_of
+from src.tools.common import refuse
+from src.tools.common.fits import begin_anew, fit_words, has_checkpoint, run_verb, stoppable, summary_of
 from src.tools.repeat.folds import join, validate
 from src.tools.repeat.plan import Plan
 from src.tools.repeat.report import Row, metrics_of, report, report_row

@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from src.tools.common import run_verb, write_table
+from src.tools.common import write_table
+from src.tools.common.fits import run_verb
 from src.tools.repeat.plan import Plan
 
 FILE = "out_of_fold.csv"

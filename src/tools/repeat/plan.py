@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from src.tools.common import BASE, POINT, as_yaml, claim, compose_base, composed, refuse, write
+from src.tools.common import claim, refuse, write
+from src.tools.common.fits import BASE, POINT, as_yaml, compose_base, composed
 
 FILE = "repeat.yaml"
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -50,7 +51,9 @@ def read_seeds(words: list[str]) -> list[int]:
     parts = text.strip("[]").replace(",", " ").split()
     seeds = [int(part) for part in parts if part.isdecimal() and int(part) <= MAX_SEED]
     if not 0 < len(parts) == len(set(seeds)) or text == "0":
-        refuse(f"--seeds {text}: name how many (5 are the seeds 0 to 4) or different ones from 0 to {MAX_SEED}: 1 7 9.")
+        refuse(
+            f"--seeds {text}: give a count (5 means 0 to 4), or different seeds from 0 to {MAX_SEED}, such as 1 7 9."
+        )
     return list(range(int(text))) if text.isdecimal() else seeds
 
 

@@ -6,10 +6,10 @@ continued by the same command, or by --resume; an interrupted trial continues fr
 
 import argparse
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
-from src.tools.common import Parser, refuse, stoppable
+from src.tools.common import Parser, needs, refuse
+from src.tools.common.fits import stoppable
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -46,11 +46,11 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(args: list[str]) -> None:
     """Begin or continue a sweep; print a line per trial and a table at the end."""
     own, options = parse(args)
-    if find_spec("optuna") is None:
-        refuse("A sweep needs Optuna, which is not installed: pip install 'optuna>=5,<6' sqlalchemy")
+    needs(["optuna", "sqlalchemy"], "pip install 'optuna>=5,<6' sqlalchemy")
     from src.tools.sweep.plan import begin  # Optuna and torch, which the help does not need
     from src.tools.sweep.results import close
-    from src.tools.sweep.search import Search, search_here, search_with_others, search_with_workers
+    from src.tools.sweep.search import Search, search_here, search_with_others
+    from src.tools.sweep.workers import search_with_workers
 
     sweep = begin(own, options)
     again = f"python -m src sweep --resume {shlex.quote(str(sweep.folder))}"

@@ -16,7 +16,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from src.tools.common import BASE, as_yaml, claim, compose_base, composed, refuse, write
+from src.tools.common import claim, refuse, write
+from src.tools.common.fits import BASE, as_yaml, compose_base, composed
 from src.tools.sweep.space import FILES, Space, fragment, label, points, probes, read_space, walk
 
 FILE = "sweep.yaml"

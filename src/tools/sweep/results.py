@@ -11,7 +11,8 @@ from filelock import FileLock
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from src.tools.common import BASE, as_yaml, lines_of, refuse, run_verb, summary_of, write, write_table
+from src.tools.common import lines_of, refuse, write, write_table
+from src.tools.common.fits import BASE, as_yaml, run_verb, summary_of
 from src.tools.sweep.plan import Sweep
 
 TRIALS, BEST = "trials.csv", "best.yaml"

@@ -4,25 +4,17 @@ One process of a machine works on a sweep. It holds the sweep's lock, and it alo
 Several machines share a database instead, by Optuna's own means alone: see `search_with_others`.
 """
 
-import contextlib
 import functools
 import hashlib
-import multiprocessing
-import os
-import signal
 import sqlite3
-import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.pruners import BasePruner
@@ -30,7 +22,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.tools.common import POINT, as_yaml, begin_anew, fit_words, has_checkpoint, refuse, run_verb, summary_of, write
+from src.tools.common import refuse, write
+from src.tools.common.fits import POINT, as_yaml, begin_anew, fit_words, has_checkpoint, run_verb, summary_of
 from src.tools.sweep.plan import Sweep, make
 from src.tools.sweep.results import describe, trials_of, write_trials
 from src.tools.sweep.space import draw
@@ -131,7 +124,7 @@ class Search:
         self.study, storage = open_study(sweep)
         begun = trials_of(self.study)
         if sweep.trials < len(begun):
-            refuse(f"--trials {sweep.trials}: {len(begun)} have begun in {sweep.folder}. Name at least as many.")
+            refuse(f"--trials {sweep.trials}: {sweep.folder} has {len(begun)} trials. Set --trials to that or more.")
         study_id = storage.get_study_id_from_name(self.study.study_name)
         running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
         ids = [storage.get_trial_id_from_study_id_trial_number(study_id, number) for number in running]
@@ -174,7 +167,7 @@ class Search:
         return folder
 
     def report(self, trial: Trial, validation: tuple[int, float]) -> bool:
-        """Report a validation, the n-th one as the n-th step of the study; return whether the trial is hopeless."""
+        """Report the n-th validation to Optuna as step n; return whether to prune the trial."""
         step, value = validation
         steps = trial.user_attrs.get(STEPS, [])
         if trial.user_attrs[PRUNED]:
@@ -243,96 +236,3 @@ def search_with_others(search: Search) -> None:
             time.sleep(HEARTBEAT_S)  # its machine may die
         else:
             return
-
-
-def search_with_workers(search: Search, number: int) -> None:
-    """Hand the trials to several warm processes; replace one that dies and give its trial to the new one."""
-    kinds = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-    context.set_forkserver_preload(["src.cli"])  # a worker then starts in 0.1 s
-    workers: dict[Connection, tuple[BaseProcess, dict[str, str]]] = {}
-    busy: dict[Connection, Trial] = {}
-
-    def start(place: dict[str, str]) -> None:
-        pipe, end = context.Pipe()
-        process = context.Process(target=serve, args=(end, place, search.metric))
-        process.start()
-        end.close()
-        workers[pipe] = process, place
-
-    try:
-        for place in _places(number):
-            start(place)
-        while True:
-            for pipe in [pipe for pipe in workers if pipe not in busy]:
-                if found := search.next():
-                    busy[pipe], folder = found
-                    with contextlib.suppress(BrokenPipeError):  # it died, as the next `recv` says
-                        pipe.send(folder)
-            if not busy:
-                return
-            ready = wait(list(busy))
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                try:
-                    message = pipe.recv()
-                except (EOFError, OSError):
-                    (process, place), trial = workers.pop(pipe), busy.pop(pipe)
-                    process.join()
-                    print(f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
-                          flush=True)  # fmt: skip
-                    search.deaths[trial.number] += 1
-                    search.interrupted.append(trial)
-                    start(place)
-                    continue
-                if isinstance(message, str):
-                    search.finish(busy.pop(pipe), message)
-                else:
-                    pipe.send(search.report(busy[pipe], message))
-    finally:
-        processes = [process for process, _ in workers.values()]
-        try:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join()
-        finally:  # after a second signal
-            for process in processes:
-                process.kill()
-
-
-def _places(number: int) -> list[dict[str, str]]:
-    """Return the environment of each worker: a GPU of its own, its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
-    return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(number)]
-
-
-def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
-    """Fit in the folders that a pipe gives, as long as the parent lives.
-
-    The pipe gets step and value of each validation, which are answered, and at the end the reason of a failure.
-    """
-    os.environ.update(place)
-    torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
-    if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which ends each worker once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def report(validation: tuple[int, float]) -> bool:
-        try:
-            pipe.send(validation)
-            return bool(pipe.recv())
-        except (EOFError, OSError):  # the parent is gone: a signal follows
-            return False
-
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            pipe.send(fit(pipe.recv(), metric, report))
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -61,7 +61,9 @@ def _read(name: str, given: Any, branch: str) -> Option:
     if isinstance(given, dict) and {"low", "high"} & given.keys():
         return Option(name, key, given, _read_range(name, **given))
     if not isinstance(given, list | dict) or not given:
-        refuse(f"{name}: expected a range {{low: 1, high: 9}}, a list of choices, or choices with a space each.")
+        refuse(
+            f"{name}: got {given!r}; give a range {{low: 1, high: 9}}, a list of choices, or a space for each choice."
+        )
     labels, below = [label(value) for value in given], {}
     if double := [value for value in given if labels.count(label(value)) > 1]:
         refuse(f"{name}: {double[0]!r} and {double[1]!r} are one choice, not two: Python finds them equal.")
