@@ -172,7 +172,7 @@ class CLI(LightningCLI):
             asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
             given = f"trainer.accelerator={config.trainer.accelerator}, trainer.devices={config.trainer.devices}: "
             given = given if asked else ""
-            raise UserError(f"{given}{one_line(error).rstrip('.!')}. See the options under --trainer.") from error
+            raise UserError(f"{given}{one_line(error).rstrip('.!')}. See python -m src fit --help.") from error
 
     def _root(self) -> Path:
         return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 )
 
 from src.callbacks.class_report import ClassReport, ClassScores, plot_report, report
-from src.engine.loggers.pictures import Evaluated
+from src.engine.loggers.evaluated import Evaluated
 from src.module import LitModule
 from tests.conftest import SMALL
 from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Own, bars, formulas, pixels, run, write_yaml

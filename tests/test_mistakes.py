@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.callbacks.mistakes import TopMistakes, plot_mistakes
-from src.engine.loggers.pictures import Guesses
+from src.engine.loggers.evaluated import Guesses
 from src.module import LitModule
 from tests.pictures import CLASSIFICATION, NUM_ROWS, bars, formulas, run, write_yaml
 

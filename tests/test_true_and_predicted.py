@@ -79,7 +79,7 @@ def test_a_classification_is_one_line(tmp_path, capfd):
     assert line.startswith("note: TrueAndPredicted drew nothing: this is no regression")
     config = write_yaml(tmp_path / "y.yaml", yaml.safe_load(SMALL.read_text()), PLOT)
     assert not run(config, "--data.passes=1").figures
-    assert "all true values are 0 or 1" in capfd.readouterr().err
+    assert "all targets are 0 or 1" in capfd.readouterr().err
 
 
 @pytest.mark.slow

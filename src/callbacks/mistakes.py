@@ -7,7 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, class_names, new_figure, thumbnail
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure, thumbnail
 
 SIDE = 132  # pixels of the plot, for the longer side of an image
 

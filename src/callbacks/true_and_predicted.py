@@ -9,7 +9,8 @@ from torchmetrics import MeanAbsoluteError, R2Score
 
 from src.engine.data.batches import describe
 from src.engine.errors import UserError
-from src.engine.loggers.pictures import EvaluationPicture, Evaluated, as_label, new_figure
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, as_label, new_figure
 
 MAX_PANELS = 9
 GOLDEN = 0x9E3779B1  # a multiple of it spreads consecutive numbers over 32 bits (Knuth, multiplicative hashing)
@@ -42,7 +43,9 @@ class TrueAndPredicted(EvaluationPicture):
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "Points", suffix: str) -> None:
         if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
-            raise UserError("all true values are 0 or 1: this is no regression. Take it out of trainer.callbacks.")
+            raise UserError(
+                "this is no regression: all targets are 0 or 1. Take the callback out of trainer.callbacks."
+            )
         self.save(trainer, f"true_and_predicted{suffix}", plot_points(seen, self.title(suffix)))
 
 

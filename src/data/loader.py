@@ -58,7 +58,7 @@ class TensorLoader(OrderedLoader):
         self.follow(Role(rank=rank, world_size=world_size))
 
     def follow(self, role: Role) -> None:
-        """Serve a run: its process, its order, its device."""
+        """Adapt to a run: take its rank, its seed and its device."""
         super().follow(role)
         self.shuffle = self.shuffle and not role.keep_order
         if role.move:

@@ -384,7 +384,7 @@ def test_tensor_of_no_numbers_is_one_line(cli, signs, value):
     [
         ("trainer:\n  max_epochs: 1\ndata:\n  a: 1\ntrainer:\n", ", line 5: .*'trainer' is given twice, first in"),
         ("model: {a: 1,\n  a: 3}\n", ", line 2: .*'a' is given twice"),
-        ("config: wrong.yaml\n", ": the files that `config:` names lead back to it"),
+        ("config: wrong.yaml\n", ": its `config:` entries include each other"),
         ("config: nope.yaml\n", ": config: nope.yaml: nope.yaml does not exist"),
         ("experiment: a\x07\n", ": .* unacceptable character"),
         ("trainer:\n\tmax_epochs: 3\n", ", line 2: "),

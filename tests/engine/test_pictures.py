@@ -8,15 +8,8 @@ from lightning.pytorch import Trainer
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src.engine.errors import UserError
-from src.engine.loggers.pictures import (
-    Evaluated,
-    EvaluationPicture,
-    Picture,
-    as_label,
-    class_names,
-    new_figure,
-    thumbnail,
-)
+from src.engine.loggers.evaluated import Evaluated
+from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
 from tests.pictures import CLASSIFICATION, Own, pixels, run, write_yaml
 from tests.processes import launch, processes
 

@@ -122,7 +122,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if self.monitor != "val/loss":
             raise UserError(message)
         if trainer.is_global_zero:
-            print(f"warning: {message} Without it there will be no best.ckpt.", file=sys.stderr, flush=True)
+            print(f"warning: no best.ckpt will be saved: {message}", file=sys.stderr, flush=True)
 
     def _compare(self, trainer: Trainer) -> None:
         """Save the best checkpoint, if this validation is the best one so far."""

@@ -44,7 +44,7 @@ def read_config(name: str) -> dict[str, Any]:
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Read a file, on top of those that its key `config` names."""
     if path.resolve() in above:
-        raise UserError(f"{path}: the files that `config:` names lead back to it.")
+        raise UserError(f"{path}: its `config:` entries include each other in a cycle. Remove one.")
     content = load(read_text(path), str(path))
     bases = content.pop("config", None)
     merged: dict[str, Any] = {}
@@ -176,7 +176,10 @@ def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
     }
     values = [f"{name}={value}" for name, value in lost.items() if name not in usual or usual[name].default != value]
     if values and is_rank_zero():
-        print(f"note: {at} is now {over['class_path']}, without {', '.join(values)}", file=sys.stderr)
+        print(
+            f"note: {at} changed to {over['class_path']}; the old class's {', '.join(values)} is dropped",
+            file=sys.stderr,
+        )
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -214,7 +214,7 @@ class StreamLoader(EndsWorkers, RunLoader):
         """Continue at a saved place.
 
         Raises:
-            UserError: If there were streams with a state, one on each of another number of processes.
+            UserError: If streams with a state were saved by another number of processes.
         """
         shares, world_size = state["shares"], self.role.world_size
         if len(shares) != world_size and any(share["stream"] is not None for share in shares):
@@ -246,7 +246,10 @@ class StreamLoader(EndsWorkers, RunLoader):
         if place["ended"]:
             return
         if dropped and self.role.rank == 0:
-            print(f"the stream has no state_dict: its first {dropped} batches are drawn and dropped", file=sys.stderr)
+            print(
+                f"note: the stream has no state_dict, so its first {dropped} batches are read again and skipped",
+                file=sys.stderr,
+            )
         self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
         for batch in itertools.islice(self._draw(done - dropped), dropped, None):
             fetched += 1

@@ -235,11 +235,11 @@ def is_padding(trainer: Trainer) -> bool:
 
 
 def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
-    """Return what this process's present batch counts for in the mean over all; all processes ask together.
+    """Return this rank's weight in the mean over all ranks; all ranks call it together.
 
     Args:
         trainer: In a training step.
-        module: That trains; one with `batch_weight()` may know better.
+        module: In training; its own `batch_weight()`, if it has one, is used.
     """
     own: Callable[[], Tensor | None] | None = getattr(module, "batch_weight", None)
     weight = own() if own else None

@@ -134,9 +134,9 @@ class SeededDataset:
 
     Its samples are (hash of seed and epoch, index); `collate` fetches the real ones and makes the batch. Seeding three
     generators for each sample costs more than many samples do, and most draw nothing. So they are seeded once for a
-    batch. A generator that then draws another number than its first one was used: the batch is made again with it
-    seeded for each sample and for the collate function, and so is each later one. A batch that a data set makes as a
-    whole is seeded for its first sample.
+    batch. If a generator was used, the batch is made again and that generator is seeded for each sample and for the
+    collate function; so it is in every later batch. A batch that a data set makes as a whole is seeded for its first
+    sample.
 
     Args:
         dataset: Map-style.

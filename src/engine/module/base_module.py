@@ -121,12 +121,12 @@ class BaseModule(QuickAttributes):
         return self.evaluate("test", self.step(batch), batch, dataloader_idx)
 
     def evaluate(self, stage: str, returned: Any, batch: Any, number: int = 0) -> dict[str, Any]:
-        """Count a batch, as `count` does; returns `loss`, `outputs` and `target` for callbacks."""
+        """Count a batch, as `count` does; return `loss`, `outputs` and `target` for callbacks."""
         counted = self.count(stage, returned, batch, number)
         return {"loss": counted.loss, "outputs": counted.outputs, "target": counted.target}
 
     def batch_weight(self) -> Tensor | None:
-        """Return the weight of this process's last batch in the mean over all; None where its rows are the weight."""
+        """Return this rank's weight in the mean over all ranks; None to weight by rows."""
         if not isinstance(self._num_samples, Tensor):
             return None
         mine = self._num_samples.to(self.device, torch.get_default_dtype())

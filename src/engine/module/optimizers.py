@@ -148,8 +148,8 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
     if unused:
         number, option = min(unused)
         raise UserError(
-            f"model.groups[{number}]: {option} has no effect, because another rate or a later group replaces it for "
-            f"all parameters of {groups[number]['names']}. The later one wins: put the narrower one last."
+            f"model.groups[{number}]: {option} has no effect, because a later group or rate overrides it for all of "
+            f"{groups[number]['names']}. Put the narrower group last."
         )
     return made
 
@@ -202,10 +202,10 @@ def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
 
 
 def run_length(module: Any) -> int:
-    """Return how often the scheduler of a LitModule moves in the run; a resumed run keeps the length it had.
+    """Return how many times the scheduler of a LitModule steps in the run; a resumed run keeps its first value.
 
     Raises:
-        UserError: If nobody knows the end of the run beforehand.
+        UserError: If the run has no known end.
     """
     # Asked for it, Lightning sets up the data, on a resume too early: the checkpoint has brought it.
     if module.schedule_length is None:

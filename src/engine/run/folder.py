@@ -35,13 +35,13 @@ def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
 def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | None = None) -> Path:
     """Claim the folder of a run: a new `version_<n>`, or the same one for a run resumed from its `last.ckpt`.
 
-    A run from any other checkpoint goes back in time: in a new folder, so that nothing is lost.
+    A run from any other checkpoint gets a new folder, so that nothing is overwritten.
 
     Args:
         root: The experiment's folder, which holds those of its runs.
         last: The checkpoint that a fit resumes from, if any.
         config: The run's, as plain values; written there once.
-        own: The folder that the caller wants for a new run.
+        own: A folder to use instead of a new `version_<n>`.
 
     Returns:
         The folder; on processes other than rank zero, which write nothing, that may be `root`.

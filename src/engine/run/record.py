@@ -127,7 +127,7 @@ class Summary(RunCallback):
         return values | {"metrics": kept, "reason": None}
 
     def _update(self, trainer: Trainer, state: str = "running") -> None:
-        """Take the newest numbers and write them; while it runs, not too often."""
+        """Store the newest numbers; while the run lasts, write them at most once a second."""
         if not trainer.is_global_zero:
             return
         self._values["metrics"] |= {name: _plain(value) for name, value in metrics_of(trainer).items()}
