@@ -11,11 +11,12 @@ import lightning.pytorch as pl
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
-from src.engine.config.compose import compose, given, with_references
+from src.engine.config.compose import compose, given
 from src.engine.config.files import as_yaml, read_env_file
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser, instantiate
@@ -103,13 +104,13 @@ class CLI(LightningCLI):
             raise UserError("--ckpt_path resumes a run, --transfer.weights begins one. Give one of them.")
         self.ckpt_path = find_checkpoint(paths[-1]) if paths else None
         carried = self._carried()
-        self.given, left = compose(carried, self._words)
-        if self.given.pop("ckpt_path", None):
+        given_config, left = compose(carried, self._words)
+        if given_config.pop("ckpt_path", None):
             raise UserError(
                 "ckpt_path in a config file has no effect, because the checkpoint's config is read first. "
                 "Give it on the command line: --ckpt_path PATH."
             )
-        text = ["--config", as_yaml(self.given)] if self.given else []
+        text = ["--config", as_yaml(given_config)] if given_config else []
         self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
         kept = carried.get("seed_everything")
         if kept not in (None, self.config.seed_everything) and self.verb == "fit":
@@ -133,8 +134,8 @@ class CLI(LightningCLI):
         # Plain values, as YAML and a checkpoint hold them. JSON would turn the keys 4 and None into texts.
         values = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="yaml"))
         values = {name: value for name, value in values.items() if name not in ("config", "ckpt_path")}
-        seed = {"seed_everything": self.config.seed_everything}  # never a reference
-        self.run = Run(self.verb, with_references(values, self.given, values) | seed)
+        # References are resolved; a text that looks like one is escaped, to be read as a text again.
+        self.run = Run(self.verb, apply_to_collection(values, str, str.replace, "${", r"\${"))
         if self.verb == "fit" and not self._folder:
             self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
         self.run.source = self.ckpt_path

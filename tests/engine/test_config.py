@@ -187,21 +187,16 @@ def test_reference_sees_the_final_value(config, tmp_path, monkeypatch):
     assert both["data"]["init_args"] == {"batch_size": 5, "passes": 7}
 
 
-def test_reference_and_escape_survive_a_run(cli, tmp_path, monkeypatch):
+def test_run_records_values_and_an_escaped_text(cli, monkeypatch):
     monkeypatch.setenv("PASSES", "2")
-    cycle = (
-        "class_path: OneCycleLR, init_args: {max_lr: '${model.init_args.optimizer.init_args.lr}', total_steps: null}"
-    )
-    (tmp_path / "cycle.yaml").write_text(f"model: {{scheduler: {{{cycle}}}, scheduler_interval: step}}\n")
-    run = "runs/${name}/version_0"
-    words = ("--config=cycle.yaml", *SHORT[:1], "--data.passes=${oc.env:PASSES}", r"--experiment=\${name}")
-    succeed(cli, (*FIT, *words))
+    words = ("--trainer.max_epochs=1", "--data.passes=${oc.env:PASSES}", r"--experiment=\${name}")
+    succeed(cli, (*FIT, *words, "--model.net.hidden=${data.init_args.passes}"))
     monkeypatch.delenv("PASSES")
-    succeed(cli, ("fit", f"--config={run}/config.yaml", "--model.optimizer.lr=0.001"))
-    last = torch.load("runs/${name}/version_1/checkpoints/last.ckpt", weights_only=True)
-    assert last["optimizer_states"][0]["param_groups"][0]["max_lr"] == 0.001
-    assert last["config"]["data"]["init_args"]["passes"] == 2
-    assert LitModule.load_from_checkpoint("runs/${name}/version_1").scheduler.keywords["max_lr"] == 0.001
+    run = "runs/${{name}}/version_{}"
+    succeed(cli, ("fit", "--config", run.format(0) + "/config.yaml"), ("test", "--ckpt_path", run.format(1)))
+    config = torch.load(run.format(1) + "/checkpoints/last.ckpt", weights_only=True)["config"]
+    assert config["data"]["init_args"]["passes"] == 2
+    assert LitModule.load_from_checkpoint(run.format(1)).net.layers[0].out_features == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint, read_plain
-from src.engine.config.compose import find_class, resolved
+from src.engine.config.compose import find_class
 from src.engine.config.parser import Parser, instantiate
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
@@ -38,11 +38,11 @@ def load_module(
         The module that the config names, any LightningModule.
     """
     checkpoint = read_checkpoint(find_checkpoint(path), map_location)
-    config = dict(resolved(checkpoint["config"])["model"])
+    config = dict(checkpoint["config"]["model"])
     config["init_args"] = config.get("init_args", {}) | overrides
     if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
         config["class_path"] = f"{cls.__module__}.{cls.__qualname__}"
-    parser = Parser(parser_mode="yaml")
+    parser = Parser()
     parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False)
     module = instantiate(parser, parser.parse(lambda: parser.parse_object({"model": config}))).model
     vars(module)["run_seed"] = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data

@@ -5,8 +5,6 @@ is no section. A class that takes the place of another begins with its own defau
 """
 
 import inspect
-import itertools
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,8 +23,6 @@ from src.engine.processes import is_rank_zero
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
-# `${trainer.max_epochs}`, but no resolver as in `${oc.env:NAME}`: what it says may be gone.
-REFERENCE = re.compile(r"\$\{[a-zA-Z_][\w.]*\}")
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -231,36 +227,3 @@ def _options(words: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
             yield name.lstrip("-"), value if has_value else None, [word]
         else:
             yield name.lstrip("-"), rest[0], [word, rest.pop(0)]
-
-
-def resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with values in place of its references."""
-    if "${" not in str(config):
-        return config
-    from omegaconf import OmegaConf  # a tenth of a second, which --help need not wait
-
-    values: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-    return dict(values)
-
-
-def with_references(values: Any, given: Any, whole: dict[str, Any]) -> Any:
-    """Put references back into parsed values.
-
-    Args:
-        values: Part of the parsed config.
-        given: The same part of the files and options, where references stand.
-        whole: The whole parsed config.
-    """
-    if isinstance(values, dict):
-        below = _content(given)
-        below = {"init_args": below} if _is_class(values) and not _is_class(below) else below
-        return {key: with_references(part, below.get(key), whole) for key, part in values.items()}
-    if isinstance(values, list):
-        parts = itertools.zip_longest(values, given[: len(values)] if isinstance(given, list) else [])
-        return [with_references(part, below, whole) for part, below in parts]
-    if isinstance(given, str) and REFERENCE.fullmatch(given):
-        named: Any = whole
-        for part in given[2:-1].split("."):
-            named = _content(named).get(part)
-        return given if named == values else values
-    return values.replace("${", "\\${") if isinstance(values, str) else values

@@ -16,7 +16,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.engine.config.compose import resolved
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
 
@@ -63,7 +62,7 @@ class Trackers(RunCallback):
             return
         if not trainer.is_global_zero:
             trainer.strategy.barrier("track")  # rank zero is the first to set up what a tracker keeps on a disk
-        users, options = trainer.loggers, flat_options(resolved(self.run.config))
+        users, options = trainer.loggers, flat_options(self.run.config)
         try:
             self._made = {name: self._make(name, option) for name, option in self._options.items()}
             if trainer.is_global_zero:
