@@ -14,7 +14,6 @@ page is for this machine alone and asks no other one. `make use` installs the pa
 
 import os
 import signal
-import threading
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from src.tools.common import Parser, needs, refuse
-from src.tools.common.trained import Trained, load_trained
+from src.tools.common.trained import Predictor, load_trained, named
 
 # Gradio waits for a click on the brush.
 TAKE_BRUSH = """() => { const timer = setInterval(() => {
@@ -43,97 +45,87 @@ def scores_of(outputs: Any) -> Tensor:
     return first.reshape(len(first), -1)
 
 
-def answer(trained: Trained, scores: Tensor) -> Any:
+def answer(trained: Predictor, scores: Tensor) -> Any:
     """Return the class probabilities of the first row by name, or the values as text."""
     values = scores[0].tolist()
+    if len(values) == 1 or min(values) < 0 or abs(sum(values) - 1) > 1e-3:
+        return ", ".join(f"{value:.4g}" for value in values)
     names = getattr(trained.datamodule, "class_names", None) or ()
     names = names if len(set(names)) == len(values) else range(len(values))
-    if len(values) > 1 and min(values) >= 0 and abs(sum(values) - 1) < 1e-3:
-        return {str(name): value for name, value in zip(names, values, strict=True)}
-    return ", ".join(f"{value:.4g}" for value in values)
+    return {str(name): value for name, value in zip(names, values, strict=True)}
 
 
-class Images:
-    """Lays out a page for images, which the data module reads as for `predict`."""
+def show_images(gr: Any, page: Any, trained: Predictor) -> None:
+    """Lay out a page for images, which the data module reads as for `predict`."""
 
-    def __init__(self, gr: Any, page: Any, trained: Trained) -> None:
-        self.trained, self.lock = trained, threading.Lock()
-        with gr.Row():
-            with gr.Column():
-                with gr.Tab("Draw"):
-                    brush = gr.Brush(default_size=22, colors=["#000000"], color_mode="fixed")
-                    size: dict[str, Any] = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
-                    canvas = gr.Sketchpad(type="filepath", format="png", brush=brush, **size)
-                with gr.Tab("Upload"):
-                    upload = gr.File(file_types=["image"], label="Upload")  # read by the data module alone
-            with gr.Column():
-                shown = [gr.Label(label="Answer"), gr.Image(label="What the net saw", interactive=False, height=280)]
-        own: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
-        canvas.change(lambda drawing: self.look(drawing["composite"]), canvas, shown, **own)
-        upload.change(self.look, upload, shown, api_name="predict")
-        page.load(js=TAKE_BRUSH)
-
-    def look(self, path: str | None) -> tuple[Any, np.ndarray | None]:
+    def look(path: str | None) -> tuple[Any, Image.Image | None]:
         """Return the answer for an image file, and what the net saw; nothing for a blank image, or none."""
         if path is None:
             return None, None
-        with self.lock:  # the data module holds one image
-            data: Any = self.trained.datamodule
-            data.predict_path = Path(path)
-            data.setup("predict")
-            own = Trained(self.trained.path, self.trained.module, data, data.predict_dataloader())
-        seen, *others = next(iter(own.loader))
+        data = trained.datamodule
+        data.predict_path = Path(path)
+        data.setup("predict")
+        own = Predictor(trained.path, trained.module, data, data.predict_dataloader())
+        seen = next(iter(named(own.batch).values()))[0]
         if not seen.any():
             return None, None
-        picture = seen[0] if seen.dim() == 3 else seen[0].movedim(0, -1).squeeze(-1)
-        if picture.is_floating_point():
-            picture = ((picture - picture.min()) / (picture.max() - picture.min()) * 255).byte()
-        times = max(1, 280 // len(picture))  # each pixel as a square
-        found = answer(own, scores_of(own.predict((own.transform(seen), *others))))
-        return found, picture.numpy().repeat(times, axis=0).repeat(times, axis=1)
+        picture = to_pil_image(make_grid(seen.float(), normalize=True))
+        return answer(own, scores_of(own())), ImageOps.contain(picture, (280, 280), Image.Resampling.NEAREST)
+
+    with gr.Row():
+        with gr.Column():
+            with gr.Tab("Draw"):
+                brush = gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed")
+                size: dict[str, Any] = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
+                canvas = gr.Sketchpad(type="filepath", format="png", brush=brush, **size)
+            with gr.Tab("Upload"):
+                upload = gr.File(file_types=["image"], label="Upload")  # read by the data module alone
+        with gr.Column():
+            shown = [gr.Label(label="Answer"), gr.Image(label="What the net saw", interactive=False, height=280)]
+    own: dict[str, Any] = {"concurrency_id": "data", "trigger_mode": "always_last"}  # it holds one image at a time
+    canvas.change(lambda drawing: look(drawing["composite"]), canvas, shown, api_visibility="private", **own)
+    upload.change(look, upload, shown, api_name="predict", **own)
+    page.load(js=TAKE_BRUSH)
 
 
-class Rows:
-    """Lays out a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
+def show_rows(gr: Any, page: Any, trained: Predictor) -> None:
+    """Lay out a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
+    x = next(iter(named(trained.batch).values()))
+    if x.dim() != 2:
+        refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")
 
-    def __init__(self, gr: Any, page: Any, trained: Trained) -> None:
-        batch = next(iter(trained.loader))
-        self.trained, (self.x, *self.rest) = trained, batch if isinstance(batch, tuple | list) else [batch]
-        if not isinstance(self.x, Tensor) or self.x.dim() != 2:
-            refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")
-        self.has_surface = self.x.shape[1] == 2 and self.scores(self.x).shape[1] == 1
-        with gr.Row():
-            with gr.Column():
-                fields = [
-                    gr.Checkbox(label=f"x{k}") if column.unique().tolist() == [0, 1] else gr.Number(0, label=f"x{k}")
-                    for k, column in enumerate(self.x.T)
-                ]
-            with gr.Column():
-                shown = [gr.Label(label="Answer"), *([gr.Plot(label="All answers")] if self.has_surface else [])]
-        gr.on([page.load, *(field.change for field in fields)], self.look, fields, shown, api_name="predict")
+    def scores(rows: Tensor) -> Tensor:
+        return scores_of(trained(**{next(iter(named(trained.batch))): rows}))
 
-    def scores(self, x: Tensor) -> Tensor:
-        """Return the scores (B, C) of rows (B, D)."""
-        return scores_of(self.trained.predict((self.trained.transform(x), *self.rest)))
-
-    def look(self, *values: float | bool | None) -> Any:
+    def look(*values: float | bool | None) -> Any:
         """Return the answer for a row; of two columns and one score also the picture of all answers."""
         if any(value is None or not np.isfinite(value) for value in values):
             raise ValueError("Each field takes a finite number.")
-        row = torch.tensor([values], dtype=self.x.dtype)
-        found = answer(self.trained, self.scores(row))
-        return (found, self.surface(row[0])) if self.has_surface else found
+        row = torch.tensor([values], dtype=x.dtype)
+        found = answer(trained, scores(row))
+        return (found, surface(row[0])) if has_surface else found
 
-    def surface(self, point: Tensor) -> Figure:
+    def surface(point: Tensor) -> Figure:
         """Draw the score over the plane of the two inputs, and the point on it."""
-        ends = torch.cat([self.x.flatten(), point])
-        axis = torch.linspace(float(ends.min()) - 0.2, float(ends.max()) + 0.2, 60, dtype=self.x.dtype)
-        heights = self.scores(torch.cartesian_prod(axis, axis)).reshape(60, 60).T
+        ends = torch.cat([x.flatten(), point])
+        axis = torch.linspace(float(ends.min()) - 0.2, float(ends.max()) + 0.2, 60, dtype=x.dtype)
+        heights = scores(torch.cartesian_prod(axis, axis)).reshape(60, 60).T
         figure = Figure(figsize=(4, 4), layout="constrained")
         axes = figure.add_subplot(xlabel="x0", ylabel="x1")
         figure.colorbar(axes.contourf(axis, axis, heights, levels=20, cmap="RdBu_r"), shrink=0.8)
         axes.plot(*point, "o", color="black", markersize=10)
         return figure
+
+    has_surface = x.shape[1] == 2 and scores(x).shape[1] == 1
+    with gr.Row():
+        with gr.Column():
+            fields = [
+                gr.Checkbox(label=f"x{k}") if column.unique().tolist() == [0, 1] else gr.Number(0, label=f"x{k}")
+                for k, column in enumerate(x.T)
+            ]
+        with gr.Column():
+            shown = [gr.Label(label="Answer"), *([gr.Plot(label="All answers")] if has_surface else [])]
+    gr.on([page.load, *(field.change for field in fields)], look, fields, shown, api_name="predict")
 
 
 def main(args: list[str]) -> None:
@@ -147,14 +139,15 @@ def main(args: list[str]) -> None:
     import gradio as gr
 
     trained = load_trained(options.ckpt_path, others)
+    show = show_images if hasattr(trained.datamodule, "predict_path") else show_rows
     with gr.Blocks(title=str(options.ckpt_path)) as page:
-        (Images if hasattr(trained.datamodule, "predict_path") else Rows)(gr, page, trained)
+        show(gr, page, trained)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, at which Gradio closes the page
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # its own fonts come from another host
     own: dict[str, Any] = {"server_name": "127.0.0.1", "server_port": options.port, "prevent_thread_lock": True}
     try:
         page.launch(**own, theme=theme, show_error=True, footer_links=[], quiet=True)
-    except OSError as error:
-        refuse(f"Port {options.port} cannot be opened ({error}). Choose another one: --port {options.port + 1}")
+    except (OSError, OverflowError) as error:
+        refuse(f"Port {options.port} cannot be opened ({error}). Choose another one: --port 7861")
     print(f"page  http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -28,58 +28,26 @@ import yaml
 from torch import Tensor, nn
 
 from src.tools.common import Parser, needs, refuse, write
-from src.tools.common.trained import Trained, load_trained
+from src.tools.common.trained import Predictor, load_trained, named
 
 PACKAGES = {"pt2": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "safetensors": ["safetensors"]}
 SIZES = (1, 7, 512)
 TOLERANCE = 1e-4  # of values up to 1; of larger ones this share
 
 
-class Exported(nn.Module):
-    """Wraps `predict_step`, or the bare net, as a module that takes the tensors of a batch by name."""
-
-    def __init__(self, trained: Trained, net: nn.Module | None) -> None:
-        super().__init__()
-        self.module, self.net, self.trained = trained.module, net, trained
-        self.batch = next(iter(trained.loader))  # gives the structure of all, and what is no tensor
-
-    def forward(self, fields: dict[str, Tensor]) -> Any:
-        """Take the tensors of a batch by name, each (B, ...); return what `predict_step` returns, or the net."""
-        if self.net is not None:
-            return self.net(**fields)
-        fields = named(self.batch) | fields
-        first = next(iter(fields))
-        fields[first] = self.trained.transform(fields[first])
-        batch: Any = fields.get("x")
-        if isinstance(self.batch, Mapping):
-            batch = {**self.batch, **fields}
-        elif isinstance(self.batch, tuple | list):
-            batch = tuple(fields.get(f"x{k or ''}", part) for k, part in enumerate(self.batch))
-        return self.trained.predict(batch)
-
-    def inputs(self) -> dict[str, Tensor]:
-        """Return the tensors of the first batch; for a net those that `predict_step` hands to it, by its own names."""
-        if (net := self.net) is None:
-            return named(self.batch)
-        calls: list[Any] = []
-        with net.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True):
-            Exported(self.trained, None)({})
-        if not calls:
-            refuse(f"predict_step does not call {type(net).__name__}: its inputs are unknown. Leave out --raw.")
-        args, kwargs = calls[0]
-        return dict(inspect.signature(net.forward).bind(*args, **kwargs).arguments)
-
-
-def named(value: Any, name: str = "x") -> dict[str, Tensor]:
-    """Return the tensors of a batch or an output: those of a dict, `x` for a tensor, `x`, `x1`, `x2` for a tuple."""
-    entries = value if isinstance(value, tuple | list) else [value]
-    numbered = {f"{name}{k or ''}": entry for k, entry in enumerate(entries)}
-    parts: Mapping[Any, Any] = value if isinstance(value, Mapping) else numbered
-    return {str(key): part for key, part in parts.items() if isinstance(part, Tensor)}
+def inputs_of(net: nn.Module, trained: Predictor) -> dict[str, Tensor]:
+    """Return what `predict_step` hands to the net for the first batch, by the names of the net's own arguments."""
+    calls: list[Any] = []
+    with net.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True):
+        trained()
+    if not calls:
+        refuse(f"predict_step does not call {type(net).__name__}: its inputs are unknown. Leave out --raw.")
+    args, kwargs = calls[0]
+    return dict(inspect.signature(net.forward).bind(*args, **kwargs).arguments)
 
 
 def outputs_of(value: Any) -> dict[str, Tensor]:
-    """Return the tensors of an output; refuse one that holds anything else."""
+    """Return the tensors of an output by name; refuse an output that holds anything else."""
     tensors = named(value, "output")
     if len(tensors) < (len(value) if isinstance(value, Mapping | tuple | list) else 1):
         refuse("predict_step has to return a tensor, or a tuple or dict of tensors alone, to be exported.")
@@ -91,41 +59,44 @@ def rows(fields: dict[str, Tensor], number: int) -> dict[str, Tensor]:
     return {name: value[torch.arange(number) % len(value)] for name, value in fields.items()}
 
 
-def trace(model: Exported, fields: dict[str, Tensor]) -> tuple[torch.export.ExportedProgram, dict[str, Tensor]]:
+def trace(model: nn.Module, fields: dict[str, Tensor]) -> tuple[torch.export.ExportedProgram, dict[str, Tensor]]:
     """Export a model for any batch size; return the program and the fields that it uses: no target, no row numbers."""
-    shapes = ({name: {0: torch.export.Dim("batch")} for name in fields},)
-    program = torch.export.export(model, (rows(fields, 7),), dynamic_shapes=shapes)
+    inputs = rows(fields, 7)
+    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for value in inputs.values():
+        shapes[value] = {0: torch.export.Dim("batch")}
+    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    inputs = zip(fields, program.graph_signature.user_inputs, strict=True)
-    kept = {name: fields[name] for name, given in inputs if given in used}
+    given = zip(fields, program.graph_signature.user_inputs, strict=True)
+    kept = {name: fields[name] for name, place in given if place in used}
     if not kept:
         raise ValueError("predict_step uses no tensor of the batch.")
     return (program, fields) if len(kept) == len(fields) else trace(model, kept)
 
 
-def save(path: Path, model: Exported, fields: dict[str, Tensor]) -> tuple[Callable[..., Any], dict[str, Tensor]]:
+def save(path: Path, model: nn.Module, fields: dict[str, Tensor]) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """Write the file; return what computes with it, read back, and the fields that it takes."""
-    if path.suffix == ".safetensors" and (net := model.net) is not None:
+    if path.suffix == ".safetensors":
         from safetensors.torch import load_file, save_file
 
         # Copies: the format refuses weights that share memory.
-        save_file({name: value.clone() for name, value in net.state_dict().items()}, path)
-        again = copy.deepcopy(net)
+        save_file({name: value.clone() for name, value in model.state_dict().items()}, path)
+        again = copy.deepcopy(model)
         for value in again.state_dict().values():
             value.zero_()
         again.load_state_dict(load_file(path))
-        return lambda inputs: again(**inputs), fields
+        return again, fields
     program, fields = trace(model, fields)
     if path.suffix == ".pt2":
         torch.export.save(program, path)
         return torch.export.load(path).module(), fields
     from onnxruntime import InferenceSession
 
-    names = list(outputs_of(model(fields)))
+    names = list(outputs_of(model(**fields)))
     torch.onnx.export(program, f=path, input_names=list(fields), output_names=names, external_data=False, verbose=False)
     session = InferenceSession(path)
 
-    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+    def run(**inputs: Tensor) -> list[Tensor]:
         return [torch.from_numpy(value) for value in session.run(None, {k: x.numpy() for k, x in inputs.items()})]
 
     return run, fields
@@ -133,14 +104,14 @@ def save(path: Path, model: Exported, fields: dict[str, Tensor]) -> tuple[Callab
 
 def difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
     """Return the largest difference of two outputs, of values above 1 as a share; infinite where one of them is NaN."""
-    largest = 0.0
+    gaps = [0.0]
     for mine, other in zip(expected.values(), found.values(), strict=True):
         if mine.shape != other.shape:
             return float("inf")
         a, b = mine.double(), other.double()
         gap = ((a - b).abs() / a.abs().clamp(min=1)).where(a != b, 0)
-        largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
-    return largest
+        gaps.append(float(gap.nan_to_num(nan=torch.inf).max()))
+    return max(gaps)
 
 
 def describe(fields: dict[str, Tensor]) -> dict[str, str]:
@@ -149,7 +120,6 @@ def describe(fields: dict[str, Tensor]) -> dict[str, str]:
     return {name: f"{str(fields[name].dtype).removeprefix('torch.')} ({shape})" for name, shape in shapes.items()}
 
 
-@torch.no_grad()
 def main(args: list[str]) -> None:
     """Export, compare with the net on real batches, and keep the file only if both agree."""
     parser = Parser(prog="python -m src export", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -161,8 +131,8 @@ def main(args: list[str]) -> None:
     trained = load_trained(options.ckpt_path, others)
     net: nn.Module = getattr(trained.module, "net", trained.module)
     is_raw = options.raw or options.format == "safetensors"
-    model = Exported(trained, net if is_raw else None).eval()
-    fields = model.inputs()
+    model = net if is_raw else trained
+    fields = inputs_of(net, trained) if is_raw else named(trained.batch)
     place = trained.path.absolute().parent
     folder = (place.parent if place.name == "checkpoints" else place) / "export"
     folder.mkdir(exist_ok=True)
@@ -173,8 +143,8 @@ def main(args: list[str]) -> None:
             run, fields = save(file, model, fields)
             for size in SIZES:
                 batch = rows(fields, size)
-                expected = outputs_of(model(batch))
-                largest = max(largest, difference(expected, outputs_of(run(batch))))
+                expected = outputs_of(model(**batch))
+                largest = max(largest, difference(expected, outputs_of(run(**batch))))
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in frames if "site-packages" not in frame.filename][-1]
@@ -197,7 +167,7 @@ def main(args: list[str]) -> None:
     write(described, yaml.safe_dump({**(known or {}), file.name: facts}, sort_keys=False))
     for word, tensors in (("takes", fields), ("gives", expected)):
         print(f"{word}  ", ", ".join(f"{name} {text}" for name, text in describe(tensors).items()))
-    if not isinstance(model.batch, Tensor) and len(named(model.batch)) < len(model.batch):
+    if not isinstance(trained.batch, Tensor) and len(named(trained.batch)) < len(trained.batch):
         print("note   parts of a batch that are no tensors are fixed as in the first batch")
     print(f"proof  largest difference {largest:.1e} on batches of {', '.join(map(str, SIZES))}")
     print(f"file   {folder / file.name}")

@@ -131,7 +131,7 @@ def test_a_pt2_file_gives_the_scores_of_any_number_of_rows(exported):
     program = torch.export.load(f"runs/net/version_0/export/{file}").module()
     with torch.no_grad():
         logits = LitModule.load_from_checkpoint(best).net(3 * X[:3] + 1)  # as the data module's hook scales them
-        assert torch.allclose(program({"x": X[:3]}), logits.softmax(dim=1), atol=1e-6)
+        assert torch.allclose(program(x=X[:3]), logits.softmax(dim=1), atol=1e-6)
 
 
 def test_safetensors_hold_the_weights_under_the_names_of_the_net(exported):
@@ -187,12 +187,9 @@ def test_ten_thousand_digits_get_the_same_labels_without_this_project(exported, 
     pytest.importorskip("onnxruntime")
     facts = exported(["--config", CONFIGS / "mnist.yaml", *mnist.options, "--trainer.max_epochs=1"])
     assert facts["model.onnx"]["inputs"] == {"x": "uint8 (batch, 28, 28)"}
-    images = torch.frombuffer(
-        bytearray((mnist.root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()), dtype=torch.uint8
-    )
-    images = images[16:].reshape(-1, 28, 28)
+    raw = bytearray((mnist.root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:])
+    images = torch.frombuffer(raw, dtype=torch.uint8).reshape(-1, 28, 28)
     normalize = importlib.import_module("src.data.mnist").normalize
-
     with torch.no_grad():
         module = LitModule.load_from_checkpoint("runs/net/version_0/checkpoints/best.ckpt")
         expected = module.predict_step(normalize(images), 0)
@@ -200,11 +197,7 @@ def test_ten_thousand_digits_get_the_same_labels_without_this_project(exported, 
     python = tmp_path / "alone/bin/python"
     subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--python", python, "onnxruntime"], check=True)
     lines = textwrap.dedent(src.tools.export.__doc__.partition("onnxruntime:\n")[2])
-    lines = lines.replace("runs/mnist", str(tmp_path / "runs/net")).replace(
-        "/runs/net/version_0", "/runs/net/version_0"
-    )
-    (tmp_path / "images.npy").write_bytes(b"")
-
+    lines = lines.replace("runs/mnist", str(tmp_path / "runs/net"))
     np.save(tmp_path / "images.npy", images.numpy())
     lines = lines.replace("np.zeros((3, 28, 28), dtype=np.uint8)", f"np.load({str(tmp_path / 'images.npy')!r})")
     lines += f"np.save({str(tmp_path / 'scores.npy')!r}, scores)\n"
