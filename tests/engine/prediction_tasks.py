@@ -28,6 +28,7 @@ def image(x: Tensor) -> Tensor:
 FORMS: dict[str, Callable[[Tensor], Any]] = {
     "scalar": lambda x: x / 3,
     "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "pair": torch.stack([x, x / 3], dim=1)},
+    "twice": lambda x: {"pair": torch.stack([x, x], dim=1), "pair_0": x},
     "ragged": boxes,
     "detections": lambda x: [{"boxes": b, "label": int(k)} for k, b in zip(x, boxes(x), strict=True)],
     "image": image,
