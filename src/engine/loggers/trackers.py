@@ -5,11 +5,10 @@ import importlib.util
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -21,11 +20,9 @@ from src.engine.run.run import RunCallback
 
 # By the name of the option and of the package: the modules, of which one has to be there.
 MODULES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
-ROWS_OF_A_PART = 1_000_000  # more than a part of an offline W&B run has
 # What Lightning calls while a run trains; a failure there ends no run.
 METHODS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
-PAUSE_S = 60.0  # each attempt at a server that is gone may take many seconds
-_paused_until_s: WeakKeyDictionary[Logger, float] = WeakKeyDictionary()
+_failed: WeakSet[Logger] = WeakSet()  # each attempt at a server that is gone may take many seconds
 
 
 class Trackers(RunCallback):
@@ -88,7 +85,7 @@ class Trackers(RunCallback):
         if name == "tensorboard":
             return TensorBoardLogger(folder, name="", version="")
         if name == "mlflow":
-            # A server that is gone is given up after 15 seconds instead of five minutes at each call.
+            # A server that is gone is given up after 15 seconds instead of five minutes.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
             tags = {"folder": str(folder)} | ({"group": group} if group else {})
             return MLFlowLogger(experiment, title, option, tags=tags, run_id=number)
@@ -100,23 +97,14 @@ class Trackers(RunCallback):
     def _start(self, name: str, logger: Logger, options: dict[str, Any]) -> None:
         """Send the config before the run trains: without a login or a server this fails."""
         known = self.run.folder / f"{name}_id"
-        if isinstance(logger, MLFlowLogger) and known.exists():
-            # The parameters of a run in MLflow never change.
-            logger.experiment.update_run(str(logger.run_id), status="RUNNING")
-        else:
+        if not (isinstance(logger, MLFlowLogger) and known.exists()):  # MLflow lets no parameter change on a resume
             logger.log_hyperparams(options)
         if logger.version:
             known.write_text(str(logger.version), encoding="utf-8")
         if isinstance(logger, WandbLogger) and self._options[name] == "offline":
             # Each resume writes a part that numbers its rows from 0; a sync drops numbers that it knows.
             num_parts = len(list(self.run.folder.glob("wandb/offline-run-*")))
-            logger.experiment.log({}, step=(num_parts - 1) * ROWS_OF_A_PART)
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Send TensorBoard the number by which it compares runs: the one that decides which checkpoint is best."""
-        value = trainer.callback_metrics.get(self.run.monitor)
-        if self._made and "tensorboard" in self._made and value is not None and not trainer.sanity_checking:
-            self._made["tensorboard"].log_metrics({"hp_metric": float(value)}, trainer.global_step)
+            logger.experiment.log({}, step=(num_parts - 1) * 1_000_000)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != "fit" or not self.run.config.get("test_after_fit"):
@@ -159,16 +147,15 @@ def flat_options(config: Any, name: str = "") -> dict[str, Any]:
 
 
 def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call; report the first failure of this logger, leave it alone for a minute after each."""
-    if time.monotonic() < _paused_until_s.get(logger, 0.0):
+    """Call; report the first failure of this logger, and leave it alone from then on."""
+    if logger in _failed:
         return None
     try:
         return call(*args, **kwargs)
     except Exception as error:  # each tracker has classes of its own
-        if logger not in _paused_until_s:
-            text = f"{type(logger).__name__}: {one_line(error).rstrip('.')}"
-            print(f"warning: {text}. The run continues; metrics.csv has its numbers.", file=sys.stderr, flush=True)
-        _paused_until_s[logger] = time.monotonic() + PAUSE_S
+        _failed.add(logger)
+        text = f"{type(logger).__name__}: {one_line(error).rstrip('.')}"
+        print(f"warning: {text}. The run continues without it; metrics.csv has its numbers.", file=sys.stderr)
 
 
 @rank_zero_only
