@@ -24,9 +24,9 @@ from src.engine.data.adopt import adopt, refuse_a_test_without_data
 from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
-from src.engine.processes import is_rank_zero, leave_the_seed_to_rank_zero, record_for_torchrun
-from src.engine.run.failures import READ_WELL, Quiet, explained
-from src.engine.run.folder import begin, end, find_interrupted, give_back, runs_folder
+from src.engine.processes import is_rank_zero
+from src.engine.run.failures import READ_WELL, explained, quiet
+from src.engine.run.folder import begin, find_interrupted, give_back, runs_folder
 from src.engine.run.run import Run
 from src.module import LitModule
 
@@ -50,7 +50,7 @@ FIT = """python -m src fit --config configs/rows.yaml --trainer.max_epochs 5
 OTHER = """python -m src {verb} --ckpt_path runs/rows/version_0
   python -m src {verb} --ckpt_path runs/rows/version_0/checkpoints/best.ckpt --data.batch_size 64"""
 # Classes whose arguments are options of every run.
-GROUPS = {**dict(ALWAYS_ON), "quiet": Quiet, "transfer": Transfer}
+GROUPS = {**dict(ALWAYS_ON), "transfer": Transfer}
 # Options that a checkpoint's config does not set for another verb.
 PLACE = {"accelerator", "devices", "num_nodes", "strategy"}
 
@@ -62,7 +62,7 @@ class CLI(LightningCLI):
         self.verb, *self._words = words
         self._callers, self._folder = list(callbacks), folder
         about = ABOUT.format(examples=FIT if self.verb == "fit" else OTHER.format(verb=self.verb))
-        leave_the_seed_to_rank_zero()
+        quiet()
         spare_the_question_for_a_gpu()
         super().__init__(
             LightningModule,
@@ -187,7 +187,6 @@ class CLI(LightningCLI):
             if self.run.config["test_after_fit"]:
                 best = str(self.run.best) if self.run.best else None
                 self.trainer.test(self.model, ckpt_path=best, verbose=False, **parts)
-            end(self.run.folder)
         elif self.verb == "predict":  # predictions go to files; Lightning would keep all in memory
             self.trainer.predict(self.model, ckpt_path=path, return_predictions=False, **parts)
         else:  # the summary has the metrics in one line
@@ -218,7 +217,6 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
         sys.stderr.write("SIGINT before the first step; nothing was to save\n")
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        record_for_torchrun(error)
         if message := explained(error):
             sys.exit("\n".join([f"error: {message}", *getattr(error, "__notes__", [])]))
         raise

@@ -57,7 +57,6 @@ def test_your_checkpoint_callback_writes_too(fit_sums, cli):
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("LearningRateMonitor", "--track.tensorboard true"),
         ("BackboneFinetuning", "no attribute 'backbone'"),
         pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
     ],

@@ -186,7 +186,7 @@ FAILURES = {
     "one breaks down": ([*XOR, *processes(3), *fail(rank=1, step=20)], "RuntimeError: rank 1 broke down"),
     "one is killed": (
         [*XOR, *processes(2), *fail(rank=1, step=20, kill="true")],
-        "local rank 1 was ended by SIGKILL (out of memory?)",
+        "or it was killed (out of memory?)",
     ),
     "a download fails": (
         [*MNIST, *processes(2), "--data.root=nowhere", "--data.mirror=http://127.0.0.1:9/"],
@@ -205,11 +205,3 @@ def test_a_failure_of_one_ends_all_and_is_named(options, said, tmp_path):
     assert said in done.stderr
     if "error: " in said or "unused" in said:
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_the_report_of_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
-    options = (*XOR, *processes(2), *fail(rank=1, step=20))
-    done = finish(start("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2",)), timeout_s=100)
-    assert done.returncode != 0
-    assert "RuntimeError: rank 1 broke down" in done.stderr[done.stderr.index("Root Cause") :]

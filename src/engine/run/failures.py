@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer
 from src.engine.data.batches import describe
 from src.engine.errors import UserError, one_line
 from src.engine.paths import pasted
-from src.engine.processes import lost_another, note_killed_processes
 from src.engine.run.run import Run
 
 # Errors of libraries whose message says it all.
@@ -27,24 +26,16 @@ IDLE_WARNINGS = (
     # It complains of the default of its own option.
     r"The number of training batches .* is smaller than the logging interval",
 )
-_before = warnings.formatwarning
 _shown: set[str] = set()
 
 
-class Quiet:
-    """Leaves out what Lightning reports of its own workings, and shows each warning once, in a line.
-
-    Args:
-        enabled: Turn off to see everything, and where a warning comes from.
-    """
-
-    def __init__(self, enabled: bool = True) -> None:
-        warnings.formatwarning = in_one_line if enabled else _before
-        if enabled:
-            for name in ("lightning.pytorch", "lightning.fabric"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            for text in IDLE_WARNINGS:
-                warnings.filterwarnings("ignore", text)
+def quiet() -> None:
+    """Leave out what Lightning reports of its own workings, and show each warning once, in a line."""
+    warnings.formatwarning = in_one_line
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in IDLE_WARNINGS:
+        warnings.filterwarnings("ignore", text)
 
 
 def in_one_line(
@@ -69,8 +60,8 @@ def explained(error: BaseException) -> str:
     """Return the line to print in place of a traceback; nothing for an error in a user's own code."""
     if isinstance(error, READ_WELL):
         return one_line(error)
-    if lost_another(error):
-        return "Another process of this run ended first; its own error says why."
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):  # gloo has no class for it
+        return "Another process of this run ended first: its own error says why, or it was killed (out of memory?)."
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     # Lightning, DDP and `load_state_dict` reject so what does not fit. No user's code ran below the first frame.
     places = ("lightning.", "torch.nn.parallel.", "torch.nn.modules.module")
@@ -81,15 +72,14 @@ def explained(error: BaseException) -> str:
 
 def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningModule) -> None:
     """Add below the traceback of an error: net, loss and the batch's shapes, where the run lies, how to resume it."""
-    if run.verb == "fit" and run.first_step is not None and trainer.is_global_zero:
+    if run.first_step is not None and trainer.is_global_zero:  # it trained
         way = f"resume with: python -m src fit --ckpt_path {pasted(run.folder)}"
         error.add_note(f"run {pasted(run.folder)}; {way if run.last.exists() else 'nothing was saved'}")
     batch = _batch_of(error)
-    if batch is not None and not isinstance(error, READ_WELL) and not lost_another(error):
+    if batch is not None and not explained(error):
         known = {name: getattr(module, name, None) for name in ("net", "loss")}
         parts = [f"{name} {type(part).__name__}" for name, part in known.items() if isinstance(part, torch.nn.Module)]
         error.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
-    note_killed_processes(trainer, error)
 
 
 def _batch_of(error: Exception) -> Any:

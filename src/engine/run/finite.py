@@ -10,23 +10,22 @@ from torch import Tensor
 from src.engine.errors import UserError
 from src.engine.run.run import RunCallback
 
+EVERY_N_BATCHES = 100
+
 
 class Finite(RunCallback):
     """Stops at a NaN or infinite loss, and never lets a checkpoint hold NaN or infinite weights.
 
     On one CPU each loss is checked before its gradients are computed. On a GPU that would wait for the device at every
-    step, so there the losses are kept and checked every N batches and before each checkpoint.
+    step, so there, and with several processes, the losses are kept and checked every 100 batches and before each
+    checkpoint.
 
     Args:
         enabled: Whether to check at all.
-        every_n_batches: How often to check on a GPU, or with several processes.
     """
 
-    def __init__(self, enabled: bool = True, every_n_batches: int = 100) -> None:
-        if every_n_batches < 1:
-            raise UserError(f"every_n_batches={every_n_batches} must be at least 1. Set --finite.every_n_batches.")
+    def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.every_n_batches = every_n_batches
         self._at_once = False
         self._losses: list[tuple[Tensor, str]] = []
 
@@ -43,7 +42,7 @@ class Finite(RunCallback):
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         at = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, lr {lr:g})"
         self._losses.append((loss.detach(), at))
-        if self._at_once or len(self._losses) > self.every_n_batches:
+        if self._at_once or len(self._losses) > EVERY_N_BATCHES:
             self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from src.engine.config.files import as_yaml
 from src.engine.errors import UserError
@@ -17,16 +16,8 @@ from src.engine.processes import is_rank_zero
 
 
 def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
-    """Return the absolute folder that holds the runs of an experiment.
-
-    Args:
-        root: `trainer.default_root_dir`; None is the current folder, as in Lightning.
-        experiment: Its name.
-
-    Raises:
-        UserError: If it is the address of a server.
-    """
-    root = os.fspath(root or ".")
+    """Return the absolute folder that holds the runs of an experiment; refuse the address of a server."""
+    root = os.fspath(root or ".")  # as in Lightning
     if "://" in root:
         raise UserError(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
     return Path(at_home(root), experiment).absolute()
@@ -60,10 +51,9 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
         for job in _jobs():
             (folder / job).touch()
     except OSError as error:
-        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(
-            f"Cannot write into {folder or own or root}: {reason}. Make room there, or name a place where you may "
-            "write: --trainer.default_root_dir."
+            f"Cannot write into {folder or own or root}: {error.strerror}. Make room there, or name a place where you "
+            "may write: --trainer.default_root_dir."
         ) from error
     return folder
 
@@ -88,12 +78,6 @@ def give_back(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def end(folder: Path) -> None:
-    """Note in the folder that the run came to its end."""
-    for job in _jobs() if is_rank_zero() else ():
-        (folder / job).write_text("done\n", encoding="utf-8")
-
-
 def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
     """Return the last checkpoint of the run that this job had begun when it was requeued or restarted.
 
@@ -105,11 +89,13 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
     """
     for job, restarted in _jobs().items():
         for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
-            last = mark.parent / "checkpoints" / "last.ckpt"
+            run = mark.parent
+            last = run / "checkpoints" / "last.ckpt"
+            if not last.exists() or (run / "config.yaml").read_text(encoding="utf-8") != as_yaml(config):
+                continue
             # torchrun counts the restarts of each machine by itself: a new one counts none, and still has to join.
-            again = restarted or (job.startswith("torchrun") and not mark.read_text(encoding="utf-8"))
-            written = mark.with_name("config.yaml")
-            if again and last.exists() and yaml.safe_load(written.read_text(encoding="utf-8")) == config:
+            unfinished = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
+            if restarted or (job.startswith("torchrun") and unfinished):
                 return last
     return None
 

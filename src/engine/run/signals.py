@@ -15,9 +15,9 @@ from src.engine.data.loaders import keep_workers
 from src.engine.paths import pasted
 from src.engine.run.run import Run, RunCallback
 
-STOP = ("SIGTERM", "SIGINT", "SIGHUP")
-# SLURM sends one before it takes the machine away; with requeueing on, Lightning has a handler there.
-REQUEUE = ("SIGUSR1", "SIGUSR2")
+# Windows has the first two. SLURM sends one of the last two before it takes the machine away.
+STOP = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+REQUEUE = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 # GNU timeout and job managers send a signal twice, to a process and to its group: that is once.
 ONCE_S = 0.5
 # How often several processes ask each other whether one of them got a signal.
@@ -34,55 +34,45 @@ class Signals(RunCallback):
     """
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        # Lightning sets its handlers after this, and at the end puts back those of before.
-        self._trainer: Trainer | None = None
-        self._training, self._got = False, 0
+        self._trainer, self._pid = trainer, os.getpid()
+        self._training, self._got, self._last = False, 0, (0, 0.0)
+        self._may_handle = threading.current_thread() is threading.main_thread()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals once a stage; they belong to the main thread."""
-        if self._trainer or threading.current_thread() is not threading.main_thread():
-            return
-        self._trainer, self._pid, self._last = trainer, os.getpid(), (0, 0.0)
-        for name in STOP:
-            number = getattr(signal, name, None)  # Windows lacks SIGHUP, nohup ignores it
-            if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+        """Take over the signals: Lightning set its handlers after `setup`, and puts back those of before at the end."""
+        for number in STOP:
+            if self._may_handle and signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
                 signal.signal(number, self._receive)
 
     on_test_start = on_predict_start = on_validation_start
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         keep_workers(True)
-        self.on_validation_start(trainer, module)
         self._training = True
+        self.on_validation_start(trainer, module)
         _requeue.clear()
-        for number in (getattr(signal, name) for name in REQUEUE if hasattr(signal, name)):
-            if self._trainer and callable(before := signal.getsignal(number)):
+        for number in REQUEUE:  # Lightning has a handler there in a SLURM job
+            if self._may_handle and callable(before := signal.getsignal(number)):
                 _requeue[number] = before
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        trainer = self._trainer
-        if os.getpid() != self._pid or trainer is None:  # a worker of a DataLoader inherits this handler
+        if os.getpid() != self._pid:  # a worker of a DataLoader inherits this handler
             return
-        (last, last_s), now = self._last, time.monotonic()
+        (last, last_s), self._last = self._last, (number, time.monotonic())
         if number == last and number not in _requeue:
-            if now - last_s > ONCE_S:
+            if self._last[1] - last_s > ONCE_S:
                 signal.signal(number, signal.SIG_DFL)
                 keep_workers(False)
                 sys.exit(128 + number)
-            return
-        self._last, self._got = (number, now), number
-        if self._training:
-            again = "" if number in _requeue else "; again to stop at once"
-            say(trainer, number, f": saving at the next step{again}")
-            return
-        what, best = "nothing was written, start it again", self.run.best
-        if best and self.run.verb == "fit" and not trainer.sanity_checking:
-            what = f"the fit is whole, test it with: python -m src test --ckpt_path {pasted(best)}"
-        say(trainer, number, f" in {self.run.verb}: {what}")
-        if launcher := trainer.strategy.launcher:
-            launcher.kill(number)  # the processes that this one started
-        sys.exit(128 + number)
+        elif self._training:
+            self._got = number
+            say(self._trainer, number, f": saving at the next step{'; again to stop at once' * (number in STOP)}")
+        else:
+            say(self._trainer, number, f" outside of training: stopped; the run is {pasted(self.run.folder)}")
+            if launcher := self._trainer.strategy.launcher:
+                launcher.kill(number)  # the processes that this one started
+            sys.exit(128 + number)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
         if trainer.world_size == 1 or trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES == 0:

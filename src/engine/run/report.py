@@ -1,0 +1,166 @@
+"""Report how far a run came: on the screen and in its summary.json."""
+
+import json
+import math
+import platform
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from src.engine.data.batches import count_samples
+from src.engine.errors import UserError, one_line
+from src.engine.paths import shorten, write_whole
+from src.engine.run.console import in_words, next_command, show, why_ended
+from src.engine.run.failures import add_notes
+from src.engine.run.record import add_entry, now
+from src.engine.run.run import RunCallback, metrics_of, stage_of
+
+
+class Report(RunCallback):
+    """Prints a run's start, its epochs and its result; writes its record and summary.json, never within a step.
+
+    A resumed run continues its files: `started` is when it first began, `seconds` is the sum of its parts. A refused
+    resume leaves them as they were. Numbers that JSON does not know are texts: "nan", "inf".
+    """
+
+    def __init__(self) -> None:
+        self.prints_epochs = True
+        self._values: dict[str, Any] = {}
+        self._num_samples = 0
+        self._begun_s = self._train_start_s = self._speed = 0.0
+
+    @property
+    def _path(self) -> Path:
+        return self.run.folder / "summary.json"
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Send the folder that rank zero claimed to all processes."""
+        self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, in a new fit with the sanity check."""
+        self._begin(trainer)
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.run.first_step = trainer.global_step
+        self._train_start_s = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *rest: Any
+    ) -> None:
+        self._num_samples += count_samples(batch)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Report the epoch before: only now are its numbers complete."""
+        self._begin(trainer)
+        if trainer.is_global_zero and (trainer.callback_metrics or trainer.global_step > (self.run.first_step or 0)):
+            self._update(trainer)
+            if self.prints_epochs:
+                of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+                values = in_words(dict(sorted(metrics_of(trainer).items())))
+                show(f"epoch {trainer.current_epoch}{of}  step {trainer.global_step}  {values}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._speed = self._num_samples * trainer.world_size / (time.monotonic() - self._train_start_s)
+        self.on_train_epoch_start(trainer, module)  # the last one
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write within an epoch, too: it may last for days."""
+        if trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch):
+            self._update(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Write and print what the verb did; a fit that is to be tested is still running."""
+        self._begin(trainer)
+        if not trainer.is_global_zero:
+            return
+        test_follows = stage == "fit" and self.run.config.get("test_after_fit")
+        if stage == "fit":
+            self._values["reason"] = why_ended(trainer, self.run.first_step)
+        self._update(trainer, "running" if test_follows else "finished")
+        if stage == "fit":
+            seconds, epochs, steps = (self._values[name] for name in ("seconds", "epochs", "steps"))
+            print(f"end   {self._values['reason']}")
+            print(
+                f"fit   {seconds:.1f} s, {epochs:,} epoch{'s' * (epochs != 1)}, "
+                f"{steps:,} step{'s' * (steps != 1)}, {self._speed:,.0f} samples/s"
+            )
+            if self.run.best_score is not None:
+                print(f"best  {self.run.monitor} {self.run.best_score:.4f}")
+        elif stage in ("validate", "test"):
+            print(f"{'val' if stage == 'validate' else 'test':<5} {in_words(metrics_of(trainer))}")
+        if not test_follows:
+            print(f"run   {shorten(self.run.folder)}")
+            if following := next_command(self.run, trainer):
+                print(f"next  {following}")
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Write what ended the run; the device is not asked, it may be what failed."""
+        if isinstance(exception, Exception):
+            add_notes(exception, self.run, trainer, module)
+        if not trainer.is_global_zero or (self._path.exists() and not self._values):
+            return  # a refused resume changed nothing
+        self._values = self._values or self._earlier()
+        if trainer.state.fn == "fit" and self.run.first_step is not None:
+            self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+        state, self._values["reason"] = how_it_ended(exception)
+        self._write(state)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Write the record and the first summary, and print the first line, once for a fit and its test."""
+        if self._values or not trainer.is_global_zero:
+            return
+        entry, module, source = add_entry(self.run, trainer), trainer.lightning_module, self.run.source
+        number = sum(parameter.numel() for parameter in module.parameters())
+        values = {"note": self.run.config.get("note"), "source": source and str(source), "parameters": number}
+        values |= {name: entry[name] for name in ("device", "processes")} | (entry["git"] or {})
+        self._values = self._earlier() | values
+        self._write("running")
+        net = type(getattr(module, "net", module)).__name__
+        device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
+        weights = f"; weights of {shorten(source)}" if source else "; untrained: no --ckpt_path"
+        show(f"{net}, {number:,} parameters, on {device}{weights if source or self.run.verb != 'fit' else ''}")
+
+    def _earlier(self) -> dict[str, Any]:
+        """Return what an earlier part of the run left, without a test of its weights."""
+        values: dict[str, Any] = {"verb": self.run.verb, "started": now(), "seconds": 0.0, "metrics": {}}
+        if self._path.exists():
+            values |= json.loads(self._path.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in values["metrics"].items() if stage_of(name) != "test"}
+        self._begun_s = time.monotonic() - values["seconds"]
+        return values | {"metrics": kept, "reason": None}
+
+    def _update(self, trainer: Trainer, state: str = "running") -> None:
+        """Write the newest numbers."""
+        if not trainer.is_global_zero:
+            return
+        self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
+        if trainer.state.fn == "fit":
+            self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+            self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
+        self._write(state)
+
+    def _write(self, state: str) -> None:
+        seconds = round(time.monotonic() - self._begun_s, 3)
+        self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
+        with write_whole(self._path) as part:
+            part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
+
+
+def how_it_ended(exception: BaseException) -> tuple[str, str]:
+    """Return whether a run was `stopped` by a signal or `failed`, and by what, in a line."""
+    code = 128 + signal.SIGINT if isinstance(exception, KeyboardInterrupt) else getattr(exception, "code", None)
+    if isinstance(exception, KeyboardInterrupt | SystemExit) and isinstance(code, int) and code > 128:
+        return "stopped", signal.Signals(code - 128).name
+    name = "" if isinstance(exception, UserError) else f"{type(exception).__name__}: "
+    return "failed", f"{name}{one_line(exception)[:300]}".removesuffix(": ")
+
+
+def plain(value: float | None) -> float | str | None:
+    """Return a number as JSON has it."""
+    return value if value is None or math.isfinite(value) else str(value)
