@@ -138,4 +138,4 @@ class Warns(Callback):
 def test_a_run_shows_warnings_as_notes(tmp_path):
     short = ("--trainer.max_epochs=1", "--data.passes=3", f"--trainer.callbacks={__name__}.Warns")
     done = run_process("fit", "--config", SMALL, *short, cwd=tmp_path)
-    assert done.stderr.splitlines() == [f"note: own{number}: row {number} is odd" for number in range(3)]
+    assert done.stderr.splitlines() == ["note: own0: row 0 is odd"]
