@@ -1,7 +1,6 @@
 """States of data modules, modules, callbacks and metrics come back with a resume."""
 
 import datetime
-import functools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
-from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection, MetricTracker
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
+from torchmetrics.classification import BinaryAccuracy
 from torchmetrics.wrappers import MinMaxMetric, Running
 
 from src.engine.checkpoint.files import is_plain, pack_checkpoint
@@ -55,27 +55,13 @@ class Counting(Keeping, Callback):
     """A callback with a state."""
 
 
-class MinMax(MinMaxMetric):
-    """Keeps a set besides its states."""
-
-    def __init__(self, base):
-        super().__init__(base)
-        self.seen = set()
-
-    def compute(self):
-        self.seen.add(float(self._base_metric.compute()))
-        return super().compute() | {"seen": torch.tensor(float(len(self.seen)))}
-
-
 class Plain(LightningModule):
     """Keeps metrics in attributes, lists and dicts."""
 
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(4, 1)
-        errors = {"mae": MeanAbsoluteError(), "mse": MeanSquaredError()}
-        self.tracker = MetricTracker(MetricCollection(errors), [False] * 2)
-        self.held = nn.ModuleList([MinMax(MeanSquaredError())])
+        self.held = nn.ModuleList([MinMaxMetric(MeanSquaredError())])
         self.running = nn.ModuleDict({"loss": Running(MeanMetric(), window=5)})
         self.several = MetricCollection({"mae": MeanAbsoluteError(), "mse": MeanSquaredError()})
 
@@ -88,17 +74,11 @@ class Plain(LightningModule):
         self.log_dict(self.several, on_step=False, on_epoch=True)
         return loss
 
-    def on_validation_epoch_start(self):
-        self.tracker.increment()
-
     def validation_step(self, batch, batch_idx):
-        for metric in (self.tracker, *self.held):
-            metric.update(self.net(batch[0]), batch[1])
+        self.held[0].update(self.net(batch[0]), batch[1])
         self.log("val/loss", (self.net(batch[0]) - batch[1]).square().mean())
 
     def on_validation_epoch_end(self):
-        best, step = self.tracker.best_metric(return_step=True)
-        self.log_dict({"val/best": best["mae"], "val/step": float(step["mae"]), "val/n": float(self.tracker.n_steps)})
         self.log_dict({f"val/{name}": value for name, value in self.held[0].compute().items()})
         self.held[0]._base_metric.reset()
 
@@ -112,70 +92,34 @@ class Plain(LightningModule):
         Keeping.loaded.append(checkpoint["added"])
 
 
-class Best(Metric):
-    """Remembers the best value beyond an epoch."""
-
-    full_state_update = False
-
-    def __init__(self):
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.best = float("inf")
-
-    def update(self, guess, target):
-        self.total = self.total + (guess - target).abs().sum()
-
-    def compute(self):
-        self.best = min(self.best, float(self.total))
-        return torch.tensor(self.best)
-
-
-class TwoSets(Learned):
-    """Validates on two sets of data."""
-
-    def val_dataloader(self):
-        return [self._loader(torch.arange(48, 56)), self._loader(torch.arange(56, 64))]
-
-
-def experiment(kind, **trainer):
+def experiment(**trainer):
     made = stopping.config(every_n_steps=1, callbacks=({"class_path": f"{__name__}.Counting"},), **trainer)
-    if kind == "Plain":
-        made["model"] = {"class_path": f"{__name__}.Plain"}
-        made["data"] = {"class_path": f"{__name__}.Learned"}
-    else:
-        made["data"] = {"class_path": f"{__name__}.TwoSets"}
-        made["model"]["metrics"] = {"best": {"class_path": f"{__name__}.Best"}}
-    return made
+    return made | {"model": {"class_path": f"{__name__}.Plain"}, "data": {"class_path": f"{__name__}.Learned"}}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of each kind that nothing stops."""
-    return functools.cache(lambda kind: stopping.fit(tmp_path_factory.mktemp(kind), experiment(kind)))
+    """The rows of a run that nothing stops."""
+    return (stopping.fit(tmp_path_factory.mktemp("whole"), experiment()) / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("kind", "stop"), [("Plain", ("on_train_batch_end", 16)), ("Lit", ("on_train_epoch_start", 3))]
-)
-def test_a_resume_without_a_sanity_check_ends_with_the_same_rows(kind, stop, whole, tmp_path):
-    expected = (whole(kind) / "metrics.csv").read_bytes()
-    run = stopping.fit(tmp_path, experiment(kind, num_sanity_val_steps=0), stop)
+@pytest.mark.parametrize("stop", [("on_train_batch_end", 16), ("on_train_epoch_start", 3)])
+def test_a_resume_without_a_sanity_check_ends_with_the_same_rows(stop, whole, tmp_path):
+    run = stopping.fit(tmp_path, experiment(num_sanity_val_steps=0), stop)
     Keeping.loaded.clear()
     assert stopping.resume(run) == 0
-    assert (run / "metrics.csv").read_bytes() == expected
+    assert (run / "metrics.csv").read_bytes() == whole
     # The data module gets its state before its setup, and again by Lightning.
-    assert len(Keeping.loaded) == (4 if kind == "Plain" else 3)
+    assert len(Keeping.loaded) == 4
     for state in Keeping.loaded:
         assert (state["best"][0], state["best"][1].tolist(), state["seen"]) == (1.5, [1, 1], {1, 2})
 
 
 def test_an_option_of_a_metric_is_not_restored():
-    module = nn.ModuleDict({"best": Best()})
+    module = nn.ModuleDict({"acc": BinaryAccuracy(threshold=0.1)})
     before = metric_states(module)
-    module["best"].update(torch.ones(1), torch.zeros(1))
-    changes = changed_states(before, metric_states(module))
-    assert "_update_count" in changes["best"]
-    assert "full_state_update" not in changes["best"]
-    other = nn.ModuleDict({"best": Best()})
-    set_metric_states(other, changes)
-    assert float(other["best"].total) == 1.0
+    module["acc"].update(torch.ones(1), torch.ones(1))
+    other = nn.ModuleDict({"acc": BinaryAccuracy(threshold=0.9)})
+    set_metric_states(other, changed_states(before, metric_states(module)))
+    assert other["acc"].compute() == 1
+    assert other["acc"].threshold == 0.9

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection, MetricTracker
+from torchmetrics import Metric, MetricCollection
 
 from src.engine.checkpoint.files import is_plain, pack_checkpoint, python_numbers
 from src.engine.data.seeding import random_state, set_random_state
@@ -39,7 +39,7 @@ class Resume(RunCallback):
         self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
-        self._changes: list[tuple[int, int, str, Any]] = []
+        self._changes: dict[tuple[int, int, str], Any] = {}
         self._metrics: dict[str, dict[str, Any]] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -63,23 +63,21 @@ class Resume(RunCallback):
             self._changes = self._changed_numbers(trainer, before)
         self._metrics = metric_states(module)
 
-    def _changed_numbers(self, trainer: Trainer, before: dict[str, Any]) -> list[tuple[int, int, str, Any]]:
-        """Return the numbers that changed, with optimizer, group and name; reject any other change."""
+    def _changed_numbers(self, trainer: Trainer, before: dict[str, Any]) -> dict[tuple[int, int, str], Any]:
+        """Return the numbers that changed, by optimizer, group and name; reject any other change."""
         if before["fixed"] != self._made["fixed"]:
             self._reject()
+        was, given = before["numbers"], self._made["numbers"]
+        changes = {place: value for place, value in given.items() if was.get(place, value) != value}
         scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
-        changes, texts = [], []
-        pairs = enumerate(zip(before["numbers"], self._made["numbers"], strict=True))
-        for k, n, was, given in [(k, n, *both) for k, each in pairs for n, both in enumerate(zip(*each, strict=True))]:
+        for (k, n, name), value in changes.items():
             by_schedule = {"lr", "initial_lr"} if trainer.optimizers[k] in scheduled else set()
-            by_schedule |= {"momentum", "betas"} if "max_momentum" in given else set()
-            for name in [name for name in given if was.get(name, given[name]) != given[name]]:
-                values = given[name] if isinstance(given[name], list | tuple) else [given[name]]
-                if name in by_schedule or any(type(each) not in (int, float) for each in values):
-                    self._reject()
-                changes.append((k, n, name, given[name]))
-                texts.append(f"optimizer.{name} {was[name]} to {given[name]}")
-        if changes and trainer.is_global_zero:
+            by_schedule |= {"momentum", "betas"} if (k, n, "max_momentum") in given else set()
+            values = value if isinstance(value, list | tuple) else [value]
+            if name in by_schedule or any(type(each) not in (int, float) for each in values):
+                self._reject()
+        texts = [f"optimizer.{place[2]} {was[place]} to {value}" for place, value in changes.items()]
+        if texts and trainer.is_global_zero:
             print(f"changed  {'; '.join(dict.fromkeys(texts))}", flush=True)
         return changes
 
@@ -92,9 +90,8 @@ class Resume(RunCallback):
         )
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Clear what metrics keep of the sanity check: a best value, a history."""
+        """Clear what metrics keep of the sanity check, a best value for example."""
         set_metric_states(module, self._metrics)
-        getattr(module, "further_metrics", {}).clear()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
@@ -116,7 +113,7 @@ class Resume(RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if loaded := self._loaded:
             align_reloads(trainer)
-            for k, n, name, value in self._changes:
+            for (k, n, name), value in self._changes.items():
                 trainer.optimizers[k].param_groups[n][name] = value
             trainer.callback_metrics.update(loaded["metrics"])
             self._set_sums(trainer, module, loaded["running"])
@@ -155,16 +152,19 @@ def optimization(trainer: Trainer, module: LightningModule) -> Any:
     """Describe optimizers and schedules as the options made them; call it before their states are restored.
 
     Returns:
-        `fixed`, which cannot change, and `numbers`, the options of each optimizer's groups.
+        `fixed`, which cannot change, and `numbers`, by optimizer, group and name.
     """
     groups = getattr(module, "groups", None)
     fixed = [groups] if is_plain(groups) else []
     fixed += [[type(each).__name__, len(each.param_groups)] for each in trainer.optimizers]
     fixed += [[type(c.scheduler).__name__, c.interval, c.scheduler.state_dict()] for c in trainer.lr_scheduler_configs]
-    numbers = [
-        [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-        for optimizer in trainer.optimizers
-    ]
+    numbers = {
+        (k, n, name): value
+        for k, optimizer in enumerate(trainer.optimizers)
+        for n, group in enumerate(optimizer.param_groups)
+        for name, value in group.items()
+        if name != "params"
+    }
     return copy.deepcopy(python_numbers({"fixed": fixed, "numbers": numbers}))
 
 
@@ -190,51 +190,27 @@ def refuse_to_prolong(trainer: Trainer) -> None:
             )
 
 
-def metrics_in(module: nn.Module) -> dict[str, nn.Module]:
-    """Return each metric in a module by its name; a LitModule's copies for further validation sets, too."""
-    kinds = (Metric, MetricCollection, MetricTracker)
-    found: dict[str, nn.Module] = {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
-    for number, metrics in getattr(module, "further_metrics", {}).items():
-        found |= {f"{number}:{name}": part for name, part in metrics.named_modules() if isinstance(part, kinds)}
-    return found
-
-
 def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Copy what each metric in a module holds: counts, and what outlives `reset()` (a best value, a history).
-
-    Returns:
-        Values by attribute, by metric. Attributes that are no plain values are left out.
-    """
-    for part in metrics_in(module).values():
+    """Copy the plain values among the attributes of each metric in a module: counts, a best value, a window."""
+    for part in module.modules():
         if isinstance(part, MetricCollection):
             list(part.values(copy_state=False))  # those of a group take the counts of its first
-    states: dict[str, dict[str, Any]] = {}
-    for name, part in metrics_in(module).items():
-        held = vars(part) | dict(part.named_buffers("", False))
-        states[name] = {k: _copied(value, "cpu") for k, value in held.items() if k not in NO_STATE and is_plain(value)}
-        if isinstance(part, MetricTracker):
-            states[name]["n_steps"] = part.n_steps
+    states = {}
+    for name, part in module.named_modules():
+        if isinstance(part, Metric):
+            held = {key: value for key, value in vars(part).items() if key not in NO_STATE and is_plain(value)}
+            states[name] = copied(held, "cpu")
     return states
 
 
 def set_metric_states(module: nn.Module, states: dict[str, dict[str, Any]]) -> None:
     """Give metrics what `metric_states` returned, or a part of it."""
-    for name, held in states.items():
-        number, colon, _ = name.partition(":")
-        if colon and int(number) not in getattr(module, "further_metrics", {}):
-            module.add_further_metrics(int(number))  # type: ignore[operator]
-        part: Any = metrics_in(module).get(name)
-        if isinstance(part, MetricTracker) and "n_steps" in held:
-            while part.n_steps > held["n_steps"]:
-                delattr(part, str(part.n_steps))
-            while part.n_steps < held["n_steps"]:
-                part.increment()
-        for key, value in held.items() if part is not None else ():
-            value = _copied(value, getattr(part, "device", None))
-            if key in dict(part.named_buffers("", False)):
-                setattr(part, key, value)
-            elif key != "n_steps":
-                vars(part)[key] = value  # a Metric refuses to set some of its attributes
+    metrics: dict[str, Any] = dict(module.named_modules())
+    for name in states.keys() & metrics.keys():
+        # A Metric refuses to set some of its attributes.
+        vars(metrics[name]).update(copied(states[name], metrics[name].device))
+    if missing := ", ".join(states.keys() - metrics.keys()):
+        print(f"warning: metrics made during training begin anew: {missing}", file=sys.stderr)
 
 
 def changed_states(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -246,5 +222,6 @@ def changed_states(before: dict[str, dict[str, Any]], now: dict[str, dict[str, A
     return {name: changed for name, changed in changes.items() if changed}
 
 
-def _copied(value: Any, device: Any) -> Any:
-    return copy.deepcopy(apply_to_collection(value, Tensor, lambda part: part.detach().to(device or part.device)))
+def copied(values: Any, device: Any) -> Any:
+    """Copy plain values, their tensors to a device."""
+    return copy.deepcopy(apply_to_collection(values, Tensor, lambda value: value.detach().to(device)))

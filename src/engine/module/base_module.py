@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
-from src.engine.checkpoint.resume import metric_states, set_metric_states
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
@@ -47,7 +46,6 @@ class BaseModule(QuickAttributes):
         self.tables: dict[str, Any] = {}  # matrices and curves, which are written into the run's folder
         self.schedule_length: int | None = None
         self._fresh_metrics = [copy.deepcopy(self.metrics)]  # in a list it is no part of this module
-        self._metrics_at_first = metric_states(self.metrics)
         self._names: dict[Key, list[str]] = {}
         self._num_samples: int | Tensor = 0
         self._compile = compile
@@ -55,7 +53,7 @@ class BaseModule(QuickAttributes):
     def setup(self, stage: str) -> None:
         # Forget an earlier run of this module.
         self.schedule_length = None
-        set_metric_states(self.metrics, self._metrics_at_first)
+        self.metrics.reset()
         self.further_metrics.clear()
         self._names.clear()
         repair_logs(self.trainer, functools.partial(is_padding, self.trainer))
@@ -140,13 +138,9 @@ class BaseModule(QuickAttributes):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def add_further_metrics(self, number: int) -> None:
-        """Make the metrics of a further data set."""
-        self.further_metrics[number] = copy.deepcopy(self._fresh_metrics[0]).to(self.device)
-
     def _metrics_of(self, number: int) -> MetricCollection:
         if number and number not in self.further_metrics:
-            self.add_further_metrics(number)
+            self.further_metrics[number] = copy.deepcopy(self._fresh_metrics[0]).to(self.device)
         return self.further_metrics[number] if number else self.metrics
 
     def _log_metrics(self, stage: str) -> None:
