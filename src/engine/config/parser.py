@@ -6,7 +6,6 @@ import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -62,22 +61,16 @@ class Parser(LightningArgumentParser):
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Also reject null where None is not allowed; jsonargparse treats it as not given."""
         super().validate(namespace, *args, **kwargs)
-        defaults = self.get_defaults(skip_validation=True)
-        nulls = Namespace({})  # type: ignore[no-untyped-call]
-        for name in defaults.keys():  # noqa: SIM118, the keys of a Namespace have dots
-            if name in namespace and namespace[name] is None and defaults[name] is not None:
-                nulls[name] = None
-        if nulls:
-            super().validate(nulls, skip_unset=False, skip_required=True)
+        super().validate(namespace, skip_unset=False, skip_required=True)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
         """Allow null for the lengths of a scheduler, which means the length of the run."""
         if nested_key is None and inspect.isclass(theclass) and issubclass(theclass, LRScheduler):
-            given = inspect.signature(theclass).parameters
-            for name in {"T_max", "total_iters"} & given.keys():
-                default = None if given[name].default is inspect.Parameter.empty else given[name].default
-                kwargs["skip"] = {*kwargs.get("skip", ()), name}
-                self.add_argument(f"--{name}", type=int | None, default=default)
+            for name, given in inspect.signature(theclass).parameters.items():
+                if name in ("T_max", "total_iters"):
+                    kwargs["skip"] = {*kwargs.get("skip", ()), name}
+                    default = None if given.default is given.empty else given.default
+                    self.add_argument(f"--{name}", type=int | None, default=default)
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
     def add_function_arguments(  # type: ignore[override]
@@ -150,37 +143,33 @@ def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
+class _Raised(BaseException):
+    """Passes an error through the parser, which would try one type after another and report all of them."""
+
+
 class _Maker:
-    """Makes each object and keeps the first exception.
+    """Makes each object of a config. An optimizer holds it, and is made when `surround` is gone."""
 
-    An optimizer that is made later holds its maker. Pickling it for a spawned process drops what it kept.
-    """
-
-    def __init__(self, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext) -> None:
-        self.raised: list[tuple[BaseException, TracebackType | None]] = []
-        self._surround = surround
+    def __init__(self, surround: Callable[[type], AbstractContextManager[Any]]) -> None:
+        self.surround: Callable[[type], AbstractContextManager[Any]] | None = surround
 
     def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        if self.surround is None:
+            return construct(cls, *args, **kwargs)
         try:
-            with self._surround(cls):
+            with self.surround(cls):
                 return construct(cls, *args, **kwargs)
         except Exception as error:
-            if not self.raised and not isinstance(error, UserError):
+            if not isinstance(error, UserError):
                 values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
                 error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
-            self.raised.append((error, error.__traceback__))
-            raise
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(self), ()
+            raise _Raised(error) from None
 
 
 def instantiate(
     parser: ArgumentParser, config: Namespace, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext
 ) -> Namespace:
     """Make all objects that a config names; an exception arrives as the class raised it.
-
-    The parser would try one type after another and report all of them.
 
     Args:
         parser: The parser that read the config.
@@ -191,8 +180,12 @@ def instantiate(
     try:
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
         return made
+    except _Raised as raised:
+        first: BaseException = raised.args[0]
     except Exception as error:
-        first, way = make.raised[0] if make.raised else (error, error.__traceback__)
-        while not make.raised and (inner := first.__cause__ or first.__context__):  # a function raised it
-            first, way = inner, inner.__traceback__
-    raise first.with_traceback(way)
+        first = error
+        while inner := first.__cause__ or first.__context__:  # a function raised it
+            first = inner
+    finally:
+        make.surround = None
+    raise first
