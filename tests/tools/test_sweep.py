@@ -2,19 +2,19 @@
 
 import csv
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from jsonargparse import get_loader
 
 from src.tools.common.fits import as_yaml
-from src.tools.sweep import main, parse
-from src.tools.sweep.plan import Sweep, begin, load
-from src.tools.sweep.search import Search, open_study, suggest
+from src.tools.sweep import main, results
+from src.tools.sweep.plan import Sweep, read_sweep
+from src.tools.sweep.search import Search
 from src.tools.sweep.space import fragment, points, probes, read_space
 from tests.conftest import SMALL, Done
 from tests.xor import XorMLP
@@ -83,39 +83,33 @@ def refuses(done: Done, *words: str) -> None:
 
 
 WRONG = {
-    "unknown option": ({"model.net.hiden": [4]}, "Did you mean hidden?"),
-    "bounds": ({"model.net.hidden": {"low": 9, "high": 2}}, "model.net.hidden: low 9, high 2"),
-    "step": ({"model.optimizer.lr": {"low": 0.0, "high": 0.9, "step": 0.2}}, "0.8"),
-    "text as a bound": ({"model.net.hidden": {"low": "a", "high": 8}}, "model.net.hidden: expected a range"),
-    "below a choice": ({"model.optimizer": {SGD: None, ADAM: {"model.optimizer.momentum": [0.9]}}}, "momentum"),
-    "equal": ({"model.optimizer.lr": [1, 0.5, 1.0]}, "1 and 1.0"),
-    "twice": ({"a.b": [1], "c.d": {"x": {"a.b": [2]}}}, "a.b"),
-    "own": ({"checkpoint.mode": ["min", "max"]}, "checkpoint.mode"),
-    "no file": ({"config": ["a.yaml"]}, "a.yaml: No such file"),
+    "unknown option": ({"space": {"model.net.hiden": [4]}}, "Did you mean hidden?"),
+    "bounds": ({"space": {"model.net.hidden": {"low": 9, "high": 2}}}, "model.net.hidden: low 9, high 2"),
+    "step": ({"space": {"model.optimizer.lr": {"low": 0.0, "high": 0.9, "step": 0.2}}}, "0.8"),
+    "text as a bound": ({"space": {"model.net.hidden": {"low": "a", "high": 8}}}, "hidden: expected a range"),
+    "below": ({"space": {"model.optimizer": {SGD: None, ADAM: {"model.optimizer.momentum": [0.9]}}}}, "momentum"),
+    "equal": ({"space": {"model.optimizer.lr": [1, 0.5, 1.0]}}, "1 and 1.0"),
+    "twice": ({"space": {"a.b": [1], "c.d": {"x": {"a.b": [2]}}}}, "a.b"),
+    "own": ({"space": {"checkpoint.mode": ["min", "max"]}}, "checkpoint.mode"),
+    "no file": ({"space": {"config": ["a.yaml"]}}, "a.yaml: No such file"),
+    "sampler": ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, "seeds"),
+    "grid": ({"sampler": GRID}, "model.optimizer.lr: a grid needs a step"),
+    "direction": ({"metric": "val/acc"}, "direction"),
+    "unknown key": ({"trails": 3}, "trails"),
+    "--trainer.devices=2": ({}, "--workers"),
+    "--experiment=a::b": ({}, "--experiment"),
+    "--ckpt_path=x": ({}, "--ckpt_path"),
+    "--model.net.hidden=3": ({}, "model.net.hidden is in the space"),
+    "--storage=postgresql://a:b@c/d": ({}, "--storage"),
+    "--resume=runs": ({}, "--resume FOLDER continues one"),
 }
 
 
-@pytest.mark.parametrize(("space", "word"), WRONG.values(), ids=WRONG)
-def test_wrong_space_is_one_line(space, word, sweep):
-    refuses(sweep({"space": space}, *SHORT), word)
-
-
-@pytest.mark.parametrize(
-    ("more", "option", "word"),
-    [
-        ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, "", "seeds"),
-        ({"sampler": GRID}, "", "model.optimizer.lr: a grid needs a step"),
-        ({"metric": "val/acc"}, "", "direction"),
-        ({"trails": 3}, "", "trails"),
-        ({}, "--trainer.devices=2", "--workers"),
-        ({}, "--experiment=a::b", "--experiment"),
-        ({}, "--ckpt_path=x", "--ckpt_path"),
-        ({}, "--storage=postgresql://a:b@c/d", "--storage"),
-    ],
-)
-def test_wrong_option_is_one_line(more, option, word, sweep):
-    content = {"space": SPACE, "sampler": {"class_path": TPE, "init_args": None}}
-    refuses(sweep(content | more, *SHORT, *filter(None, [option])), word)
+@pytest.mark.parametrize("case", WRONG)
+def test_mistake_is_one_line(case, sweep):
+    content, word = WRONG[case]
+    content = {"space": SPACE, "sampler": {"class_path": TPE, "init_args": None}} | content
+    refuses(sweep(content, *SHORT, *[case for _ in [1] if case.startswith("--")]), word)
 
 
 def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
@@ -124,20 +118,16 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
     Path("wide.yaml").write_text("model: {net: {hidden: 8}}\n")
     momentum = {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}
     space = {"model.optimizer": {SGD: momentum, ADAM: None}, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
-    content, words = (
-        {"space": space, "sampler": GRID},
-        ("--config", "base.yaml", *SHORT[2:], "--trainer.max_epochs=1", "--resume", "at once"),
-    )
-    done = sweep(content, *words, "--trials", 4)
+    words = ("--config", "base.yaml", *SHORT[2:], "--trainer.max_epochs=1", "--experiment", "at once", "--trials", 4)
+    done = sweep({"space": space, "sampler": GRID}, *words)
     assert done.code == 0, done.err
-    assert "--resume 'at once'" in done.out
+    folder, found = Path("runs/at once/sweep_0"), []
+    assert f"--resume '{folder}'" in done.out
     Path("base.yaml").write_text(SMALL.read_text().replace("hidden: 4", "hidden: 5"))
     Path("wide.yaml").write_text("model: {net: {hidden: 9}}\n")
-    assert "at once is another sweep" in sweep(content, *words).err
-    assert "--trials 1: at once has 4 trials" in sweep(None, "--resume", "at once", "--trials", 1).err
-    done = sweep(None, "--resume", "at once", "--trials", 50)
+    assert "has 4 trials" in sweep(None, "--resume", folder, "--trials", 1).err
+    done = sweep(None, "--resume", folder, "--trials", 50)
     assert done.code == 0, done.err
-    folder, found = Path("at once"), []
     for row in rows(folder):
         config = yaml.safe_load(Path(row["folder"], "config.yaml").read_text())
         model, data = config["model"]["init_args"], config["data"]["init_args"]
@@ -156,7 +146,7 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
     assert rows(folder)[0]["config"] == "wide.yaml"
     best = min(rows(folder), key=lambda row: float(row["value"]))
     assert (folder / f"test_{best['number']}/summary.json").exists()
-    assert {path.stem for path in folder.glob("*.png")} == {"history", "importance", "slices", "parallel"}
+    assert {path.stem for path in folder.glob("*.png")} == set(results.PLOTS)
     assert mpl.rcParams["axes.facecolor"] == "white"  # Optuna's style is that of its own plots
     # base.yaml and best.yaml give the same fit, without the sweep.
     assert f"next  python -m src fit --config '{folder}/base.yaml' --config '{folder}/best.yaml'" in done.out
@@ -203,38 +193,31 @@ def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
     assert [row["state"] for row in rows()] == ["failed", "failed", "complete", "failed"]
 
 
-def test_range_has_fractions_where_the_option_takes_them_and_one_process_works(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_range_has_fractions_where_the_option_takes_them_and_one_process_works(sweep):
     space = {"model.optimizer.lr": {"low": 0, "high": 1}, "model.net.hidden": {"low": 2, "high": 9}}
-    Path("space.yaml").write_text(yaml.safe_dump({"space": space}))
-    words = parse([str(word) for word in (*SHORT, "--sweep", "space.yaml", "--resume", FOLDER)])
-    sweep = begin(*words)
-    search = Search(sweep, 3)
-    sweep.save()
-    point = suggest(sweep, search.study, search.study.ask())
-    assert 0 < point["model.optimizer.lr"] < 1
-    assert type(point["model.net.hidden"]) is int
-    with ThreadPoolExecutor(1) as another:
-        assert "another process works on" in str(another.submit(begin, *words).exception())
-    sweep.lock.release()
-    assert begin(*words).plan == sweep.plan
+    done = sweep({"space": space, "sampler": RANDOM}, *SHORT, "--trainer.max_epochs=1", "--trials", 1)
+    assert done.code == 0, done.err
+    ((lr, hidden),) = [(row["model.optimizer.lr"], row["model.net.hidden"]) for row in rows()]
+    assert 0 < float(lr) < 1
+    assert int(hidden) in range(2, 10)
+    with FileLock(FOLDER / ".lock"):
+        assert "another process works on" in sweep(None, "--resume", FOLDER).err
 
 
 PLAN = {"files": {}, "metric": "val/loss", "direction": "minimize", "storage": None}
 PLAN |= {"sampler": {"class_path": TPE}, "pruner": {"class_path": "optuna.pruners.NopPruner"}}
 
 
-@pytest.mark.parametrize("name", ["a?b", "c%20d", "e#f", "{i}", 'it\'s "so"'])
-def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(name, tmp_path, monkeypatch):
+def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = Path(name, "sweep_0")
+    folder = Path('a?b%20#{i} it\'s "so"', "sweep_0")
     folder.mkdir(parents=True)
     space = {"a": {4: None, 0.5: {"b": {"low": 1, "high": 2}}, True: None, None: None, "1e3": None}}
     sweep = Sweep(PLAN | {"space": space}, {}, folder=folder)
-    open_study(sweep)
+    Search(sweep, 3)
     sweep.save()
-    assert load(folder).plan == sweep.plan
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert read_sweep(folder).plan == sweep.plan
+    assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
     for value in space["a"]:
         read = get_loader("yaml")(as_yaml(sweep.point({"a": value})))
         assert read == {"a": value}
@@ -248,13 +231,13 @@ def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
         kind = {"class_path": TPE, "init_args": {"seed": seed, "n_startup_trials": 2}}
         sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {}, folder=tmp_path / name)
         sweep.folder.mkdir()
-        study, found = open_study(sweep)[0], []
+        search, found = Search(sweep, 3), []
         for value in range(5):
-            study = open_study(sweep)[0] if again else study
-            trial = study.ask()
-            found.append(suggest(sweep, study, trial))
-            study.tell(trial, value)
-        assert len({point["model.optimizer.lr"] for point in found}) == 5
+            search = Search(sweep, 3) if again else search
+            trial = search.study.ask()
+            found.append(search.draw(trial))
+            search.study.tell(trial, value)
+        assert len({str(point) for point in found}) == 5
         return found
 
     assert draws("a", 1, again=False) == draws("b", 1, again=True) != draws("c", 2, again=False)
@@ -265,7 +248,10 @@ def test_each_bound_and_choice_is_probed_and_becomes_a_config():
     found = probes(space)
     assert len(found) == 5
     assert {point["a.lr"] for point in found} >= {0.1, 0.7}
-    assert {(point["a.kind"], point.get("a.m")) for point in found} == {*(("x", m) for m in (1, 2, 3, 4)), ("y", None)}
+    assert {(point["a.kind"], point.get("a.m (x)")) for point in found} == {
+        *(("x", m) for m in (1, 2, 3, 4)),
+        ("y", None),
+    }
     grid = points(read_space({"a.width": {"low": 2, "high": 8, "step": 3}, "a.on": [True, None]}))
     assert [(point["a.width"], point["a.on"]) for point in grid] == [(w, on) for w in (2, 5, 8) for on in (True, None)]
 

@@ -89,12 +89,12 @@ def undisturbed(tmp_path_factory):
     return found
 
 
-def test_killed_at_random_the_same_command_ends_with_the_same_trials(undisturbed, tmp_path):
+def test_killed_at_random_it_ends_with_the_same_trials(undisturbed, tmp_path):
     write(tmp_path, GUIDED)
-    dice, kills = random.Random(0), 0
-    while (done := finish(start("sweep", *SHORT, cwd=tmp_path, KILL_AT=str(dice.randint(40, 160))))).returncode:
+    dice, kills, words = random.Random(0), 0, SHORT
+    while (done := finish(start("sweep", *words, cwd=tmp_path, KILL_AT=str(dice.randint(40, 160))))).returncode:
         assert done.returncode == -signal.SIGKILL, done.stderr
-        kills += 1
+        kills, words = kills + 1, ("--resume", FOLDER)
     assert kills > 1
     assert rows(tmp_path / FOLDER) == undisturbed["guided"]
     assert len(list((tmp_path / FOLDER).glob("version_*"))) == 6
@@ -172,14 +172,13 @@ def test_two_machines_share_a_study_and_one_continues_the_trial_of_the_other(pos
     write(tmp_path, RANDOM)
     killer = [f"--trainer.callbacks+={fail(0, 0)[0].partition('=')[2]}"]
     killer += fail(0, 37, kill="true", once=tmp_path / "killed")[1:]
-    words = ["sweep", *SHORT, *killer, "--storage", postgres, "--resume", FOLDER]
-    done = finish(start(*words, cwd=tmp_path))
+    done = finish(start("sweep", *SHORT, *killer, "--storage", postgres, cwd=tmp_path))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(commands(tmp_path)) == 1
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(search, "HEARTBEAT_S", 5)  # the first one is dead after 15 seconds
-    other = start(*words, cwd=tmp_path)
-    main([str(word) for word in words[1:]])
+    other = start("sweep", "--resume", FOLDER, cwd=tmp_path)
+    main(["--resume", str(FOLDER)])
     assert finish(other).returncode == 0
     found = rows(tmp_path / FOLDER)
     assert len(found) in (4, 5)  # both may have asked at the same instant

@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +27,11 @@ def needs(packages: list[str], command: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line."""
+    """Shows a module's docstring as it is written, and reports a mistake in one line."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        defaults: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(prog, **defaults | options)
 
     def error(self, message: str) -> NoReturn:
         refuse(message)
@@ -62,22 +66,19 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     write(path, text.getvalue())
 
 
-def lines_of(table: list[list[str]], right: set[int] | None = None) -> list[str]:
+def lines_of(table: list[list[str]], right: Collection[int] = ()) -> list[str]:
     """Align rows of text in columns.
 
     Args:
         table: Rows of cells.
         right: Numbers of the columns that are aligned to the right: figures.
     """
-    table = [[text.translate(CONTROL) for text in row] for row in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            text.rjust(width) if number in (right or ()) else text.ljust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    columns = []
+    for number, column in enumerate(zip(*table, strict=True)):
+        texts = [text.translate(CONTROL) for text in column]
+        width = max(map(len, texts))
+        columns.append([text.rjust(width) if number in right else text.ljust(width) for text in texts])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 @contextlib.contextmanager

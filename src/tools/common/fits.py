@@ -4,7 +4,9 @@ import contextlib
 import gc
 import io
 import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -15,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from src.tools.common import refuse, write, written_to
 
@@ -64,6 +67,10 @@ def compose_base(files: list[str] | None, options: list[str], own: set[str]) -> 
     trainer = base["trainer"]
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("trainer.fast_dev_run, barebones, enable_checkpointing: fits are compared by their checkpoints.")
+    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
+        refuse(f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit runs on one "
+               "device. Choose it by CUDA_VISIBLE_DEVICES; sweep uses several by --workers.")  # fmt: skip
+    trainer["devices"] = 1
     base["experiment"] = base["experiment"] or Path(files[0]).stem
     root = str(trainer["default_root_dir"] or ".")
     folder = Path(root).expanduser() / base["experiment"]
@@ -84,29 +91,72 @@ def as_yaml(tree: dict[str, Any], **more: Any) -> str:
     return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, **{"width": 120} | more))
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Return whether a fit can be resumed."""
-    return (run / "checkpoints" / "last.ckpt").exists()
+def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the plan of a tool, the file of this name in its folder, and the config of all its fits."""
+    try:
+        plan, base = (yaml.safe_load((folder / each).read_text(encoding="utf-8")) for each in (name, BASE))
+    except (OSError, yaml.YAMLError) as error:
+        refuse(f"--resume {folder}: {' '.join(str(error).split())}. Name a folder with {name}, made by this tool.")
+    return plan, base
 
 
-def begin_anew(run: Path) -> None:
-    """Empty the folder of a fit, but for its point."""
-    point = (run / POINT).read_text(encoding="utf-8")
-    shutil.rmtree(run)
-    run.mkdir()
-    write(run / POINT, point)
+@contextlib.contextmanager
+def working_on(folder: Path, tool: str, shared: bool = False) -> Iterator[str]:
+    """Hold the lock of a folder; leave at a signal by SystemExit, as a fit does.
+
+    Args:
+        folder: Of the tool's runs.
+        tool: `sweep` or `repeat`.
+        shared: Several machines work there, so nobody holds the lock.
+
+    Yields:
+        The command that continues; it is printed at a signal.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    again = f"python -m src {tool} --resume {shlex.quote(os.path.relpath(folder))}"
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
+    try:
+        with contextlib.nullcontext() if shared else FileLock(folder / ".lock", timeout=0):
+            yield again
+    except Timeout:
+        refuse(f"another process works on {folder}: wait for it, or end it.")
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code >= 128:
+            name = signal.Signals(stop.code - 128).name
+            print(f"stopped by {name}; continue with: {again}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def fit_words(run: Path) -> list[Any]:
-    """Return the command line that fits the point in a run's folder on top of `base.yaml`, or resumes that fit."""
-    if has_checkpoint(run):
-        return ["fit", "--ckpt_path", run]
-    return ["fit", "--config", run.parent / BASE, "--config", run / POINT]
+def fit(run: Path, point: dict[str, Any], callbacks: Iterable["Callback"] = (), output: Path | None = None) -> str:
+    """Fit a point on top of `base.yaml`, or resume that fit from its checkpoint; see `run_verb`."""
+    if (run / "checkpoints" / "last.ckpt").exists():
+        return run_verb(["fit", "--ckpt_path", run], callbacks, run, output)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    write(run / POINT, as_yaml(point))
+    return run_verb(["fit", "--config", run.parent / BASE, "--config", run / POINT], callbacks, run, output)
 
 
-def run_verb(
-    args: list[Any], callbacks: Iterable["Callback"] = (), folder: Path | None = None, output: Path | None = None
+def evaluate(
+    verb: str, run: Path, folder: Path, callbacks: Iterable["Callback"] = (), output: Path | None = None
 ) -> str:
+    """Run `validate`, `test` or `predict` in a folder, from the best checkpoint of a fit; see `run_verb`."""
+    best = run / "checkpoints" / "best.ckpt"
+    best = best if best.exists() else best.with_name("last.ckpt")
+    accelerator = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["accelerator"]
+    folder.mkdir(exist_ok=True)
+    words = [verb, "--ckpt_path", best, "--trainer.accelerator", accelerator, "--trainer.devices", "1"]
+    return run_verb(words, callbacks, folder, output)
+
+
+def run_verb(args: list[Any], callbacks: Iterable["Callback"], folder: Path, output: Path | None = None) -> str:
     """Run one verb in this process and leave it as fresh as it was.
 
     Args:
@@ -150,24 +200,3 @@ def summary_of(run: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return found
-
-
-@contextlib.contextmanager
-def stoppable(again: str) -> Iterator[None]:
-    """Leave at a signal by SystemExit, as a fit does; print the command that continues."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
-    try:
-        yield
-    except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code >= 128:
-            name = signal.Signals(stop.code - 128).name
-            print(f"stopped by {name}; continue with: {again}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,13 +7,10 @@
 Seeds are compared by the test (without one by the validation), folds by the validation of the best checkpoint. Each
 fold also chose its checkpoint, so its score is optimistic. Seeds get a 95 percent interval; folds get none, because
 they share training rows. Beside the runs, in `runs/<experiment>/repeat_<n>`, lie results.csv and summary.yaml, for
-folds out_of_fold.csv. Every other option is one of `fit`.
+folds out_of_fold.csv. Every other option is one of `fit`; each fit runs on one device.
 """
 
-import argparse
 from pathlib import Path
-
-from filelock import Timeout
 
 from src.tools.common import Parser, refuse
 from src.tools.repeat.plan import begin, read_plan, read_seeds
@@ -21,28 +18,23 @@ from src.tools.repeat.plan import begin, read_plan, read_seeds
 
 def main(args: list[str]) -> None:
     """Run the fits that are not finished, and report the results."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser("python -m src repeat", description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser("python -m src repeat", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
     what.add_argument("--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`")
     what.add_argument("--resume", type=Path, metavar="FOLDER", help="resume a repeat, which has all options")
-    what.add_argument("--only", type=Path, help=argparse.SUPPRESS)  # one fit alone, in a process of its own
     parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML of an experiment")
     given, options = parser.parse_known_args(args)
-    if given.resume and (options or given.config):
-        refuse(f"--resume takes no other option, the repeat has them: leave out {' '.join(given.config + options)}.")
-    if given.folds is not None and given.folds < 2:
-        refuse(f"--folds {given.folds} must be at least 2.")
     if given.resume:
+        if options or given.config:
+            refuse(f"--resume takes no other option, the repeat has them: leave out {' '.join(given.config + options)}")
         plan = read_plan(given.resume)
     elif given.seeds:
         plan = begin("seed", read_seeds(given.seeds), given.config, options)
-    elif given.folds:
+    elif given.folds < 2:
+        refuse(f"--folds {given.folds} must be at least 2.")
+    else:
         plan = begin("fold", list(range(given.folds)), given.config, options)
-    from src.tools.repeat.fits import run_all, run_one  # seconds, which a wrong option need not wait
+    from src.tools.repeat.fits import run_all  # seconds, which a wrong option need not wait
 
-    try:
-        run_one(given.only) if given.only else run_all(plan)
-    except Timeout:
-        refuse(f"another process works on {given.resume or plan.folder}: wait for it, or end it.")
+    run_all(plan)

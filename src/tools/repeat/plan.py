@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src.tools.common import claim, refuse, write
-from src.tools.common.fits import BASE, POINT, as_yaml, compose_base, composed
+from src.tools.common.fits import BASE, as_yaml, compose_base, load
 
 FILE = "repeat.yaml"
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -36,13 +34,9 @@ class Plan:
         """The stage whose metrics are compared: `test` or `val`."""
         return "test" if self.base["test_after_fit"] else "val"
 
-    def run(self, number: int) -> Path:
-        """Return the folder of a fit, with its seed or its fold in it."""
-        run, value = self.folder / f"version_{number}", self.values[number]
-        point = {"seed_everything": value} if self.kind == "seed" else {"data": {"fold": [value, len(self.values)]}}
-        run.mkdir(exist_ok=True)
-        write(run / POINT, as_yaml(point))
-        return run
+    def point(self, value: int) -> dict[str, Any]:
+        """Return the options in which the fit of a seed or a fold differs."""
+        return {"seed_everything": value} if self.kind == "seed" else {"data": {"fold": [value, len(self.values)]}}
 
 
 def read_seeds(words: list[str]) -> list[int]:
@@ -75,8 +69,6 @@ def begin(kind: str, values: list[int], files: list[str], options: list[str]) ->
             "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/data/splits.py, the line: "
             "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
         )
-    if kind == "fold":
-        composed([*(f"--config={file}" for file in files), *options, f"--data.fold=[0, {len(values)}]"])
     base["test_after_fit"] = kind == "seed" and has_test(base)
     plan = Plan(claim(root, "repeat"), base, kind, values)
     write(plan.folder / BASE, as_yaml(base))
@@ -98,8 +90,5 @@ def has_test(config: dict[str, Any]) -> bool:
 
 def read_plan(folder: Path) -> Plan:
     """Read the plan of a repeat that is resumed."""
-    try:
-        base, own = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (BASE, FILE))
-        return Plan(folder, base, **own)
-    except (OSError, yaml.YAMLError, TypeError):
-        refuse(f"--resume {folder} is no repeat: {BASE} or {FILE} is missing or broken.")
+    own, base = load(folder, FILE)
+    return Plan(folder, base, **own)

@@ -17,11 +17,8 @@ import yaml
 from src.tools.common import write, write_table
 from src.tools.repeat.plan import Plan
 
-# A score on the rows that chose the checkpoint is too good; the reader of the figures has to know it.
-CHOSEN = {
-    "fold": "each fold's checkpoint was chosen on that fold, by {monitor}, so its score is optimistic",
-    "seed": "each checkpoint was chosen on the same validation part, by {monitor}, so its score is optimistic",
-}
+# The reader of the figures has to know it.
+CHOSEN = "the rows that score a checkpoint have also chosen it, by {}, so the scores are optimistic"
 
 
 class Row(NamedTuple):
@@ -70,12 +67,12 @@ def report(plan: Plan, rows: list[Row]) -> None:
     """Print the table of all rows, and write summary.yaml."""
     done, failed = [row for row in rows if not row.error], [row.value for row in rows if row.error]
     names = dict.fromkeys(name for row in done for name in row.metrics)
-    values = {name: [row.metrics[name] for row in done if name in row.metrics] for name in names}
-    found = {name: spread(values[name], independent=plan.kind == "seed") for name in names}
+    columns = {name: [row.metrics[name] for row in done if name in row.metrics] for name in names}
+    found = {name: spread(column, independent=plan.kind == "seed") for name, column in columns.items()}
     summary = {f"{plan.kind}s": [row.value for row in done], "failed": failed, "metrics": found}
     monitor = plan.base["checkpoint"]["monitor"]
     if found and plan.stage == "val" and monitor and not monitor.startswith("train"):
-        summary["note"] = CHOSEN[plan.kind].format(monitor=monitor)
+        summary["note"] = CHOSEN.format(monitor)
     write(plan.folder / "summary.yaml", yaml.safe_dump(summary, sort_keys=False))
     if done and not found:
         print(f"note: no metric was logged whose name begins with {plan.stage}/", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A sweep's plan: read from a YAML and the command line, checked before a folder is made, kept in the folder."""
+"""Plan a sweep: read from a YAML and the command line, checked before a folder is made, kept in the folder."""
 
 import argparse
 import contextlib
@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, get_loader
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from src.tools.common import claim, refuse, write
-from src.tools.common.fits import BASE, as_yaml, compose_base, composed
-from src.tools.sweep.space import FILES, Space, fragment, label, points, probes, read_space, walk
+from src.tools.common.fits import BASE, as_yaml, compose_base, composed, load
+from src.tools.sweep.space import FILES, Space, by_name, fragment, label, points, probes, read_space, walk
 
 FILE = "sweep.yaml"
 KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
@@ -36,14 +35,12 @@ class Sweep:
             `storage`, the database that several machines share. It stays the same as long as the sweep lives.
         base: The composed config of all trials; a trial's point is applied on top.
         trials: How many there are to be.
-        finished: Whether the trials are done and the best one is tested.
         folder: Where everything lies.
     """
 
     plan: dict[str, Any]
     base: dict[str, Any]
     trials: int = NUM_TRIALS
-    finished: bool = False
     folder: Path = Path()
 
     @cached_property
@@ -61,77 +58,36 @@ class Sweep:
         """All points of a grid; none for another sampler."""
         return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
 
-    @cached_property
-    def lock(self) -> FileLock:
-        """Held by the one process that works on the sweep."""
-        return FileLock(self.folder / ".lock", timeout=0)
-
-    def point(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """Return the config of a point: the value of each option, the label of a choice."""
+    def point(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the config of a trial's parameters."""
         choices = {(each.name, label(value)): value for each, _ in walk(self.space)
                    for value in each.given if isinstance(value, list | dict)}  # fmt: skip
         choices |= {(FILES, file): options for file, options in self.plan["files"].items()}
-        return fragment({name: choices.get((name, value), value) for name, value in drawn.items()})
+        return fragment({name: choices.get((name, value), value) for name, value in by_name(params).items()})
 
     def save(self) -> None:
         """Write `base.yaml` once, and `sweep.yaml`."""
         if not (self.folder / BASE).is_file():
             write(self.folder / BASE, as_yaml(self.base))
-        write(self.folder / FILE, as_yaml(self.plan | {"trials": self.trials, "finished": self.finished}))
+        write(self.folder / FILE, as_yaml(self.plan | {"trials": self.trials}))
 
 
-def load(folder: Path) -> Sweep:
-    """Read the sweep that lies in a folder."""
-    try:
-        plan, base = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (FILE, BASE))
-        return Sweep(plan, base, plan.pop("trials"), plan.pop("finished"), folder)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError) as error:
-        refuse(f"{folder} is no sweep: {' '.join(str(error).split())}. Name the folder of one, runs/<name>/sweep_<n>.")
-
-
-def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
-    """Return the sweep that its own options and those of fit ask for, its folder made and locked."""
-    if not own.sweep and (options or own.config or own.storage):
-        refuse("--resume without --sweep continues a sweep as it began: leave out all but --trials and --workers.")
-    sweep = _continued(own.resume, *_new(own, options)) if own.sweep else load(own.resume)
-    sweep.trials = min(own.trials or sweep.trials, len(sweep.grid) or sys.maxsize)
-    sweep.finished = False
-    try:
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        if not sweep.plan["storage"]:
-            sweep.lock.acquire()
-    except Timeout:
-        refuse(f"another process works on {sweep.folder}: wait for it, or end it.")
-    except OSError as error:
-        refuse(f"--resume {sweep.folder}: cannot make this folder: {error.strerror}. Name another.")
+def read_sweep(folder: Path, trials: int | None = None) -> Sweep:
+    """Read the sweep that lies in a folder; it may get more trials."""
+    plan, base = load(folder, FILE)
+    sweep = Sweep(plan, base, plan.pop("trials"), folder)
+    sweep.trials = min(trials or sweep.trials, len(sweep.grid) or sys.maxsize)
     return sweep
 
 
-def _continued(folder: Path | None, asked: Sweep, root: Path) -> Sweep:
-    """Return the sweep in the folder, or the one that the same command began and did not finish, or else a new one."""
-    for file in [folder / FILE] if folder else sorted(root.glob(f"sweep_*/{FILE}")):
-        if file.is_file():
-            known = load(file.parent)
-            same = (known.plan, known.base) == (asked.plan, asked.base)
-            if folder and not same:
-                refuse(f"{folder} is another sweep, with other options. Leave out --sweep, or begin a new one.")
-            if folder:
-                return known
-            if same and not known.finished:
-                with contextlib.suppress(Timeout), known.lock:
-                    return known
-    asked.folder = folder or claim(root, "sweep")
-    return asked
-
-
-def _new(own: argparse.Namespace, options: list[str]) -> tuple[Sweep, Path]:
-    """Read and check the YAML, the options, and each bound and choice; return also the experiment's folder."""
+def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
+    """Read and check the YAML, the options, and each bound and choice; make the sweep's folder."""
     if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
         refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
     given = _read(f"--sweep {own.sweep}", own.sweep)
     if unknown := [*(given.keys() - set(KEYS)), *({"space"} - given.keys())]:
         refuse(f"--sweep {own.sweep}: expected `space` and optionally {', '.join(KEYS[1:])}; see {', '.join(unknown)}.")
-    trials = given.get("trials")
+    trials = own.trials or given.get("trials")
     if trials is not None and (type(trials) is not int or trials < 1):
         refuse(f"trials: {trials} must be a number of trials, at least 1.")
     space, fixed = read_space(given["space"]), {word.lstrip("-").partition("=")[0] for word in options}
@@ -140,19 +96,16 @@ def _new(own: argparse.Namespace, options: list[str]) -> tuple[Sweep, Path]:
             refuse(f"{name}: a sweep sets it itself, to compare its trials. Leave it out of the space.")
         if name in fixed:
             refuse(f"{name} is in the space, and given as an option. Leave out one of them.")
-    files = {file for each, _ in walk(space) if each.name == FILES for file in each.given if isinstance(file, str)}
     base, root = compose_base(own.config, options, set())
-    trainer, monitor, mode = base["trainer"], base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
-    if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
-        refuse(f"trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: a trial runs on one device. "
-               "Use all by --workers; choose some by CUDA_VISIBLE_DEVICES.")  # fmt: skip
+    monitor, mode = base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
     metric = given.get("metric") or monitor
     usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in metric else None
     direction = given.get("direction") or usual
     if direction not in ("minimize", "maximize"):
         refuse(f"direction: {direction} must be minimize or maximize. Say in --sweep which {metric} is better.")
-    base["test_after_fit"], trainer["devices"] = False, 1
+    base["test_after_fit"] = False
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
+    files = {file for each, _ in walk(space) if each.name == FILES for file in each.given if isinstance(file, str)}
     plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
     for key, base_class, default in (("sampler", BaseSampler, "TPESampler"), ("pruner", BasePruner, "NopPruner")):
@@ -163,8 +116,9 @@ def _new(own: argparse.Namespace, options: list[str]) -> tuple[Sweep, Path]:
             make(base_class, plan[key])
     sweep = Sweep(plan, base)
     _check(sweep)
-    sweep.trials = trials or len(sweep.grid) or NUM_TRIALS
-    return sweep, root
+    sweep.trials = min(trials or len(sweep.grid) or NUM_TRIALS, len(sweep.grid) or sys.maxsize)
+    sweep.folder = claim(root, "sweep")
+    return sweep
 
 
 def _read(name: str, path: str) -> dict[str, Any]:
@@ -185,8 +139,8 @@ def _check(sweep: Sweep) -> None:
     A range between whole numbers gets fractions where the option takes them: `{low: 0, high: 1}` of a rate.
     """
 
-    def read(drawn: dict[str, Any]) -> None:
-        texts = [as_yaml(tree, width=1_000_000, default_flow_style=True) for tree in (sweep.base, sweep.point(drawn))]
+    def read(params: dict[str, Any]) -> None:
+        texts = [as_yaml(tree, width=1_000_000, default_flow_style=True) for tree in (sweep.base, sweep.point(params))]
         composed([word for text in texts for word in ("--config", text)])
 
     for point in probes(sweep.space):

@@ -1,4 +1,4 @@
-"""Search: Optuna proposes points, and this process fits them or hands them to warm workers.
+"""Search: Optuna proposes points, and this process fits them or hands them to other processes.
 
 One process of a machine works on a sweep. It holds the sweep's lock, and it alone writes the study and asks the pruner.
 Several machines share a database instead, by Optuna's own means alone: see `search_with_others`.
@@ -22,8 +22,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.tools.common import refuse, write
-from src.tools.common.fits import POINT, as_yaml, begin_anew, fit_words, has_checkpoint, run_verb, summary_of
+from src.tools.common import refuse
+from src.tools.common.fits import fit, summary_of
 from src.tools.sweep.plan import Sweep, make
 from src.tools.sweep.results import describe, trials_of, write_trials
 from src.tools.sweep.space import draw
@@ -49,66 +49,26 @@ class Reports(Callback):
             trainer.should_stop |= self.report((trainer.global_step, float(found)))
 
 
+def fit_trial(folder: Path, point: dict[str, Any], metric: str, report: Report) -> str:
+    """Fit a point in a run's folder, or resume its fit; return the reason of a failure in one line, or nothing."""
+    with FileLock(folder.parent / ".locks" / folder.name):  # a process whose sweep was killed may still be saving
+        return fit(folder, point, [Reports(metric, report)], folder / "output.txt")
+
+
 def open_storage(sweep: Sweep) -> RDBStorage:
-    """Open the database: a file in the sweep's folder, or the one that several machines share."""
-    url = sweep.plan["storage"]
-    if url is None:
+    """Open the database, or create it: a file in the sweep's folder, or the one that several machines share."""
+    if (url := sweep.plan["storage"]) is None:
         file = str((sweep.folder / "study.db").absolute())
         # The path stays out of the address, where `?`, `#`, `%` and `{` have a meaning.
         creator = functools.partial(sqlite3.connect, file, check_same_thread=False)
         return RDBStorage("sqlite:///study.db", {"creator": creator})
-    retry: dict[str, Any] = {
-        "heartbeat_interval": HEARTBEAT_S,
-        "grace_period": 3 * HEARTBEAT_S,
-        "heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(NUM_RETRIES, True),
-    }
-    for wait_s in (1, 3, 0):
-        try:
-            return RDBStorage(url, **retry)
-        except Exception as error:  # each database has errors of its own
-            reason = " ".join(str(error).partition("(Background on")[0].split())
-            time.sleep(wait_s)  # another machine may have created the tables at the same instant
-    refuse(f"--storage {url}: {reason}. Is the database running, and its driver installed?")
-
-
-def open_study(sweep: Sweep) -> tuple[optuna.Study, RDBStorage]:
-    """Open the study and its storage, or create them."""
-    storage = open_storage(sweep)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=str(sweep.folder.absolute()) if sweep.plan["storage"] else "sweep",
-        direction=sweep.plan["direction"],
-        pruner=make(BasePruner, sweep.plan["pruner"]),
-        load_if_exists=True,
-    )
-    for point in sweep.grid[len(study.get_trials(deepcopy=False)) :]:  # the others wait already, or have begun
-        study.enqueue_trial(point, skip_if_exists=sweep.plan["storage"] is not None)
-    return study, storage
-
-
-def suggest(sweep: Sweep, study: optuna.Study, trial: Trial) -> dict[str, Any]:
-    """Draw a trial's point: the value of each option, the label of a choice.
-
-    It depends on the sampler's seed, the trial's number and the study alone, so that a killed sweep draws the same.
-    """
-    if not sweep.grid:  # whose trials have their values from the start
-        kind = sweep.plan["sampler"]
-        seed = int(kind.get("init_args", {}).get("seed") or 0)
-        own = int.from_bytes(hashlib.sha256(f"{seed} {trial.number}".encode()).digest()[:4])
-        # A quasi-random sequence is one for all trials.
-        study.sampler = make(BaseSampler, kind, seed if "QMC" in kind["class_path"] else own)
+    retry = RetryHeartbeatStaleTrialCallback(NUM_RETRIES, inherit_intermediate_values=True)
+    seconds: Any = {"heartbeat_interval": HEARTBEAT_S, "grace_period": 3 * HEARTBEAT_S}
     try:
-        return draw(sweep.space, trial)
-    except (ImportError, ValueError) as error:
-        refuse(f"sampler: {sweep.plan['sampler']['class_path']}: {' '.join(str(error).split())}")
-
-
-def fit(folder: Path, metric: str, report: Report) -> str:
-    """Fit the point in a run's folder, or resume its fit; return the reason of a failure in one line, or nothing."""
-    with FileLock(folder.parent / ".locks" / folder.name):  # a worker whose sweep was killed may still be saving
-        if not has_checkpoint(folder):
-            begin_anew(folder)
-        return run_verb(fit_words(folder), [Reports(metric, report)], folder, folder / "output.txt")
+        return RDBStorage(url, heartbeat_stale_trial_callback=retry, **seconds)
+    except Exception as error:  # each database has errors of its own
+        reason = " ".join(str(error).partition("(Background on")[0].split())
+        refuse(f"--storage {url}: {reason}. Is the database running, and its driver installed?")
 
 
 class Search:
@@ -116,24 +76,33 @@ class Search:
 
     Args:
         sweep: The sweep.
-        max_failures: So many failures in a row end the search; so many workers may die with one trial.
+        max_failures: So many failures in a row end the search; so many processes may die with one trial.
     """
 
     def __init__(self, sweep: Sweep, max_failures: int) -> None:
-        self.sweep, self.max_failures, self.metric = sweep, max_failures, sweep.plan["metric"]
-        self.study, storage = open_study(sweep)
+        self.sweep, self.max_failures = sweep, max_failures
+        self.num_failed = 0  # in a row
+        self.deaths: Counter[int] = Counter()
+        storage, name = open_storage(sweep), str(sweep.folder.absolute()) if sweep.plan["storage"] else "sweep"
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=sweep.plan["direction"],
+            pruner=make(BasePruner, sweep.plan["pruner"]),
+            load_if_exists=True,
+        )
+        for params in sweep.grid[len(self.study.get_trials(deepcopy=False)) :]:  # the others wait, or have begun
+            self.study.enqueue_trial(params)
         begun = trials_of(self.study)
         if sweep.trials < len(begun):
             refuse(f"--trials {sweep.trials}: {sweep.folder} has {len(begun)} trials. Set --trials to that or more.")
-        study_id = storage.get_study_id_from_name(self.study.study_name)
+        study_id = storage.get_study_id_from_name(name)
         running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
         ids = [storage.get_trial_id_from_study_id_trial_number(study_id, number) for number in running]
         self.interrupted = [Trial(self.study, each) for each in ids]
-        self.num_failed = 0  # in a row
-        self.deaths: Counter[int] = Counter()
 
-    def next(self) -> tuple[Trial, Path] | None:
-        """Take the next trial that has to be fitted, an interrupted one or a new one; return it with its folder."""
+    def next(self) -> tuple[Trial, Path, dict[str, Any]] | None:
+        """Take the next trial, an interrupted one or a new one; return it with its folder and its point."""
         while self.num_failed < self.max_failures:
             if self.interrupted:
                 trial = self.interrupted.pop(0)
@@ -141,30 +110,44 @@ class Search:
                 trial = self.study.ask()
             else:
                 return None
-            folder = self.prepare(trial)
+            place = self.place(trial)
             if (deaths := self.deaths[trial.number]) < self.max_failures:
-                return trial, folder
+                return trial, *place
             self.finish(trial, f"its worker died {deaths} times (out of memory?)")
         return None
 
-    def prepare(self, trial: Trial) -> Path:
-        """Draw a trial's point; return the folder of its run.
+    def draw(self, trial: Trial) -> dict[str, Any]:
+        """Return the point of a trial, the options in which it differs.
+
+        It depends on the sampler's seed, the trial's number and the study alone, so that a killed sweep draws the same.
+        """
+        kind = self.sweep.plan["sampler"]
+        if not self.sweep.grid:  # whose trials have their values from the start
+            seed = int(kind.get("init_args", {}).get("seed") or 0)
+            own = int.from_bytes(hashlib.sha256(f"{seed} {trial.number}".encode()).digest()[:4])
+            # A quasi-random sequence is one for all trials.
+            self.study.sampler = make(BaseSampler, kind, seed if "QMC" in kind["class_path"] else own)
+        try:
+            draw(self.sweep.space, trial)
+        except (ImportError, ValueError) as error:
+            refuse(f"sampler: {kind['class_path']}: {' '.join(str(error).split())}")
+        return self.sweep.point(trial.params)
+
+    def place(self, trial: Trial) -> tuple[Path, dict[str, Any]]:
+        """Return the folder of a trial's run and its point.
 
         A point that was fitted has its folder already, where nothing is left to do: another fit would give the same
         bits, unless each draws a seed.
         """
-        config = self.sweep.point(suggest(self.sweep, self.study, trial))
-        draws_seed = isinstance(config.get("seed_everything", self.sweep.base["seed_everything"]), bool)
-        others = [] if draws_seed else self.study.get_trials(deepcopy=False)
-        new = {"folder": str(self.sweep.folder / f"version_{trial.number}"), PRUNED: False}
-        same = [other.user_attrs for other in others if other.params == trial.params and "folder" in other.user_attrs]
-        known = trial.user_attrs if "folder" in trial.user_attrs else [*same, new][0]
-        folder = Path(known["folder"])
-        trial.set_user_attr("folder", str(folder))
-        trial.set_user_attr(PRUNED, known.get(PRUNED, False))
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / POINT, as_yaml(config))
-        return folder
+        point, known = self.draw(trial), trial.user_attrs
+        if "folder" not in known:
+            draws_seed = isinstance(point.get("seed_everything", self.sweep.base["seed_everything"]), bool)
+            others = [] if draws_seed else self.study.get_trials(deepcopy=False)
+            fitted = [each.user_attrs for each in others if each.params == trial.params and "folder" in each.user_attrs]
+            known = [*fitted, {"folder": str(self.sweep.folder / f"version_{trial.number}")}][0]
+            trial.set_user_attr(PRUNED, known.get(PRUNED, False))
+            trial.set_user_attr("folder", known["folder"])
+        return Path(known["folder"]), point
 
     def report(self, trial: Trial, validation: tuple[int, float]) -> bool:
         """Report the n-th validation to Optuna as step n; return whether to prune the trial."""
@@ -185,7 +168,7 @@ class Search:
         summary = summary_of(Path(trial.user_attrs["folder"]))
         value = summary.get("best")
         if not isinstance(value, int | float):
-            error = error or f"no validation gave a number for {self.metric}"
+            error = error or f"no validation gave a number for {self.sweep.plan['metric']}"
         trial.set_user_attr("seconds", summary.get("seconds", 0.0))
         trial.set_user_attr("error", error)
         if trial.user_attrs[PRUNED]:
@@ -201,28 +184,30 @@ class Search:
         """Write `trials.csv` and print a line for a trial that has ended."""
         self.num_failed = self.num_failed + 1 if trial.state == TrialState.FAIL else 0
         write_trials(self.sweep, study)
-        print(describe(self.sweep, study, trial), flush=True)
+        print(describe(self.sweep, trial), flush=True)
+
+    def fit(self, trial: Trial, folder: Path, point: dict[str, Any]) -> str:
+        """Fit a trial in this process."""
+        return fit_trial(folder, point, self.sweep.plan["metric"], functools.partial(self.report, trial))
 
 
 def search_here(search: Search) -> None:
     """Fit one trial after another in this process."""
     while found := search.next():
-        trial, folder = found
-        search.finish(trial, fit(folder, search.metric, functools.partial(search.report, trial)))
+        search.finish(found[0], search.fit(*found))
 
 
 def search_with_others(search: Search) -> None:
     """Fit trials of a study that several machines share in a database.
 
-    Start the same command on each machine, in a folder on a shared disk. Optuna's heartbeat, which is experimental,
-    finds a trial whose machine died, a minute later and when another machine asks for its next trial. The retry has a
-    number of its own and resumes in the folder of the first one. Machines that ask at the same instant may run a few
-    trials too many.
+    Begin the sweep on one machine, in a folder on a shared disk; join it on the others by --resume. Optuna's heartbeat,
+    which is experimental, finds a trial whose machine died, a minute later and when another machine asks for its next
+    trial. The retry has a number of its own and resumes in the folder of the first one. Machines that ask at the same
+    instant may run a few trials too many.
     """
 
     def objective(trial: Trial) -> float:
-        error = fit(search.prepare(trial), search.metric, functools.partial(search.report, trial))
-        state, value = search.note(trial, error)
+        state, value = search.note(trial, search.fit(trial, *search.place(trial)))
         if state == TrialState.PRUNED:
             raise optuna.TrialPruned
         return float("nan") if value is None else value  # Optuna takes NaN for a failure

@@ -61,9 +61,7 @@ def _read(name: str, given: Any, branch: str) -> Option:
     if isinstance(given, dict) and {"low", "high"} & given.keys():
         return Option(name, key, given, _read_range(name, **given))
     if not isinstance(given, list | dict) or not given:
-        refuse(
-            f"{name}: got {given!r}; give a range {{low: 1, high: 9}}, a list of choices, or a space for each choice."
-        )
+        refuse(f"{name}: got {given!r}; give a range {{low: 1, high: 9}}, a list, or choices with a space for each.")
     labels, below = [label(value) for value in given], {}
     if double := [value for value in given if labels.count(label(value)) > 1]:
         refuse(f"{name}: {double[0]!r} and {double[1]!r} are one choice, not two: Python finds them equal.")
@@ -101,35 +99,37 @@ def walk(space: Space, above: dict[str, Any] | None = None) -> Iterator[tuple[Op
             yield from walk(below, {**(above or {}), each.name: choice})
 
 
-def draw(space: Space, trial: BaseTrial) -> dict[str, Any]:
-    """Let a trial draw the value of each option, the label of a choice; a trial that has drawn returns the same."""
-    drawn: dict[str, Any] = {}
+def draw(space: Space, trial: BaseTrial) -> None:
+    """Let a trial draw each option; one that has drawn keeps its values."""
     for each in space:
         at = each.distribution
         if isinstance(at, CategoricalDistribution):
-            drawn[each.name] = trial.suggest_categorical(each.key, at.choices)
-            drawn |= draw(each.below.get(drawn[each.name], []), trial)
+            draw(each.below.get(trial.suggest_categorical(each.key, at.choices), []), trial)
         elif isinstance(at, IntDistribution):
-            drawn[each.name] = trial.suggest_int(each.key, at.low, at.high, step=at.step, log=at.log)
+            trial.suggest_int(each.key, at.low, at.high, step=at.step, log=at.log)
         else:
-            drawn[each.name] = trial.suggest_float(each.key, at.low, at.high, step=at.step, log=at.log)
-    return drawn
+            trial.suggest_float(each.key, at.low, at.high, step=at.step, log=at.log)
+
+
+def by_name(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters by the names of the options."""
+    return {key.partition(" (")[0]: value for key, value in params.items()}
 
 
 def probes(space: Space) -> list[dict[str, Any]]:
-    """Return a few points, by the names of the options, in which each bound and each choice occurs."""
+    """Return a few points in which each bound and each choice occurs."""
 
     def bounds(each: Option) -> list[Any]:
         at: Any = each.distribution
         return list(dict.fromkeys((at.low, at.high, min(at.low + (at.step or (at.high - at.low) / 3), at.high))))
 
-    columns = [_column(each, each.name, bounds, probes) for each in space]
+    columns = [_column(each, bounds, probes) for each in space]
     rows = range(max(map(len, columns), default=1))
     return [{k: v for column in columns for k, v in column[row % len(column)].items()} for row in rows]
 
 
 def points(space: Space) -> list[dict[str, Any]]:
-    """Return all points of a grid, by the keys of the study."""
+    """Return all points of a grid."""
 
     def steps(each: Option) -> list[Any]:
         at: Any = each.distribution
@@ -137,20 +137,21 @@ def points(space: Space) -> list[dict[str, Any]]:
             refuse(f"{each.name}: a grid needs a step, or a list of values, and no log.")
         return [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
 
-    columns = [_column(each, each.key, steps, points) for each in space]
+    columns = [_column(each, steps, points) for each in space]
     rows = list(itertools.islice(itertools.product(*columns), MAX_POINTS + 1))
     if len(rows) > MAX_POINTS:
         refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
-    return [{name: value for part in row for name, value in part.items()} for row in rows]
+    return [{key: value for part in row for key, value in part.items()} for row in rows]
 
 
 def _column(
-    each: Option, name: str, values: Callable[[Option], list[Any]], rest: Callable[[Space], list[dict[str, Any]]]
+    each: Option, values: Callable[[Option], list[Any]], rest: Callable[[Space], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Return an option's values, each choice with all points of the space that it brings along."""
-    if not isinstance(each.distribution, CategoricalDistribution):
-        return [{name: value} for value in values(each)]
-    return [{name: choice} | row for choice in each.distribution.choices for row in rest(each.below.get(choice, []))]
+    at = each.distribution
+    if not isinstance(at, CategoricalDistribution):
+        return [{each.key: value} for value in values(each)]
+    return [{each.key: choice} | row for choice in at.choices for row in rest(each.below.get(choice, []))]
 
 
 def fragment(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Warm workers: hand trials to processes that stay, and replace one that dies."""
+"""Several trials at once: each in a process of its own, on a GPU of its own."""
 
 import contextlib
 import multiprocessing
@@ -7,59 +7,55 @@ import signal
 import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 from optuna.trial import Trial
 
-from src.tools.sweep.search import Search, fit
+from src.tools.sweep.search import Search, fit_trial
 
 
 def search_with_workers(search: Search, number: int) -> None:
-    """Hand the trials to several warm processes; replace one that dies and give its trial to the new one."""
+    """Fit so many trials at a time; another process continues the trial of one that dies."""
     kinds = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-    context.set_forkserver_preload(["src.cli"])  # a worker then starts in 0.1 s
-    workers: dict[Connection, tuple[BaseProcess, dict[str, str]]] = {}
-    busy: dict[Connection, Trial] = {}
-
-    def start(place: dict[str, str]) -> None:
-        pipe, end = context.Pipe()
-        process = context.Process(target=serve, args=(end, place, search.metric))
-        process.start()
-        end.close()
-        workers[pipe] = process, place
-
+    context.set_forkserver_preload(["src.cli"])  # a process then starts in 0.1 s
+    running: dict[Connection, tuple[BaseProcess, Trial, dict[str, str]]] = {}
+    free, metric = _places(number), search.sweep.plan["metric"]
     try:
-        for place in _places(number):
-            start(place)
         while True:
-            for pipe in [pipe for pipe in workers if pipe not in busy]:
-                if found := search.next():
-                    busy[pipe], folder = found
-                    with contextlib.suppress(BrokenPipeError):  # it died, as the next `recv` says
-                        pipe.send(folder)
-            if not busy:
+            while free and (found := search.next()):
+                trial, folder, point = found
+                pipe, end = context.Pipe()
+                process = context.Process(target=work, args=(end, free[-1], folder, point, metric))
+                process.start()
+                end.close()
+                running[pipe] = process, trial, free.pop()
+            if not running:
                 return
-            ready = wait(list(busy))
-            for pipe in [pipe for pipe in busy if pipe in ready]:
+            ready = wait(list(running))
+            for pipe in [pipe for pipe in running if pipe in ready]:
+                process, trial, place = running[pipe]
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):
-                    (process, place), trial = workers.pop(pipe), busy.pop(pipe)
-                    process.join()
-                    print(f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
-                          flush=True)  # fmt: skip
+                    message = None
+                if isinstance(message, tuple):
+                    pipe.send(search.report(trial, message))
+                    continue
+                process.join()
+                del running[pipe]
+                free.append(place)
+                if message is None:
                     search.deaths[trial.number] += 1
                     search.interrupted.append(trial)
-                    start(place)
-                    continue
-                if isinstance(message, str):
-                    search.finish(busy.pop(pipe), message)
+                    print(f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
+                          flush=True)  # fmt: skip
                 else:
-                    pipe.send(search.report(busy[pipe], message))
+                    search.finish(trial, message)
     finally:
-        processes = [process for process, _ in workers.values()]
+        processes = [process for process, _, _ in running.values()]
         try:
             for process in processes:
                 process.terminate()
@@ -71,7 +67,7 @@ def search_with_workers(search: Search, number: int) -> None:
 
 
 def _places(number: int) -> list[dict[str, str]]:
-    """Return the environment of each worker: a GPU of its own, its share of the cores."""
+    """Return the environment of each process: a GPU of its own, its share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -79,15 +75,12 @@ def _places(number: int) -> list[dict[str, str]]:
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(number)]
 
 
-def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
-    """Fit each folder that comes through the pipe, until the parent ends.
-
-    Send (step, value) of each validation and wait for the answer; then send the reason of a failure, or nothing.
-    """
+def work(pipe: Connection, place: dict[str, str], folder: Path, point: dict[str, Any], metric: str) -> None:
+    """Fit a point; send (step, value) of each validation and wait for the answer; send the reason of a failure."""
     os.environ.update(place)
     torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which ends each worker once
+        os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which ends each process once
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(validation: tuple[int, float]) -> bool:
@@ -97,9 +90,9 @@ def serve(pipe: Connection, place: dict[str, str], metric: str) -> None:
         except (EOFError, OSError):  # the parent is gone: a signal follows
             return False
 
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            pipe.send(fit(pipe.recv(), metric, report))
+    error = fit_trial(folder, point, metric, report)
+    with contextlib.suppress(OSError):
+        pipe.send(error)
 
 
 def _end_with_parent() -> None:
