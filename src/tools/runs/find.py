@@ -1,5 +1,6 @@
 """Find runs: folders `version_<n>` below a root, each named by its path from there."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -21,26 +22,24 @@ def find(root: Path) -> dict[str, Path]:
     """
     if not root.is_dir():
         refuse(f"--root {root} is no folder. Name the folder `runs` beside which the first fit was started.")
-    top, found = root.resolve(), {}
-    folders, links, seen = [root], list[Path](), set[Path]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        real = folder.resolve()
-        if real in seen or (folder != root and top.is_relative_to(real)):
-            continue
-        seen.add(real)
-        if folder != root and (VERSION.fullmatch(folder.name) or VERSION.fullmatch(real.name)):
-            found[folder.relative_to(root).as_posix()] = folder
-            continue
-        try:
-            for path in sorted(folder.iterdir()):
-                if path.is_dir():
-                    (links if path.is_symlink() else folders).append(path)
-        except FileNotFoundError:  # deleted in the meantime
-            continue
-        except OSError as error:
-            print(f"note: {folder} cannot be read: {error.strerror}", file=sys.stderr)
-    return {name: found[name] for name in sorted(found, key=in_order)}
+    found: dict[Path, str] = {}  # a run's name by its real place
+    for follow in (False, True):  # links last
+        seen = set[Path]()
+        for name, folders, _ in os.walk(root, onerror=None if follow else report, followlinks=follow):
+            folder, real = Path(name), Path(name).resolve()
+            if folder != root and (VERSION.fullmatch(folder.name) or VERSION.fullmatch(real.name)):
+                found.setdefault(real, folder.relative_to(root).as_posix())
+                folders.clear()
+            elif real in seen or (folder != root and root.resolve().is_relative_to(real)):
+                folders.clear()
+            seen.add(real)
+    return {name: root / name for name in sorted(found.values(), key=in_order)}
+
+
+def report(error: OSError) -> None:
+    """Print a note on a folder that cannot be read; one that was deleted in the meantime is none."""
+    if not isinstance(error, FileNotFoundError):
+        print(f"note: {error.filename} cannot be read: {error.strerror}", file=sys.stderr)
 
 
 def named(runs: Iterable[str], text: str, root: Path) -> list[str]:

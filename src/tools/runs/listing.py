@@ -1,6 +1,5 @@
 """The table of all runs, filtered and sorted; as text, CSV or JSON."""
 
-import argparse
 import csv
 import json
 import shutil
@@ -24,31 +23,26 @@ examples:
 
 columns, beside each metric (val/loss) and each option (model.optimizer.lr):
 """
-# The usual columns, with the test's metrics between; the last ones are left out where the terminal is too narrow.
+# The usual columns of the table, with the test's metrics between. A line is cut where the terminal ends.
 BEFORE = ("run", "verb", "state", "started", "monitor", "best")
 BEHIND = ("note", "reason", "epochs", "seconds", "parameters", "device", "commit")
 
 
 def main(args: list[str]) -> None:
     """Print the table."""
-    parser = Parser(
-        "python -m src runs",
-        description="Lists all runs in a table, by the files in their folders.",
-        epilog=HELP + "\n".join(f"  {name:<12}{meaning}" for name, (_, meaning) in COLUMNS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    facts = "\n".join(f"  {name:<12}{meaning}" for name, (_, meaning) in COLUMNS.items())
+    parser = Parser("python -m src runs", description=__doc__, epilog=HELP + facts)
     add = parser.add_argument
     add("filter", nargs="*", help="experiments or runs, * for any letters; by default all")
     add("--all", action="store_true", help="also the runs of sweeps and repeats")
     add("--where", action="append", default=[], metavar="'COLUMN > VALUE'", help="may be given several times")
-    add("--sort", metavar="COLUMNS", help="separated by commas, - before a name reverses it; default: started")
-    add("--columns", metavar="A,B", help="which, in this order; +A,B adds some to the usual ones")
+    add("--sort", default="", metavar="COLUMNS", help="separated by commas, - before a name reverses it; else: started")
+    add("--columns", default="+", metavar="A,B", help="which, in this order; +A,B adds some to the usual ones")
     add("--format", choices=("table", "csv", "json"), default="table")
     add("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")
     given = parser.parse_args(args)
     conditions = [Condition(text) for text in given.where]
-    keys = [key for key in (given.sort or "started").split(",") if key]
-    wanted = [name for name in (given.columns or "").removeprefix("+").split(",") if name]
+    keys, wanted = (list(filter(None, text.split(","))) for text in (given.sort, given.columns.removeprefix("+")))
     chosen_by, sorted_by = [each.column for each in conditions], [key.removeprefix("-") for key in keys]
 
     found = find(given.root)
@@ -69,23 +63,25 @@ def main(args: list[str]) -> None:
                 hint = f" Did you mean {nearest[0]}?" if nearest else ""
                 there = f"{', '.join(listed)}; and each option of a config, as model.optimizer.lr"
                 refuse(f"{option}: no column {name!r}; there are: {there}.{hint}")
-    matching = ordered([row for row in rows if all(condition.holds(row) for condition in conditions)], keys)
+    matching = ordered(
+        [row for row in rows if all(condition.holds(row) for condition in conditions)], keys or ["started"]
+    )
 
-    if wanted and not given.columns.startswith("+"):
+    if given.columns.startswith("+"):  # the columns that chose and sorted the runs are shown, too
+        wanted = [*wanted, *chosen_by, *sorted_by]
+    else:
         listed = []
-    else:  # the columns that chose and sorted the runs are shown
-        wanted = [*wanted, *chosen_by, *(sorted_by if given.sort else [])]
     columns = list(dict.fromkeys([*listed, *wanted]))
-    if given.format == "table":
-        print_table(matching, wanted, listed)
-    elif given.format == "csv":
+    if given.format == "csv":
         writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(matching)
-    else:
+    elif given.format == "json":
         text = json.dumps([{name: row.get(name) for name in columns} for row in matching], default=str)
         # JSON has neither NaN nor Infinity: they become texts.
         print(json.dumps(json.loads(text, parse_constant=str), indent=1))
+    elif matching:
+        print_table(matching, wanted, listed)
     if not matching:
         there = f"none of {len(rows)} runs under {given.root} matches" if rows else f"no run under {given.root} yet"
         print(there, file=sys.stderr)
@@ -99,32 +95,21 @@ def names_of(rows: list[Row]) -> list[str]:
 
 
 def print_table(rows: list[Row], wanted: list[str], listed: list[str]) -> None:
-    """Print the runs with the usual ones of the listed columns, as far as there is room, and the wanted columns."""
-    if not rows:
-        return
+    """Print the runs with the usual ones of the listed columns and the wanted columns."""
     # How a finished run ended is not worth a column.
     rows = [row | {"reason": None} if row["state"] == "finished" else row for row in rows]
     # Metrics of a single class or data set (val/f1/cat) are shown on demand only.
     metrics = [name for name in listed if name not in COLUMNS and name.count("/") < 2]
     if any(row["best"] is not None for row in rows) or any(name.startswith("test") for name in metrics):
         metrics = [name for name in metrics if name.startswith("test")]
-    names = [name for name in (*BEFORE, *metrics, *BEHIND) if any(row.get(name) is not None for row in rows)]
-    names = list(dict.fromkeys([*(names if listed else []), *wanted]))
+    usual = [*BEFORE, *metrics, *BEHIND] if listed else []
+    names = [*(name for name in usual if any(row.get(name) is not None for row in rows)), *wanted]
+    names = list(dict.fromkeys(names))
     width = shutil.get_terminal_size((1_500, 24)).columns  # a file may be wide
-    cells = {
-        name: [name, *(cell(name, row) if name == "run" else cut(cell(name, row), max(width // 3, 20)) for row in rows)]
-        for name in names
-    }
-    spared: list[str] = []
-    while sum(max(map(len, cells[name])) + 2 for name in names) - 2 > width:
-        if not (spare := [name for name in names[3:] if listed and name not in wanted]):
-            break
-        names.remove(spare[-1])
-        spared = [spare[-1], *spared]
+    most = max(width // 3, 20)
+    cells = [[cell(name, row) if name == "run" else cut(cell(name, row), most) for name in names] for row in rows]
     right = {k for k, name in enumerate(names) if all(isinstance(row.get(name), int | float | None) for row in rows)}
-    print("\n".join(lines_of([*map(list, zip(*(cells[name] for name in names), strict=True))], right)))
-    if spared:
-        print(f"no room for: {', '.join(spared)}", file=sys.stderr)
+    print("\n".join(line[:width] for line in lines_of([names, *cells], right)))
 
 
 def cell(name: str, row: Row) -> str:

@@ -87,29 +87,20 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
-def read_yaml(path: Path) -> Any:
-    """Return what a file says, read by the quick loader where PyYAML has it; None if there is no file."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader) if path.exists() else None
-
-
 def read_options(folder: Path) -> dict[str, Any]:
     """Return every option of a run by its flat name, as the last resume left it; none without a config.yaml."""
-    record = read_yaml(folder / "record.yaml") or [{}]
-    return flat(record[-1].get("config") or read_yaml(folder / "config.yaml") or {})
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # quick, where PyYAML has it
+    paths = [folder / "record.yaml", folder / "config.yaml"]
+    record, config = (yaml.load(path.read_bytes(), loader) if path.exists() else None for path in paths)
+    return flat((record[-1].get("config") if record else None) or config or {})
 
 
 def flat(node: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of a config by the names of the command line; a class in a list is named by its class."""
+    """Return the leaves of a config by the names of the command line; a list is a leaf."""
     leaves: dict[str, Any] = {}
     if isinstance(node, dict) and "class_path" in node:
         leaves = {name: node["class_path"]}
         node = {**(node.get("init_args") or {}), **(node.get("dict_kwargs") or {})}
-    elif isinstance(node, list) and any(isinstance(each, dict) for each in node):
-        kinds = [str(each.get("class_path", "")).rpartition(".")[2] if isinstance(each, dict) else "" for each in node]
-        # The second one of a class, and what is no class, gets its number.
-        names = [f"{kind}{'' if kind and kind not in kinds[:k] else k}" for k, kind in enumerate(kinds)]
-        node = dict(zip(names, node, strict=True))
     elif not isinstance(node, dict) or not node:
         return {name: node}
     for key, value in node.items():
