@@ -1,12 +1,10 @@
 import csv
 import re
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
-from src.models.xor import XorMLP
 from src.tools import xor_plateau
 from tests.conftest import CONFIGS
 
@@ -24,13 +22,6 @@ def test_a_seed_side_by_side_with_others_has_the_losses_of_its_own_run(cli, tmp_
     assert ours.tolist() == pytest.approx(theirs, rel=1e-4)
 
 
-def test_its_net_is_the_experiments():
-    torch.manual_seed(3)
-    theirs = XorMLP(8)
-    x = torch.randn(20, 2)
-    assert torch.equal(theirs(x), xor_plateau.net(8, 3)(x))
-
-
 def test_the_plateau_is_left_at_the_step_from_which_the_loss_stays_below():
     high, low = xor_plateau.PLATEAU, 0.1
     losses = torch.tensor([[high, low, high, low], [low, low, low, low], [high, low, low, high]]).T.contiguous()
@@ -39,22 +30,12 @@ def test_the_plateau_is_left_at_the_step_from_which_the_loss_stays_below():
     assert fits.left().tolist() == [4, 1, torch.inf]
 
 
-def test_it_prints_a_row_for_each_width_and_draws_each_seed(tmp_path, capsys):
+def test_it_prints_a_row_for_each_width_and_draws_them(tmp_path, capsys):
     xor_plateau.main(["--hidden", "2", "16", "--seeds", "6", "--steps", "80", "--to", f"{tmp_path}/new/it.png"])
     rows = re.findall(r"^ *(\d+)  (\d+)/6 ", capsys.readouterr().out, re.MULTILINE)
-    fits = {hidden: xor_plateau.train(hidden, 6, 80) for hidden in (2, 16)}
-    assert {int(hidden): int(solved) for hidden, solved in rows} == {
-        k: int(v.solved[-1].sum()) for k, v in fits.items()
-    }
+    solved = {str(hidden): str(int(xor_plateau.train(hidden, 6, 80).solved[-1].sum())) for hidden in (2, 16)}
+    assert dict(rows) == solved
     assert imread(tmp_path / "new/it.png").std() > 0.1
-    *losses, shares = xor_plateau.draw(fits).axes
-    assert [axis.get_title() for axis in losses] == ["2 hidden", "16 hidden"]
-    for axis, fit in zip(losses, fits.values(), strict=True):
-        drawn = [line.get_ydata() for line in axis.get_lines() if len(line.get_ydata()) == 80]
-        assert len(drawn) == 6 + 1  # and their median
-        assert np.array_equal(np.stack(drawn[:6], axis=1), fit.losses)
-    for line, fit in zip(shares.get_lines(), fits.values(), strict=True):
-        assert line.get_ydata()[-1] == pytest.approx(100 * fit.solved[-1].sum().item() / 6)
 
 
 @pytest.mark.parametrize(
