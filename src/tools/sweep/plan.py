@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler
 
 from src.tools.common import claim, refuse, write
 from src.tools.common.fits import BASE, as_yaml, compose_base, composed, load
-from src.tools.sweep.space import FILES, Space, by_name, fragment, label, points, probes, read_space, walk
+from src.tools.sweep.space import FILES, Option, by_name, fragment, label, points, probes, read_space
 
 FILE = "sweep.yaml"
 KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
@@ -44,14 +44,9 @@ class Sweep:
     folder: Path = Path()
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> list[Option]:
         """The searched options."""
         return read_space(self.plan["space"])
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The names of the searched options, each once."""
-        return list(dict.fromkeys(each.name for each, _ in walk(self.space)))
 
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
@@ -60,7 +55,7 @@ class Sweep:
 
     def point(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the config of a trial's parameters."""
-        choices = {(each.name, label(value)): value for each, _ in walk(self.space)
+        choices = {(each.name, label(value)): value for each in self.space
                    for value in each.given if isinstance(value, list | dict)}  # fmt: skip
         choices |= {(FILES, file): options for file, options in self.plan["files"].items()}
         return fragment({name: choices.get((name, value), value) for name, value in by_name(params).items()})
@@ -90,12 +85,10 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     trials = own.trials or given.get("trials")
     if trials is not None and (type(trials) is not int or trials < 1):
         refuse(f"trials: {trials} must be a number of trials, at least 1.")
-    space, fixed = read_space(given["space"]), {word.lstrip("-").partition("=")[0] for word in options}
-    for name in (each.name for each, _ in walk(space)):
-        if name.replace(".init_args", "") in OWN:
-            refuse(f"{name}: a sweep sets it itself, to compare its trials. Leave it out of the space.")
-        if name in fixed:
-            refuse(f"{name} is in the space, and given as an option. Leave out one of them.")
+    space = read_space(given["space"])
+    own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
+    if taken := [each.name for each in space if each.name.replace(".init_args", "") in own_names]:
+        refuse(f"{taken[0]} is in the space, and also an option, or what a sweep sets itself. Leave out one of them.")
     base, root = compose_base(own.config, options, set())
     monitor, mode = base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
     metric = given.get("metric") or monitor
@@ -105,7 +98,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse(f"direction: {direction} must be minimize or maximize. Say in --sweep which {metric} is better.")
     base["test_after_fit"] = False
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
-    files = {file for each, _ in walk(space) if each.name == FILES for file in each.given if isinstance(file, str)}
+    files = {file for each in space if each.name == FILES for file in each.given if isinstance(file, str)}
     plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
     for key, base_class, default in (("sampler", BaseSampler, "TPESampler"), ("pruner", BasePruner, "NopPruner")):
@@ -145,11 +138,11 @@ def _check(sweep: Sweep) -> None:
 
     for point in probes(sweep.space):
         read(point)
-    for each, above in walk(sweep.space):
+    for each in sweep.space:
         at = each.distribution
         if isinstance(at, IntDistribution) and "step" not in each.given:
             with contextlib.suppress(SystemExit):
-                read({**above, each.name: at.low + 0.5})
+                read(each.above | {each.key: at.low + 0.5})
                 each.given |= {"low": float(at.low), "high": float(at.high)}
                 each.distribution = FloatDistribution(at.low, at.high, at.log)
 

@@ -43,11 +43,11 @@ def cells_of(trial: FrozenTrial, digits: str = "") -> dict[str, str]:
 
 def write_trials(sweep: Sweep, study: optuna.Study) -> None:
     """Write a row for each trial."""
-    rows = []
+    rows, unknown = [], dict.fromkeys([each.name for each in sweep.space], "")
     for trial in trials_of(study):
         ended = {"number": trial.number, "state": state_of(trial), "value": trial.value}
         about = {key: trial.user_attrs.get(key, "") for key in ("folder", "seconds", "error")}
-        rows.append(ended | dict.fromkeys(sweep.names, "") | cells_of(trial) | about)
+        rows.append(ended | unknown | cells_of(trial) | about)
     write_table(sweep.folder / TRIALS, rows)
 
 
@@ -104,7 +104,7 @@ def _plot(sweep: Sweep, study: optuna.Study) -> list[str]:
             with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all later plots
                 warnings.simplefilter("ignore")
                 getattr(plots, f"plot_{name}")(study, target_name=sweep.plan["metric"])
-                pyplot.gcf().set_size_inches(max(8, 4 * len(sweep.names)), 5)
+                pyplot.gcf().set_size_inches(max(8, 4 * len(sweep.space)), 5)
                 pyplot.gcf().savefig(sweep.folder / f"{name}.png", dpi=120, bbox_inches="tight")
         except (ValueError, RuntimeError, ImportError) as error:
             notes.append(f"{name}.png is left out: {' '.join(str(error).split())}")

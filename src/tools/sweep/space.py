@@ -4,8 +4,7 @@ import copy
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -26,48 +25,50 @@ class Option:
         key: Its name in the study. Below a choice it names the choice, since each may have another range.
         given: The range or the choices as the YAML gives them.
         distribution: Optuna's; the values of a choice are its labels.
-        below: The space that a choice brings along, by its label.
+        above: The choices that bring it along, labels by the keys of their options.
     """
 
     name: str
     key: str
     given: Any
-    distribution: IntDistribution | FloatDistribution | CategoricalDistribution
-    below: dict[Any, "list[Option]"] = field(default_factory=dict)
+    distribution: Any
+    above: dict[str, Any]
+
+    def belongs_to(self, params: dict[str, Any]) -> bool:
+        """Return whether a trial with these parameters so far has this option."""
+        return all(params.get(key) == choice for key, choice in self.above.items())
 
 
-Space = list[Option]
-
-
-def read_space(given: Any, at: str = "space", branch: str = "") -> Space:
+def read_space(given: Any, at: str = "space", above: dict[str, Any] | None = None) -> list[Option]:
     """Read a space: a range `{low, high, log, step}`, a list, or choices with a space each, by option.
 
     Args:
         given: As the YAML has it.
         at: Its place, for messages.
-        branch: The choice that brings it along.
+        above: The choices that bring it along.
     """
     if not isinstance(given, dict) or not given:
         refuse(f"{at}: expected options by their names, such as `model.optimizer.lr: {{low: 1e-4, high: 0.1}}`.")
-    space = [_read(str(name), value, branch) for name, value in given.items()]
-    names = [name for each in space for name in {option.name for option, _ in walk([each])}]
-    if double := {name for name in names if names.count(name) > 1}:
-        refuse(f"{at}: {', '.join(sorted(double))} stands there more than once.")
+    space = [option for name, value in given.items() for option in _read(str(name), value, above or {})]
+    for one, other in itertools.combinations(space, 2):
+        if one.name == other.name and all(one.above[key] == other.above[key] for key in one.above.keys() & other.above):
+            refuse(f"{at}: {one.name} stands there more than once.")
     return space
 
 
-def _read(name: str, given: Any, branch: str) -> Option:
-    key = f"{name} ({branch})" if branch else name
+def _read(name: str, given: Any, above: dict[str, Any]) -> list[Option]:
+    key = f"{name} ({[*above.values()][-1]})" if above else name
     if isinstance(given, dict) and {"low", "high"} & given.keys():
-        return Option(name, key, given, _read_range(name, **given))
+        return [Option(name, key, given, _read_range(name, **given), above)]
     if not isinstance(given, list | dict) or not given:
         refuse(f"{name}: got {given!r}; give a range {{low: 1, high: 9}}, a list, or choices with a space for each.")
-    labels, below = [label(value) for value in given], {}
+    labels = [label(value) for value in given]
     if double := [value for value in given if labels.count(label(value)) > 1]:
         refuse(f"{name}: {double[0]!r} and {double[1]!r} are one choice, not two: Python finds them equal.")
-    if isinstance(given, dict):
-        below = {value: read_space(rest, f"{name}: {value}", str(value)) for value, rest in given.items() if rest}
-    return Option(name, key, given, CategoricalDistribution(labels), below)
+    space = [Option(name, key, given, CategoricalDistribution(labels), above)]
+    for choice, below in given.items() if isinstance(given, dict) else ():
+        space += read_space(below, f"{name}: {choice}", above | {key: choice}) if below else []
+    return space
 
 
 def _read_range(
@@ -91,24 +92,17 @@ def label(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def walk(space: Space, above: dict[str, Any] | None = None) -> Iterator[tuple[Option, dict[str, Any]]]:
-    """Yield each option, each with the choices that bring it along."""
-    for each in space:
-        yield each, above or {}
-        for choice, below in each.below.items():
-            yield from walk(below, {**(above or {}), each.name: choice})
-
-
-def draw(space: Space, trial: BaseTrial) -> None:
+def draw(space: list[Option], trial: BaseTrial) -> None:
     """Let a trial draw each option; one that has drawn keeps its values."""
     for each in space:
         at = each.distribution
+        if not each.belongs_to(trial.params):
+            continue
         if isinstance(at, CategoricalDistribution):
-            draw(each.below.get(trial.suggest_categorical(each.key, at.choices), []), trial)
-        elif isinstance(at, IntDistribution):
-            trial.suggest_int(each.key, at.low, at.high, step=at.step, log=at.log)
+            trial.suggest_categorical(each.key, at.choices)
         else:
-            trial.suggest_float(each.key, at.low, at.high, step=at.step, log=at.log)
+            suggest: Any = trial.suggest_int if isinstance(at, IntDistribution) else trial.suggest_float
+            suggest(each.key, at.low, at.high, step=at.step, log=at.log)
 
 
 def by_name(params: dict[str, Any]) -> dict[str, Any]:
@@ -116,42 +110,38 @@ def by_name(params: dict[str, Any]) -> dict[str, Any]:
     return {key.partition(" (")[0]: value for key, value in params.items()}
 
 
-def probes(space: Space) -> list[dict[str, Any]]:
-    """Return a few points in which each bound and each choice occurs."""
+def probes(space: list[Option]) -> list[dict[str, Any]]:
+    """Return a few points, as parameters of trials, in which each bound and each choice occurs."""
+    rows: list[dict[str, Any]] = [{}]
+    for each in space:
+        at, mine = each.distribution, [row for row in rows if each.belongs_to(row)]
+        if isinstance(at, CategoricalDistribution):
+            values = list(at.choices)
+        else:
+            values = [at.low, at.high, min(at.low + (at.step or (at.high - at.low) / 3), at.high)]
+        more = [dict(row) for row in itertools.islice(itertools.cycle(mine), max(len(values) - len(mine), 0))]
+        rows += more
+        for row, value in zip(mine + more, itertools.cycle(values), strict=False):
+            row[each.key] = value
+    return rows
 
-    def bounds(each: Option) -> list[Any]:
-        at: Any = each.distribution
-        return list(dict.fromkeys((at.low, at.high, min(at.low + (at.step or (at.high - at.low) / 3), at.high))))
 
-    columns = [_column(each, bounds, probes) for each in space]
-    rows = range(max(map(len, columns), default=1))
-    return [{k: v for column in columns for k, v in column[row % len(column)].items()} for row in rows]
-
-
-def points(space: Space) -> list[dict[str, Any]]:
-    """Return all points of a grid."""
-
-    def steps(each: Option) -> list[Any]:
-        at: Any = each.distribution
-        if at.log or at.step is None:
+def points(space: list[Option]) -> list[dict[str, Any]]:
+    """Return all points of a grid, as parameters of trials."""
+    rows: list[dict[str, Any]] = [{}]
+    for each in space:
+        at = each.distribution
+        if isinstance(at, CategoricalDistribution):
+            values = list(at.choices)
+        elif at.log or at.step is None:
             refuse(f"{each.name}: a grid needs a step, or a list of values, and no log.")
-        return [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
-
-    columns = [_column(each, steps, points) for each in space]
-    rows = list(itertools.islice(itertools.product(*columns), MAX_POINTS + 1))
-    if len(rows) > MAX_POINTS:
-        refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
-    return [{key: value for part in row for key, value in part.items()} for row in rows]
-
-
-def _column(
-    each: Option, values: Callable[[Option], list[Any]], rest: Callable[[Space], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return an option's values, each choice with all points of the space that it brings along."""
-    at = each.distribution
-    if not isinstance(at, CategoricalDistribution):
-        return [{each.key: value} for value in values(each)]
-    return [{each.key: choice} | row for choice in at.choices for row in rest(each.below.get(choice, []))]
+        else:
+            values = [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
+        if len(rows) * len(values) > MAX_POINTS:
+            refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
+        rows = [row | more for row in rows
+                for more in ([{each.key: value} for value in values] if each.belongs_to(row) else [{}])]  # fmt: skip
+    return rows
 
 
 def fragment(values: dict[str, Any]) -> dict[str, Any]:
