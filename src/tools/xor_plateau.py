@@ -5,7 +5,6 @@ units solve XOR 344 times, 8 units 487 times, 16 and 32 always.
 Half of the seeds leave the plateau by step 40, 27, 20 and 13.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,34 +21,19 @@ TARGETS = torch.tensor([[0.0], [1.0], [1.0], [0.0]])  # (4, 1)
 PLATEAU, LEFT = 0.693, 0.6
 
 
-@dataclass
-class Fits:
-    """Nets of one width, trained from many seeds. Letters: T steps, S seeds.
-
-    Attributes:
-        losses: (T, S) float32, each before its step, as a hand-written loop prints it.
-        solved: (T, S) bool, whether all four hard predictions are right there.
-    """
-
-    losses: Tensor
-    solved: Tensor
-
-    def left(self) -> Tensor:
-        """Return the step (S,) float32 from which the loss stays below `LEFT`; infinite if it never does."""
-        high = (self.losses >= LEFT).int()
-        last = len(high) - high.flip(0).argmax(dim=0)  # the last step that is high
-        step = torch.where(high.any(dim=0), last, 0) + 1.0
-        return step.where(step <= len(high), torch.inf)
-
-
 def net(hidden: int, seed: int) -> nn.Module:
     """Make the net of configs/xor.yaml, with the weights that a run of this seed begins with."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 
-def train(hidden: int, num_seeds: int, num_steps: int) -> Fits:
-    """Train one net per seed 0, 1, ... at once: the weights are stacked, so one call steps every net."""
+def train(hidden: int, num_seeds: int, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Train one net per seed 0, 1, ... at once: the weights are stacked, so one call steps every net.
+
+    Returns:
+        The losses (T, S) float32 of T steps and S seeds, each before its step, as a hand-written loop prints it; and
+        whether all four hard predictions are right there, (T, S) bool.
+    """
     nets = [net(hidden, seed) for seed in range(num_seeds)]
     weights, _ = stack_module_state(nets)  # each (S, ...)
 
@@ -65,20 +49,27 @@ def train(hidden: int, num_seeds: int, num_steps: int) -> Fits:
             weights = {name: value - LR * gradients[name] for name, value in weights.items()}
             losses.append(values)
             solved.append(right)
-    return Fits(torch.stack(losses), torch.stack(solved))
+    return torch.stack(losses), torch.stack(solved)
 
 
-def draw(fits: dict[int, Fits]) -> Figure:
+def left_at(losses: Tensor) -> Tensor:
+    """Return the step (S,) float32 from which the loss (T, S) stays below `LEFT`; infinite if it never does."""
+    steps = torch.arange(1, len(losses) + 1).unsqueeze(1)  # (T, 1)
+    after = ((losses >= LEFT) * steps).amax(dim=0) + 1.0  # the step after the last that is high
+    return after.where(after <= len(losses), torch.inf)
+
+
+def draw(fits: dict[int, tuple[Tensor, Tensor]]) -> Figure:
     """Make a figure with the losses of each width, and with the share of seeds that solve it by each step."""
     figure = Figure(figsize=(1.8 * (len(fits) + 1.6), 2.4), layout="constrained")
     axes = figure.subplots(1, len(fits) + 1, width_ratios=[1] * len(fits) + [1.1])
-    steps = range(1, len(next(iter(fits.values())).losses) + 1)
-    for number, (axis, (hidden, fit)) in enumerate(zip(axes, fits.items(), strict=False)):
+    for number, (axis, (hidden, (losses, solved))) in enumerate(zip(axes, fits.items(), strict=False)):
+        steps = range(1, len(losses) + 1)
         axis.axhline(PLATEAU, color="0.6", linestyle=":")
-        axis.plot(steps, fit.losses, color=f"C{number}", alpha=0.12, linewidth=0.5)
-        axis.plot(steps, fit.losses.median(dim=1).values, color="black", label="median")
+        axis.plot(steps, losses, color=f"C{number}", alpha=0.12, linewidth=0.5)
+        axis.plot(steps, losses.median(dim=1).values, color="black", label="median")
         axis.set(title=f"{hidden} hidden", xlabel="step", xscale="log", ylim=(0, 1))
-        axes[-1].plot(steps, 100 * fit.solved.float().mean(dim=1), color=f"C{number}", label=str(hidden))
+        axes[-1].plot(steps, 100 * solved.float().mean(dim=1), color=f"C{number}", label=str(hidden))
     axes[0].set(ylabel="loss")
     axes[0].legend(frameon=False)
     axes[-1].set(title="solved, % of seeds", xlabel="step", xscale="log", ylim=(0, 102))
@@ -104,9 +95,8 @@ def main(args: list[str]) -> None:
     fits = {}
     print("hidden  solved      plateau left at step (median)  never left")
     for hidden in given.hidden:
-        fits[hidden] = fit = train(hidden, given.seeds, given.steps)
-        left = fit.left()
-        solved, never = int(fit.solved[-1].sum()), int(left.isinf().sum())
-        print(f"{hidden:>6}  {f'{solved}/{given.seeds}':<10}  {left.median():<29g}  {never}", flush=True)
+        fits[hidden] = losses, solved = train(hidden, given.seeds, given.steps)
+        left, share = left_at(losses), f"{int(solved[-1].sum())}/{given.seeds}"
+        print(f"{hidden:>6}  {share:<10}  {left.median():<29g}  {int(left.isinf().sum())}", flush=True)
     draw(fits).savefig(given.to, dpi=110)
     print(f"drawn {given.to}")
