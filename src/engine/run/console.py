@@ -65,8 +65,11 @@ def why_ended(trainer: Trainer, first_step: int | None) -> str:
 def next_command(run: Run, trainer: Trainer) -> str:
     """Return what to type after a fit: a verb that has data; nothing without one, or without a checkpoint."""
     owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
-    for verb, name in (("test", "test"), ("predict", "predict"), ("validate", "val")):
+    options = (run.config.get("data") or {}).get("init_args") or {}
+    # Only the user knows the value of an option such as `predict_path`.
+    asked = " --data.predict_path PATH" * (options.get("predict_path", "") is None)
+    for verb, name, more in (("test", "test", ""), ("predict", "predict", asked), ("validate", "val", "")):
         has_data = any(is_overridden(f"{name}_dataloader", owner) for owner in owners)
         if run.best and has_data and verb != trainer.state.fn:
-            return f"python -m src {verb} --ckpt_path {pasted(run.best)}"
+            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more}"
     return ""
