@@ -1,7 +1,6 @@
 """Fixtures for all tests: the command line in this process, and MNIST's files."""
 
 import gzip
-import hashlib
 import os
 import shutil
 import signal
@@ -133,11 +132,6 @@ def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
         return Mnist(root, True, 60_000, 10_000, 5_000)
     write_synthetic(raw, 2_000, 500)
     return Mnist(root, False, 2_000, 500, 200)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture

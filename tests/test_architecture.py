@@ -1,20 +1,14 @@
-"""The project's structure: who may import whom, how much a newcomer reads, and who uses private names."""
+"""The project's structure: who may import whom, and how much a newcomer reads."""
 
 import ast
-import functools
-import re
 import subprocess
-import traceback
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from tests.conftest import CONFIGS, PROJECT, SMALL
+from tests.conftest import CONFIGS, PROJECT
 
 SRC = PROJECT / "src"
-REPAIRS = SRC / "engine/lightning_fixes"  # the one package that may use private names of a library
 
 
 def imports(path: Path, src: Path) -> set[str]:
@@ -29,14 +23,6 @@ def imports(path: Path, src: Path) -> set[str]:
             origin = ".".join([*above, *([node.module] if node.module else [])])
             found |= {f"{origin}.{name.name}" for name in node.names}
     return found
-
-
-def strings(path: Path, pieces: bool) -> set[str]:
-    """Return every string in a file; with `pieces` also those between the values of an f-string."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    left_out = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) and not pieces for part in node.values}
-    texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in left_out]
-    return {node.value for node in texts if isinstance(node.value, str)}
 
 
 def may_import(parts: tuple[str, ...], name: str) -> bool:
@@ -62,13 +48,11 @@ def may_import(parts: tuple[str, ...], name: str) -> bool:
 
 
 def breaches(src: Path) -> list[str]:
-    """List what breaks the rule, one per line; a class of ours named in a string counts as imported."""
+    """List what breaks the rule, one per line."""
     found = []
     for path in sorted(src.rglob("*.py")):
         file = path.relative_to(src)
         names = imports(path, src)
-        if file.name != "__main__.py":
-            names |= {text.rstrip(".") for text in strings(path, pieces=True) if re.fullmatch(r"src(\.\w+)+\.?", text)}
         forbidden = [name for name in sorted(names) if not may_import(file.with_suffix("").parts, name)]
         found += [f"{file} imports {name}" for name in forbidden]
     return found
@@ -106,8 +90,6 @@ def test_engine_imports_go_one_way():
 FORBIDDEN = [
     ("engine/run/run.py", "from src.data.loader import TensorLoader", "src.data.loader.TensorLoader"),
     ("engine/run/run.py", "from ...data import loader", "src.data.loader"),
-    ("engine/run/run.py", "DEFAULT = 'src.data.loader.TensorLoader'", "src.data.loader.TensorLoader"),
-    ("cli.py", "def late(word): return importlib.import_module(f'src.tools.{word}')", "src.tools"),
     ("module.py", "from src.cli import main", "src.cli.main"),
     ("models/mine.py", "import lightning.pytorch as pl", "lightning.pytorch"),
     ("tools/mine.py", "from src.tools.yours import main", "src.tools.yours.main"),
@@ -127,82 +109,6 @@ def test_newcomer_reads_at_most_350_lines():
     common = [SRC / "module.py", SRC / "data/loader.py"]
     files = [*common, SRC / f"models/{task}.py", SRC / f"data/{task}.py", CONFIGS / f"{task}.yaml"]
     assert sum(len(path.read_text().splitlines()) for path in files) <= 350
-
-
-def is_private(name: str) -> bool:
-    return any(re.fullmatch(r"_[^\W_]\w*", part) for part in name.split("."))
-
-
-def is_own(node: ast.AST) -> bool:
-    return ast.unparse(node) in ("self", "cls", "super()")
-
-
-@functools.cache
-def defined(src: Path) -> set[str]:
-    """Return the names of all functions, classes and attributes of `self` in a folder."""
-    found = set()
-    for path in src.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
-                found.add(node.attr)
-    return found
-
-
-def private_names(path: Path, src: Path) -> set[str]:
-    """Return the private names of others that a file uses, in its code and in its strings."""
-    used = imports(path, src) | {text for text in strings(path, pieces=False) if re.fullmatch(r"[\w.]+", text)}
-    used -= defined(src)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) != "os._exit":  # documented
-            used |= {node.attr} - (defined(src) if is_own(node.value) else set())
-    return {name for name in used if is_private(name)}
-
-
-def test_no_private_name_of_a_library_is_used():
-    paths = [path for path in sorted(SRC.rglob("*.py")) if path.parent != REPAIRS]
-    assert {path: names for path in paths if (names := private_names(path, SRC))} == {}
-
-
-PRIVATE = {
-    "trainer._run()": "_run",
-    "trainer._loss": "_loss",  # the file has an attribute of the same name
-    "patch('lightning.pytorch.Trainer._run')": "lightning.pytorch.Trainer._run",
-}
-
-
-@pytest.mark.parametrize("line", PRIVATE)
-def test_private_name_is_reported(line, tmp_path):
-    path = tmp_path / "src/data/mine.py"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"class Mine:\n    def _mine(self):\n        self._loss = 0\n        return self._loss\n\n{line}\n")
-    assert private_names(path, tmp_path / "src") == {PRIVATE[line]}
-
-
-class Watched(nn.BCEWithLogitsLoss):
-    """Records which functions of src call it in training, the outermost first."""
-
-    calls: list[list[tuple[str, str]]]
-
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        if logits.requires_grad:
-            codes = [frame.f_code for frame, _ in traceback.walk_stack(None)][::-1]
-            ours = [code for code in codes if Path(code.co_filename).is_relative_to(SRC)]
-            self.calls.append([(str(Path(code.co_filename).relative_to(SRC)), code.co_qualname) for code in ours])
-        return super().forward(logits, target)
-
-
-def test_three_hops_from_main_to_the_loss(cli, monkeypatch):
-    """`main`, then through Lightning `training_step` and `step`."""
-    monkeypatch.setattr(Watched, "calls", [], raising=False)
-    step = ("--trainer.max_epochs=1", "--data.passes=1", "--trainer.accelerator=cpu", "--trainer.devices=1")
-    done = cli("fit", "--config", SMALL, *step, f"--model.loss={Watched.__module__}.Watched")
-    assert done.code == 0, done.err
-    (calls,) = Watched.calls
-    assert calls[0] == ("cli.py", "main")
-    assert {file for file, _ in calls[:-2]} == {"cli.py"}
-    assert calls[-2:] == [("module.py", "LitModule.training_step"), ("module.py", "LitModule.step")]
 
 
 def test_top_level():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CONFIGS, PROJECT
+from tests.conftest import CONFIGS
 from tests.copies import copy_of_project, lint, python
 
 
@@ -18,9 +18,6 @@ def extras_of(project: Path) -> list[Path]:
     return [
         path.relative_to(project) for path in paths if not path.name.startswith(("_", ".", "common", "xor", "mnist"))
     ]
-
-
-EXTRAS = extras_of(PROJECT)
 
 
 def succeeds(done: subprocess.CompletedProcess[str]) -> str:
@@ -84,17 +81,6 @@ def test_remove_examples_keeps_your_files(tmp_path):
     assert [(name, gone) for name in run for gone in before - left if gone in (copy / name).read_text()] == []
     default = subprocess.run(["make", "--dry-run", "train"], cwd=copy, check=True, capture_output=True, text=True)
     assert "fit --config configs/rows.yaml" in default.stdout
-
-
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: f"{extra.parent.name}/{extra.stem}")
-def test_only_own_files_name_an_extra(extra):
-    module = ".".join(extra.with_suffix("").parts)
-    own = re.compile(rf"(^|/)(test_)?{extra.stem}(_|\.|/)")
-    files = [path for folder in ("src", "tests") for path in (PROJECT / folder).rglob("*.py")]
-    files = [path for path in files if path.parent.name != "benchmarks"]  # a row says what was removed
-    named = re.compile(rf"\b{re.escape(module)}\b")
-    users = [path.relative_to(PROJECT).as_posix() for path in files if named.search(path.read_text())]
-    assert [path for path in users if not own.search(path)] == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -68,9 +67,6 @@ class Popen:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         texts = ["", ""]
 
@@ -85,15 +81,6 @@ class Popen:
         for thread in threads:
             thread.join(timeout)
         return texts[0], texts[1]
-
-    def __enter__(self) -> "Popen":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for stream in (self.stdout, self.stderr):
-            if stream:
-                stream.close()
-        self.wait()
 
 
 def start(args: Iterable[object], cwd: Path, env: Mapping[str, str], **options: Any) -> Any:
@@ -140,24 +127,7 @@ def _become(
     random.seed()
     np.random.seed()  # noqa: NPY002
     torch.seed()
-    os._exit(_run())
-
-
-def _run() -> int:
-    code: Any = 0
     try:
         runpy.run_module("src", run_name="__main__", alter_sys=True)
-    except SystemExit as stop:
-        code = stop.code or 0
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    with contextlib.suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
+    finally:
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return int(code)

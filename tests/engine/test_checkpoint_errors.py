@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(disk, tmp_path,
     capfd.readouterr()
     assert resume(run, "--trainer.max_epochs=4") == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert f"{run} is read-only" in line
+    assert f"Cannot write into {run}: Read-only file system" in line
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines_alone(tmp_path):
     assert process.returncode == 0, text
     # The loss of the four rows with the first weights, not a third of it.
     assert re.search(r"Epoch 0: 100%.*3/3.*it/s.*loss=0\.8065", text)
-    assert re.search(r"Epoch 1: 100%.*3/3.*loss=0\.\d+.*val/acc=[01]\.\d+", text)
+    assert re.search(r"Epoch 1: 100%.*3/3.*loss=0\.\d+", text)
     left = [line.rstrip().rsplit("\r", 1)[-1].strip() for line in text.split("\n")]
     assert [line.split("  ")[0] for line in left if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     done = run_process(*words, cwd=tmp_path)

@@ -68,18 +68,11 @@ class Late(Callback):
     def __init__(self, stage: str, name: str) -> None:
         self.stage, self.number = stage, getattr(signal, name)
 
-    def _send(self, stage: str) -> None:
-        if stage == self.stage:
+    def on_validation_batch_start(self, trainer, *rest):
+        if self.stage == ("sanity" if trainer.sanity_checking else trainer.state.fn.value):
             signal.raise_signal(self.number)
 
-    def on_validation_batch_start(self, trainer, *rest):
-        self._send("sanity" if trainer.sanity_checking else trainer.state.fn.value)
-
-    def on_test_batch_start(self, trainer, *rest):
-        self._send("test")
-
-    def on_predict_batch_start(self, trainer, *rest):
-        self._send("predict")
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
 
 class WithPredict(Sums):
@@ -132,18 +125,8 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
 
 
 def test_main_trains_in_a_thread_and_takes_paths_and_numbers(tmp_path):
-    args = (
-        "fit",
-        "--config",
-        SMALL,
-        "--trainer.max_epochs",
-        1,
-        "--data.passes",
-        5,
-        "--trainer.default_root_dir",
-        tmp_path,
-    )
-    thread = threading.Thread(target=main, args=(args,))
+    options = ("--trainer.max_epochs", 1, "--data.passes", 5, "--trainer.default_root_dir", tmp_path)
+    thread = threading.Thread(target=main, args=(("fit", "--config", SMALL, *options),))
     thread.start()
     thread.join()
     assert (tmp_path / "xor/version_0/checkpoints/last.ckpt").is_file()

@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src.engine.paths import pasted
-from src.engine.run.run import Run, metrics_of, stage_of
+from src.engine.run.run import Run
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's bar with the loss, and the metrics of the last validation."""
+    """Lightning's bar with the loss, beside what is logged with `prog_bar=True`."""
 
     _outputs: Any = None
 
@@ -22,10 +22,10 @@ class Bar(TQDMProgressBar):
         super().on_train_batch_end(trainer, module, outputs, *rest)
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        values = brief({name: value for name, value in metrics_of(trainer).items() if stage_of(name) == "val"})
+        metrics: dict[str, Any] = super().get_metrics(trainer, module)
         if self._outputs and "loss" in self._outputs:  # Lightning divides it for accumulated gradients
-            values = {"loss": float(self._outputs["loss"]) * trainer.accumulate_grad_batches} | values
-        return {name: f"{value:.4f}" for name, value in values.items()}
+            metrics["loss"] = f"{float(self._outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
+        return metrics
 
 
 def show(text: str) -> None:
@@ -34,31 +34,25 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-def brief(values: dict[str, float], most: int = 8) -> dict[str, float]:
-    """Leave out the values of single classes or data sets, `val/f1/3`, where there are many."""
-    return values if len(values) <= most else {name: v for name, v in values.items() if name.count("/") < 2}
-
-
 def in_words(values: dict[str, float]) -> str:
-    """Return metrics in words: "val/acc 0.9812  val/loss 0.0639"."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in brief(values).items())
+    """Return "val/acc 0.9812  val/loss 0.0639"; of more than 8 metrics not those of single classes, `val/f1/3`."""
+    brief = len(values) <= 8
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if brief or name.count("/") < 2)
 
 
 def why_ended(trainer: Trainer, first_step: int | None) -> str:
     """Return why a fit ended without an error; `first_step` counts the steps that were done before it."""
     early = [each.stopping_reason_message for each in trainer.early_stopping_callbacks if trainer.should_stop]
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    why = "trainer.should_stop was set by a callback or the module"
-    if any(early):
-        return f"early stopping in epoch {trainer.current_epoch}: {next(filter(None, early))}"
-    if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
-        why = "there is no training batch"
-    elif 0 <= trainer.max_steps <= trainer.global_step:
-        why = f"max_steps={trainer.max_steps} reached"
-    elif 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch:
-        why = f"max_epochs={trainer.max_epochs} reached"
-    elif any((timer.time_remaining() or 1) <= 0 for timer in timers):
-        why = "max_time reached"
+    reasons = {
+        f"early stopping in epoch {trainer.current_epoch}: {next(filter(None, early), '')}": any(early),
+        "there is no training batch": 0 in (trainer.limit_train_batches, trainer.num_training_batches),
+        f"max_steps={trainer.max_steps} reached": 0 <= trainer.max_steps <= trainer.global_step,
+        f"max_epochs={trainer.max_epochs} reached": 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch,
+        "max_time reached": any((timer.time_remaining() or 1) <= 0 for timer in timers),
+        "trainer.should_stop was set by a callback or the module": True,
+    }
+    why = next(reason for reason, holds in reasons.items() if holds)
     return f"nothing left to do: {why}" if first_step in (None, trainer.global_step) else why
 
 

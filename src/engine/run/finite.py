@@ -1,7 +1,7 @@
 """Stop a run at a NaN or infinite loss, before it is saved, and say where and why."""
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,9 +16,8 @@ EVERY_N_BATCHES = 100
 class Finite(RunCallback):
     """Stops at a NaN or infinite loss, and never lets a checkpoint hold NaN or infinite weights.
 
-    On one CPU each loss is checked before its gradients are computed. On a GPU that would wait for the device at every
-    step, so there, and with several processes, the losses are kept and checked every 100 batches and before each
-    checkpoint.
+    To read each loss at once would wait for a GPU at every step. They are kept, and checked every 100 batches, after an
+    epoch and before each checkpoint.
 
     Args:
         enabled: Whether to check at all.
@@ -26,33 +25,29 @@ class Finite(RunCallback):
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._at_once = False
         self._losses: list[tuple[Tensor, str]] = []
 
     def needed(self) -> bool:
         return self.enabled
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._at_once = module.device.type == "cpu" and trainer.world_size == 1
-        self._losses = []
-
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
-        if self._at_once and math.isfinite(loss.item()):
-            return
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         at = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, lr {lr:g})"
         self._losses.append((loss.detach(), at))
-        if self._at_once or len(self._losses) > EVERY_N_BATCHES:
+        if len(self._losses) >= EVERY_N_BATCHES:
             self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._check(trainer)
         # A gradient may overflow where its loss does not.
         bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
         if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            raise UserError(
+            self._stop(
                 f"After step {trainer.global_step} (epoch {trainer.current_epoch}) there are NaN or infinite weights, "
-                f"though the loss is finite: {', '.join(bad)}. Not saved. {self._advice()}"
+                f"though the loss is finite: {', '.join(bad)}. Not saved."
             )
 
     def _check(self, trainer: Trainer) -> None:
@@ -61,12 +56,12 @@ class Finite(RunCallback):
         values = torch.stack([loss for loss, _ in losses]).tolist() if losses else []
         bad = [f"{value} at {at}" for value, (_, at) in zip(values, losses, strict=True) if not math.isfinite(value)]
         if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            raise UserError(f"The loss is {bad[0] if bad else 'not finite on another process'}. {self._advice()}")
+            self._stop(f"The loss is {bad[0] if bad else 'not finite on another process'}.")
 
-    def _advice(self) -> str:
+    def _stop(self, why: str) -> NoReturn:
         last = self.run.last
-        good = f"The last good checkpoint is {last}. " if last.exists() else "There is no checkpoint yet. "
-        return good + (
-            "Lower the learning rate, clip the gradients (--trainer.gradient_clip_val 1), or look at the data; "
+        raise UserError(
+            f"{why} {f'The last good checkpoint is {last}' if last.exists() else 'There is no checkpoint yet'}. Lower "
+            "the learning rate, clip the gradients (--trainer.gradient_clip_val 1), or look at the data; "
             "--finite.enabled false turns this check off."
         )

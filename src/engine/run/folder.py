@@ -40,14 +40,12 @@ def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | Non
     folder = None
     if last and last.absolute().parts[-2:] == ("checkpoints", "last.ckpt"):
         folder = last.absolute().parent.parent
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder} is read-only, the run cannot continue there. Copy it to a place for writing.")
     if not is_rank_zero():
         return root
     try:
         folder = folder or _claim(root, own)
-        if not (folder / "config.yaml").exists():
-            (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+        with (folder / "config.yaml").open("a", encoding="utf-8") as file:  # fails in a folder that is read-only
+            file.write("" if file.tell() else as_yaml(config))
         for job in _jobs():
             (folder / job).touch()
     except OSError as error:
@@ -87,26 +85,21 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
         root: The experiment's folder.
         config: The run's, as plain values: one job may hold several runs.
     """
-    for job, restarted in _jobs().items():
+    for job in _jobs():
         for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
             run = mark.parent
             last = run / "checkpoints" / "last.ckpt"
             if not last.exists() or (run / "config.yaml").read_text(encoding="utf-8") != as_yaml(config):
                 continue
-            # torchrun counts the restarts of each machine by itself: a new one counts none, and still has to join.
-            unfinished = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
-            if restarted or (job.startswith("torchrun") and unfinished):
+            again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+            if job.startswith("torchrun"):  # a machine that joins counts no restart
+                again = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
+            if again:
                 return last
     return None
 
 
-def _jobs() -> dict[str, bool]:
-    """Return the names of the jobs that this process is a part of, and whether each was started again."""
-    jobs = {}
-    for kind, number, restarts in (
-        ("torchrun", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
-        ("slurm", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
-    ):
-        if (name := os.environ.get(number, "none")) != "none":  # torchrun's, where it was given none
-            jobs[re.sub(r"[^\w.-]", "_", f"{kind}-{name}")] = int(os.environ.get(restarts, 0)) > 0
-    return jobs
+def _jobs() -> list[str]:
+    """Return the names of the jobs that this process is a part of; torchrun's is "none" where it was given none."""
+    ids = {"torchrun": os.environ.get("TORCHELASTIC_RUN_ID"), "slurm": os.environ.get("SLURM_JOB_ID")}
+    return [re.sub(r"[^\w.-]", "_", f"{kind}-{name}") for kind, name in ids.items() if name not in (None, "none")]

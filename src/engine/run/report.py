@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -148,15 +149,19 @@ class Report(RunCallback):
     def _write(self, state: str) -> None:
         seconds = round(time.monotonic() - self._begun_s, 3)
         self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
-        with write_whole(self._path) as part:
-            part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
+        try:
+            with write_whole(self._path) as part:
+                part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:  # a full disk: what follows is the error of the checkpoint
+            print(f"warning: cannot write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def how_it_ended(exception: BaseException) -> tuple[str, str]:
     """Return whether a run was `stopped` by a signal or `failed`, and by what, in a line."""
-    code = 128 + signal.SIGINT if isinstance(exception, KeyboardInterrupt) else getattr(exception, "code", None)
-    if isinstance(exception, KeyboardInterrupt | SystemExit) and isinstance(code, int) and code > 128:
-        return "stopped", signal.Signals(code - 128).name
+    if isinstance(exception, KeyboardInterrupt):
+        return "stopped", "SIGINT"
+    if isinstance(exception, SystemExit) and isinstance(exception.code, int) and exception.code > 128:
+        return "stopped", signal.Signals(exception.code - 128).name
     name = "" if isinstance(exception, UserError) else f"{type(exception).__name__}: "
     return "failed", f"{name}{one_line(exception)[:300]}".removesuffix(": ")
 
