@@ -52,7 +52,7 @@ def test_of_many_samples_the_same_ones_are_drawn_for_any_batches_and_metrics_are
     one.merge_state(other)
     assert torch.equal(one.keys, whole.keys)
     assert torch.equal(one.values, whole.values)
-    r2, mae = (float(metric.compute()) for metric in one.metrics[0])
+    r2, mae = (float(metric.compute()) for metric in one.metrics)
     assert r2 == pytest.approx(float(r2_score(predicted.double(), target.double())))
     assert mae == pytest.approx(float(mean_absolute_error(predicted, target)), rel=1e-4)
     # They come from the whole range of rows, not from its beginning.
@@ -89,10 +89,3 @@ def test_two_processes_draw_what_one_draws(tmp_path):
     launch("test", "--ckpt_path", one / "checkpoints/best.ckpt", *options, cwd=tmp_path)
     two = tmp_path / "two/pictures/version_0/true_and_predicted.png"
     assert (pixels(two) != pixels(one / "true_and_predicted.png")).mean() < 1e-3
-
-
-def test_a_value_that_nobody_measured_has_no_error():
-    target = torch.tensor([[1.0, 4.0], [2.0, torch.nan], [4.0, torch.nan], [5.0, 8.0]])
-    scores = torch.tensor([[1.0, 5.0], [3.0, 0.0], [4.0, 9.0], [7.0, 8.0]])
-    titles = [axes.get_title() for axes in plot_points(points_of(target, scores), "test").axes]
-    assert titles == ["output 0: R2 0.5000, MAE 0.75", "output 1: R2 0.8750, MAE 0.5 of 2"]

@@ -2,12 +2,12 @@
 
 import csv
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import MetricCollection, classification
+from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from src.engine.errors import UserError
@@ -21,67 +21,55 @@ MAX_ANNOTATED, MAX_NAMES, MAX_CLASSES = 25, 100, 1_000  # with a number in each 
 class ClassReport(EvaluationPicture):
     """Draws the confusion matrix beside precision, recall and F1 of each class; writes these to report.csv.
 
-    Classes have the names that the data module has in `class_names`. More than 1,000 classes are in report.csv alone.
+    Classes have the names that the data module has in `class_names`.
     """
 
-    def begin(self, batch: Evaluated) -> "ClassScores":
-        return ClassScores(batch.guesses().num_classes)
+    def begin(self, batch: Evaluated) -> MulticlassConfusionMatrix:
+        num_classes = batch.guesses().num_classes
+        if num_classes > MAX_CLASSES:
+            raise UserError(
+                f"{num_classes:,} classes are too many for a confusion matrix, {MAX_CLASSES:,} are allowed."
+            )
+        return MulticlassConfusionMatrix(num_classes, validate_args=False)
 
-    def add(self, seen: "ClassScores", batch: Evaluated) -> None:
+    def add(self, seen: MulticlassConfusionMatrix, batch: Evaluated) -> None:
         guesses = batch.guesses()
         seen.update(guesses.guess, guesses.truth)
 
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Any, suffix: str) -> None:
-        names, values = class_names(trainer), seen.compute()
-        names = names if len(names) == len(values["f1"]) else [str(number) for number in range(len(values["f1"]))]
-        rows = report(values, names)
+    def draw_seen(
+        self, trainer: Trainer, module: LightningModule, seen: MulticlassConfusionMatrix, suffix: str
+    ) -> None:
+        matrix, names = seen.compute(), class_names(trainer)
+        rows = report(matrix, names if len(names) == len(matrix) else [str(k) for k in range(len(matrix))])
         path = Path(trainer.default_root_dir, f"report{suffix}.csv")
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        if "matrix" not in values:
-            raise UserError(f"{len(names):,} classes are too many for confusion.png; report.csv has them all.")
-        self.save(trainer, f"confusion{suffix}", plot_report(values["matrix"], rows, self.title(suffix)))
+        self.save(trainer, f"confusion{suffix}", plot_report(matrix, rows, self.title(suffix)))
 
 
-class ClassScores(MetricCollection):
-    """The metrics of each of C classes, and the confusion matrix unless there are more than MAX_CLASSES."""
-
-    def __init__(self, num_classes: int) -> None:
-        # Rank zero alone computes them, from the states of all.
-        options: dict[str, Any] = {"num_classes": num_classes, "validate_args": False, "sync_on_compute": False}
-        metrics: dict[str, Any] = {
-            "precision": classification.MulticlassPrecision(average=None, **options),
-            "recall": classification.MulticlassRecall(average=None, **options),
-            "f1": classification.MulticlassF1Score(average=None, **options),
-            "counts": classification.MulticlassStatScores(average=None, **options),
-        }
-        if num_classes <= MAX_CLASSES:
-            metrics["matrix"] = classification.MulticlassConfusionMatrix(**options)
-        super().__init__(metrics)
-
-    def merge_state(self, other: "ClassScores") -> None:
-        """Take in what another process saw."""
-        for name, metric in self.items():
-            metric.merge_state(other[name])
-
-
-def report(values: dict[str, Tensor], names: list[str]) -> list[dict[str, Any]]:
+def report(matrix: Tensor, names: list[str]) -> list[dict[str, Any]]:
     """Return a row for each class, and one for the means over the classes that occur.
 
     Args:
-        values: Of `ClassScores`: each score (C,) float32; `counts` (C, 5) int64.
+        matrix: (C, C) int64, true classes by guessed ones.
         names: C of them.
     """
-    right, wrong, _, _, samples = values["counts"].unbind(dim=1)
-    guesses, scores = right + wrong, torch.stack([values[name] for name in SCORES], dim=1).double()
-    means = scores[samples + guesses > 0].mean(dim=0, keepdim=True)
-    columns = (torch.cat([scores, means]), *(torch.cat([each, each.sum(0, True)]) for each in (samples, guesses)))
-    return [
-        {"class": name} | {k: round(v, 4) for k, v in zip(SCORES, row, strict=True)} | {"samples": s, "guesses": g}
-        for name, row, s, g in zip([*names, "mean"], *(column.tolist() for column in columns), strict=True)
+    from sklearn.metrics import precision_recall_fscore_support
+
+    truth, guess = matrix.nonzero(as_tuple=True)
+    weights = {"labels": range(len(names)), "sample_weight": matrix[truth, guess], "zero_division": 0.0}
+    scores = precision_recall_fscore_support(truth, guess, **weights)[:3]
+    rows = [
+        {"class": name} | dict(zip(SCORES, map(float, values), strict=True)) | {"samples": samples, "guesses": guesses}
+        for name, *values, samples, guesses in zip(names, *scores, matrix.sum(1).tolist(), matrix.sum(0).tolist())
     ]
+    known = [row for row in rows if row["samples"] or row["guesses"]]
+    total = int(matrix.sum())
+    means = {score: fmean(row[score] for row in known) if known else 0.0 for score in SCORES}
+    rows.append({"class": "mean"} | means | {"samples": total, "guesses": total})
+    return [row | {score: round(row[score], 4) for score in SCORES} for row in rows]
 
 
 def plot_report(matrix: Tensor, rows: list[dict[str, Any]], title: str) -> Any:
@@ -98,10 +86,9 @@ def plot_report(matrix: Tensor, rows: list[dict[str, Any]], title: str) -> Any:
     size, box, panel = 9 if short else 6, min(max(0.5 * number, 1.2), 8), 1.5  # a font; inches of the two parts
     label = 0.0085 * size * max(map(len, names.values()))
     is_long = label > box / len(names)
-    margins = (label + 0.5, 0.5 + (label if is_long else 0.1), panel + 0.3, 0.75)
-    figure = new_figure(box + margins[0] + margins[2], box + margins[1] + margins[3], margins)
-    left = figure.add_subplot()
-    right = left.inset_axes((1 + 0.1 / box, 0, panel / box, 1), sharey=left)
+    figure = new_figure(box + panel + label + 0.8, box + label * is_long + 1.2)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(box, panel))
+    right.set_box_aspect(box / panel)
     if short:
         plot_confusion_matrix(matrix, ax=left, labels=list(names.values()), cmap="Blues")
     else:
@@ -116,7 +103,7 @@ def plot_report(matrix: Tensor, rows: list[dict[str, Any]], title: str) -> Any:
     right.locator_params(axis="x", nbins=3)
     right.grid(alpha=0.3)
     for axes in (left, right):
-        axes.tick_params(labelsize=size, length=0, labelleft=axes is left)
+        axes.tick_params(labelsize=size, length=0)
         for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label):
             text.set_fontsize(size)
     accuracy = int(matrix.diag().sum()) / max(mean["samples"], 1)

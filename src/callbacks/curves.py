@@ -11,9 +11,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.loggers.pictures import Picture, as_label, new_figure
+from src.engine.run.run import stage_of
 
-STAGE = r"(?:(?P<stage>train|val|test)(?:ing|id|idation)?[/_])?"
-COLUMN = re.compile(STAGE + r"(?P<name>[^/]+?)(?:_epoch|_step)?(?P<rest>/.*)?", re.DOTALL)
 COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 RATE = "learning rate"
 MAX_PANELS = 30  # a run may have thousands of metrics
@@ -56,8 +55,7 @@ def plot_curves(rows: Sequence[Mapping[str, str]]) -> Any:
         names = names[:MAX_PANELS]
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = new_figure(3.4 * columns, 2.8 * lines, margins=(0.65, 0.5, 0.15, 0.35))
-    figure.subplots_adjust(wspace=0.3, hspace=0.45)
+    figure = new_figure(3.4 * columns, 2.8 * lines)
     for number, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, number + 1, title=as_label(name), xlabel=x)
         for label in sorted(panels[name], key=lambda label: (*COLORS, label).index(label)):
@@ -79,8 +77,6 @@ def place_of(column: str) -> tuple[str, str]:
     """Return the panel of a column of metrics.csv and its name there: `val/acc/night` is `val night` in `acc`."""
     if column == "lr" or column.startswith("lr/"):
         return RATE, column
-    found = COLUMN.fullmatch(column)
-    if not found:  # it begins with a slash
-        return column, "train"
-    stage, rest = found["stage"] or "train", (found["rest"] or "").replace("/", " ")
-    return found["name"], stage + rest
+    name, _, rest = re.sub(r"^(train|val|test)(ing|id|idation)?[/_]", "", column).partition("/")
+    name = re.sub(r"_(epoch|step)$", "", name) or column  # a name may begin with a slash
+    return name, " ".join([stage_of(column), *rest.split("/")]).strip()

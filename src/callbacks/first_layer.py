@@ -80,15 +80,15 @@ def plot_units(images: Tensor, total: int) -> Any:
     is_grey = images.shape[1] == 1
     if not is_grey:
         images = (images / (2 * max(limit, 1e-12)) + 0.5).clamp(0, 1)
-    gap, pad, right = max(images.shape[-1] // 14, 1), math.nan if is_grey else 1.0, 0.9 if is_grey else 0.1
+    gap, pad = max(images.shape[-1] // 14, 1), math.nan if is_grey else 1.0
     grid = make_grid(images, math.ceil(math.sqrt(len(images))), padding=gap, pad_value=pad)
-    figure = new_figure(5.7 + right, 5.6 * grid.shape[1] / grid.shape[2] + 0.5, (0.1, 0.1, right, 0.4))
+    figure = new_figure(6.5, 5.6 * grid.shape[1] / grid.shape[2] + 0.5)
     axes = figure.add_subplot()
     axes.axis("off")
     axes.set_title(f"first layer: weights of {len(images)} of {total} units, the largest first", fontsize="medium")
     if is_grey:
         shown = axes.imshow(grid[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        figure.colorbar(shown, cax=axes.inset_axes((1.02, 0, 0.03, 1)), extend="both")
+        figure.colorbar(shown, extend="both")
     else:
         axes.imshow(grid.permute(1, 2, 0).numpy())
     return figure

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
@@ -38,41 +37,40 @@ class TopMistakes:
     """Keeps the most confident mistakes.
 
     Attributes:
-        mistakes: (-confidence, index in the data, true class, guess) each; the index breaks ties.
-        images: By the index: (1 or 3, H, W) float32, at most SIDE pixels long.
+        mistakes: (-confidence, index in the data, true class, guess, image) each; the index breaks ties. An image is
+            (1 or 3, H, W) float32, at most SIDE pixels long.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.mistakes: list[tuple[float, int, int, int]] = []
-        self.images: dict[int, Tensor] = {}
+        self.mistakes: list[tuple[Any, ...]] = []
         self.num_mistakes = self.num_samples = 0
 
     def update(self, batch: Evaluated) -> None:
         """Take in a batch."""
         images, seen = batch.images, batch.guesses()
-        kept = seen.kept.flatten()
-        if len(kept) != len(images):
+        if seen.kept.numel() != len(images):
             raise UserError(f"the targets {tuple(seen.kept.shape)} are not one class for each image.")
-        wrong, places = seen.guess != seen.truth, batch.places(len(images))
+        wrong = seen.guess != seen.truth
+        rows = seen.kept.flatten().nonzero().flatten()[wrong]
         # Rounded, since the last digits depend on the number of processes.
         confidence = [-round(value, 4) for value in seen.confidence[wrong].tolist()]
-        columns = [column[wrong].tolist() for column in (places[kept], seen.truth, seen.guess)]
+        columns = (batch.places(len(images))[rows], seen.truth[wrong], seen.guess[wrong])
+        kept = (images[row] for row in rows.tolist())
+        self._take([*zip(confidence, *(column.tolist() for column in columns), kept, strict=True)])
+        self.num_mistakes += len(rows)
         self.num_samples += len(wrong)
-        self._take([*zip(confidence, *columns, strict=True)], dict(zip(places.tolist(), images, strict=True)))
 
     def merge_state(self, other: "TopMistakes") -> None:
         """Take in those of another process."""
+        self._take(other.mistakes)
+        self.num_mistakes += other.num_mistakes
         self.num_samples += other.num_samples
-        self.num_mistakes += other.num_mistakes - len(other.mistakes)
-        self._take(other.mistakes, other.images)
 
-    def _take(self, new: list[tuple[float, int, int, int]], images: dict[int, Tensor]) -> None:
-        self.num_mistakes += len(new)
-        self.mistakes = sorted([*self.mistakes, *new])[: self.most]
-        known = images | self.images
+    def _take(self, new: list[tuple[Any, ...]]) -> None:
+        first = sorted([*self.mistakes, *new], key=lambda mistake: mistake[:2])[: self.most]
         # One by one, and only those that stay: a batch of photos may fill the memory.
-        self.images = {index: thumbnail(known[index], SIDE) for _, index, *_ in self.mistakes}
+        self.mistakes = [(*numbers, thumbnail(image, SIDE)) for *numbers, image in first]
 
 
 def plot_mistakes(seen: TopMistakes, names: list[str], title: str) -> Any:
@@ -85,13 +83,13 @@ def plot_mistakes(seen: TopMistakes, names: list[str], title: str) -> Any:
     """
     columns = min(max(math.ceil(math.sqrt(1.5 * len(seen.mistakes))), 4), 8)
     lines = max(-(-len(seen.mistakes) // columns), 1)
-    figure = new_figure(1.5 * columns, 1.65 * lines + 0.4, margins=(0, 0, 0, 0.4))
+    figure = new_figure(1.5 * columns, 1.65 * lines + 0.4)
     counts = f"{seen.num_mistakes:,} of {seen.num_samples:,} are wrong"
     figure.suptitle(f"{as_label(title)}: {counts}; the most confident of them")
     axes = figure.add_subplot()  # one for all images: one for each would take four times as long
     axes.axis("off")
-    for number, (confidence, index, *classes) in enumerate(seen.mistakes):
-        image = seen.images[index] - seen.images[index].min()
+    for number, (confidence, _, *classes, image) in enumerate(seen.mistakes):
+        image = image - image.min()
         pixels = (image / image.max().clamp(min=1e-12)).permute(1, 2, 0).numpy()
         x, y = number % columns + 0.5, number // columns + 0.27
         height, width = (0.8 * side / max(pixels.shape[:2]) for side in pixels.shape[:2])

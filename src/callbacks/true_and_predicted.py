@@ -1,5 +1,6 @@
 """Predicted against true values of a regression: true_and_predicted.png."""
 
+import math
 from typing import Any
 
 import torch
@@ -53,21 +54,24 @@ class Points:
     """Keeps some of the samples, and the metrics of all.
 
     Attributes:
-        values: (N, 2, D) float32, true and predicted values of D outputs; a true value that is missing is NaN.
+        values: (N, 2, D) float32, true and predicted values of the D outputs that are drawn.
         keys: (N,) int64; the `most` samples with the smallest keys are kept.
         total: How many samples there were.
-        metrics: R2 and MAE of each output that is drawn, of the samples with a true value.
+        metrics: R2 and MAE of each output that is drawn.
     """
 
     def __init__(self, most: int, num_outputs: int) -> None:
         self.most = most
-        self.values, self.keys = torch.empty(0, 2, num_outputs), torch.empty(0, dtype=torch.int64)
+        self.num_outputs = num_outputs
+        drawn = min(num_outputs, MAX_PANELS)
+        self.values, self.keys = torch.empty(0, 2, drawn), torch.empty(0, dtype=torch.int64)
         self.total = 0
         # Rank zero alone computes them, from the states of all.
-        self.metrics = [
-            [kind(sync_on_compute=False).set_dtype(torch.float64) for kind in (R2Score, MeanAbsoluteError)]
-            for _ in range(min(num_outputs, MAX_PANELS))
-        ]
+        metrics = (
+            R2Score(multioutput="raw_values", sync_on_compute=False),
+            MeanAbsoluteError(drawn, sync_on_compute=False),
+        )
+        self.metrics = [metric.set_dtype(torch.float64) for metric in metrics]
 
     def update(self, predicted: Tensor, true: Tensor, places: Tensor) -> None:
         """Take in B samples.
@@ -77,20 +81,17 @@ class Points:
             true: (B, ...), as many values.
             places: (B,) int64, their indices in the data.
         """
-        true, predicted = (each.reshape(len(places), -1).double() for each in (true, predicted))
+        true, predicted = (each.reshape(len(places), -1)[:, :MAX_PANELS].double() for each in (true, predicted))
         self.total += len(places)
-        for k, pair in enumerate(self.metrics):
-            known = ~true[:, k].isnan()
-            for metric in pair:
-                metric.update(predicted[known, k], true[known, k])
+        for metric in self.metrics:
+            metric.update(predicted, true)
         self._keep(torch.stack([true, predicted], dim=1).float(), places * GOLDEN % 2**32)
 
     def merge_state(self, other: "Points") -> None:
         """Take in what another process saw."""
         self.total += other.total
-        for pair, others in zip(self.metrics, other.metrics, strict=True):
-            for metric, another in zip(pair, others, strict=True):
-                metric.merge_state(another)
+        for metric, another in zip(self.metrics, other.metrics, strict=True):
+            metric.merge_state(another)
         self._keep(other.values, other.keys)
 
     def _keep(self, values: Tensor, keys: Tensor) -> None:
@@ -106,26 +107,20 @@ def plot_points(seen: Points, title: str) -> Any:
         seen: The points.
         title: Of the figure, before the counts.
     """
-    shown, _, outputs = seen.values.shape
-    number, total = len(seen.metrics), seen.total
+    shown, _, number = seen.values.shape
     columns = min(number, 3)
     lines = -(-number // columns)
-    figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3, margins=(0.8, 0.5, 0.15, 0.7))
-    figure.subplots_adjust(wspace=0.35, hspace=0.4)
-    counts = f"{total:,} samples" + f", {shown:,} are drawn" * (shown < total)
-    counts += f", {number} of {outputs} outputs" * (number < outputs)
+    figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3)
+    counts = f"{seen.total:,} samples" + f", {shown:,} are drawn" * (shown < seen.total)
+    counts += f", {number} of {seen.num_outputs} outputs" * (number < seen.num_outputs)
     figure.suptitle(f"{as_label(title)}: {counts}", fontsize="medium")
-    for k, pair in enumerate(seen.metrics):
-        known = int(pair[0].total)
-        r2, mae = (float(metric.compute()) if known > 1 else torch.nan for metric in pair)
+    r2, mae = (metric.compute().reshape(-1).tolist() if seen.total > 1 else [math.nan] for metric in seen.metrics)
+    for k, (true, predicted) in enumerate(seen.values.permute(2, 1, 0).numpy()):
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
-        name = f"output {k}: " * (outputs > 1)
-        of = f" of {known:,}" * (known < total)
-        axes.set_title(f"{name}R2 {r2:.4f}, MAE {mae:.3g}{of}", fontsize="small", pad=12)
-        true, predicted = seen.values[:, :, k].T
-        axes.plot(true.numpy(), predicted.numpy(), ".", markersize=7 if shown < 500 else 3, alpha=0.5, mew=0)
-        if len(finite := true[true.isfinite()]):
-            axes.axline((float(finite.mean()), float(finite.mean())), slope=1, color="black", linewidth=0.8)
+        name = f"output {k}: " * (seen.num_outputs > 1)
+        axes.set_title(f"{name}R2 {r2[k]:.4f}, MAE {mae[k]:.3g}", fontsize="small", pad=12)
+        axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, mew=0)
+        axes.axline((true[0], true[0]), slope=1, color="black", linewidth=0.8)
         axes.locator_params(nbins=5)
         axes.ticklabel_format(scilimits=(-3, 4))
         axes.grid(alpha=0.3)

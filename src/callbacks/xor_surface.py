@@ -74,20 +74,19 @@ def _paint(axes: Any, values: Tensor, size: float) -> Any:
 
 def plot_surface(values: Tensor) -> Any:
     """Return a figure of the plane, with (SIDE, SIDE) `values` as `surface` gives them."""
-    figure = new_figure(5.2, 4.2, margins=(0.5, 0.55, 1.05, 0.4))
+    figure = new_figure(5.2, 4.2)
     axes = figure.add_subplot(title="XOR: what the net has learned", xlabel="first input", ylabel="second input")
     shown = _paint(axes, values, 200)
     axes.set(xticks=(0, 1), yticks=(0, 1))
     for point, target in zip(INPUTS.tolist(), TARGETS[:, 0].tolist(), strict=True):
         axes.annotate(f"{target:.0f}", point, color="white", ha="center", va="center", zorder=4)
-    figure.colorbar(shown, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label="probability of a 1")
+    figure.colorbar(shown, label="probability of a 1")
     return figure
 
 
 def plot_growth(stages: dict[int, Tensor]) -> Any:
     """Return a figure of the plane at several steps, side by side, with each step's `surface`."""
-    figure = new_figure(1.35 * len(stages) + 0.1, 1.6, margins=(0.05, 0.05, 0.05, 0.3))
-    figure.subplots_adjust(wspace=0.06)
+    figure = new_figure(1.35 * len(stages) + 0.1, 1.6)
     for axes, (step, values) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
         _paint(axes, values, 25)
         axes.set_title(f"step {step:,}", fontsize="small")

@@ -205,7 +205,7 @@ def class_names(trainer: Trainer) -> list[str]:
 
 
 def thumbnail(image: Tensor, side: int) -> Tensor:
-    """Return an image (C, H, W) float32 on the CPU that is at most `side` pixels long; each pixel is a mean.
+    """Return a copy (C, H, W) float32 on the CPU that is at most `side` pixels long; each pixel is a mean.
 
     Args:
         image: (C, H, W), anywhere and of any type.
@@ -216,23 +216,17 @@ def thumbnail(image: Tensor, side: int) -> Tensor:
     if scale < 1:
         height, width = (max(round(length * scale), 1) for length in image.shape[1:])
         image = nn.functional.adaptive_avg_pool2d(image, (height, width))
-    return image.cpu()
+    return image.to("cpu", copy=True)
 
 
-def new_figure(width: float, height: float, margins: tuple[float, float, float, float] | None = None) -> "Figure":
-    """Return an empty figure that belongs to no window and to no global state.
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure that belongs to no window and to no global state; its layout leaves room for the texts.
 
     Args:
         width: In inches, of 110 pixels each.
         height: The same.
-        margins: Room to the left, below, to the right and above, in inches. By default what the texts need: to measure
-            them takes as long as to draw.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if margins is None:
-        return Figure((width, height), dpi=110, layout="constrained")
-    figure = Figure((width, height), dpi=110)
-    left, bottom, right, top = margins
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-    return figure
+    return Figure((width, height), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, compress=True))
