@@ -161,9 +161,8 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the always-on callbacks to those of the config."""
         config = self.config_init
-        last = self.ckpt_path if self.verb == "fit" else None
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
-        self.run.folder = begin(self._root(), last, self.run.config, self._folder)
+        begin(self.run, self._root(), self._folder)
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -119,16 +118,11 @@ def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
     """Write MNIST to a folder of this test run."""
     root = tmp_path_factory.mktemp("data")
     raw, at_hand = root / "MNIST" / "raw", PROJECT / "data" / "MNIST" / "raw"
-    names = [
-        f"{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    ]
-    if all((at_hand / name).is_file() or (at_hand / f"{name}.gz").is_file() for name in names):
+    found = {file.name.removesuffix(".gz"): file for file in at_hand.glob("*-ubyte*")}
+    if len(found) == 4:
         raw.mkdir(parents=True)
-        for name in names:
-            if (at_hand / name).is_file():
-                shutil.copy(at_hand / name, raw / name)
-            else:
-                (raw / name).write_bytes(gzip.decompress((at_hand / f"{name}.gz").read_bytes()))
+        for name, file in found.items():
+            (raw / name).write_bytes(gzip.decompress(file.read_bytes()) if file.suffix else file.read_bytes())
         return Mnist(root, True, 60_000, 10_000, 5_000)
     write_synthetic(raw, 2_000, 500)
     return Mnist(root, False, 2_000, 500, 200)

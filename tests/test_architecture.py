@@ -47,19 +47,10 @@ def may_import(parts: tuple[str, ...], name: str) -> bool:
             return not within("src.tools", "src.cli")
 
 
-def breaches(src: Path) -> list[str]:
-    """List what breaks the rule, one per line."""
-    found = []
-    for path in sorted(src.rglob("*.py")):
-        file = path.relative_to(src)
-        names = imports(path, src)
-        forbidden = [name for name in sorted(names) if not may_import(file.with_suffix("").parts, name)]
-        found += [f"{file} imports {name}" for name in forbidden]
-    return found
-
-
 def test_imports_follow_the_rule():
-    assert breaches(SRC) == []
+    for path in sorted(SRC.rglob("*.py")):
+        parts = path.relative_to(SRC).with_suffix("").parts
+        assert [name for name in sorted(imports(path, SRC)) if not may_import(parts, name)] == [], path
 
 
 # Packages and modules of the engine, lowest first; one imports those of earlier lines alone, and its own package.
@@ -85,23 +76,6 @@ def test_engine_imports_go_one_way():
         own = path.relative_to(SRC / "engine").with_suffix("").parts[0]
         for other in {name.split(".")[2] for name in imports(path, SRC) if name.startswith("src.engine.")} - {own}:
             assert level[other] < level[own], f"{path} imports {other}"
-
-
-FORBIDDEN = [
-    ("engine/run/run.py", "from src.data.loader import TensorLoader", "src.data.loader.TensorLoader"),
-    ("engine/run/run.py", "from ...data import loader", "src.data.loader"),
-    ("module.py", "from src.cli import main", "src.cli.main"),
-    ("models/mine.py", "import lightning.pytorch as pl", "lightning.pytorch"),
-    ("tools/mine.py", "from src.tools.yours import main", "src.tools.yours.main"),
-]
-
-
-@pytest.mark.parametrize(("file", "line", "name"), FORBIDDEN)
-def test_forbidden_import_is_reported(file, line, name, tmp_path):
-    path = tmp_path / "src" / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{line}\n")
-    assert breaches(tmp_path / "src") == [f"{file} imports {name}"]
 
 
 def test_newcomer_reads_at_most_350_lines():

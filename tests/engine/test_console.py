@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback
 
 from src.engine.run import failures
-from tests.conftest import CONFIGS, SMALL, run_process
-from tests.processes import XOR, assert_equal_runs, launch
+from tests.conftest import SMALL, run_process
+from tests.processes import XOR
 from tests.stopping import config, fit, resume
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5")
@@ -102,16 +102,6 @@ def test_auto_trains_on_cuda_and_gives_what_a_cpu_gives(cli):
     on_cpu = cli("fit", *XOR, "--trainer.accelerator=cpu")
     assert on_cuda.metrics["test/acc"] == on_cpu.metrics["test/acc"] == 1.0
     assert on_cuda.metrics["test/loss"] == pytest.approx(on_cpu.metrics["test/loss"], rel=1e-2)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
-def test_two_gpus_train_like_one(tmp_path):
-    shared = ("fit", *XOR, "--trainer.accelerator=cuda")
-    launch(*shared, "--trainer.devices=1", "--trainer.default_root_dir=one", cwd=tmp_path)
-    ddp = ("--config", CONFIGS / "trainer/ddp.yaml", "--trainer.devices=2", "--data.batch_size=2")
-    launch(*shared, *ddp, "--trainer.default_root_dir=two", cwd=tmp_path)
-    assert_equal_runs(tmp_path / "one/xor/version_0", tmp_path / "two/xor/version_0", 1e-3)
 
 
 def test_a_warning_is_one_line_and_stands_once(monkeypatch):

@@ -9,7 +9,7 @@ import yaml
 from src.cli import main
 from src.engine.paths import write_whole
 from src.engine.run import folder
-from src.engine.run.run import RunCallback
+from src.engine.run.run import Run, RunCallback
 from tests.conftest import SMALL
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null", "--test_after_fit=false")
@@ -91,12 +91,13 @@ def test_a_job_that_starts_again_finds_the_run_of_the_same_config(variables, end
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    mine, other = (folder.begin(tmp_path, None, {"lr": lr}) for lr in (1, 2))
+    mine, other = Run(config={"lr": 1}), Run(config={"lr": 2})
     for run in (mine, other):
-        (run / "checkpoints").mkdir()
-        (run / "checkpoints/last.ckpt").touch()
-        (run / "summary.json").write_text(json.dumps({"state": "finished" if ended else "running"}))
-    assert folder.find_interrupted(tmp_path, {"lr": 1}) == (mine / "checkpoints/last.ckpt" if found else None)
+        folder.begin(run, tmp_path)
+        run.last.parent.mkdir()
+        run.last.touch()
+        (run.folder / "summary.json").write_text(json.dumps({"state": "finished" if ended else "running"}))
+    assert folder.find_interrupted(tmp_path, {"lr": 1}) == (mine.last if found else None)
     assert folder.find_interrupted(tmp_path, {"lr": 3}) is None
 
 

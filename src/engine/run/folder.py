@@ -13,6 +13,7 @@ from src.engine.config.files import as_yaml
 from src.engine.errors import UserError
 from src.engine.paths import at_home
 from src.engine.processes import is_rank_zero
+from src.engine.run.run import Run
 
 
 def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
@@ -23,37 +24,30 @@ def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
     return Path(at_home(root), experiment).absolute()
 
 
-def begin(root: Path, last: Path | None, config: dict[str, Any], own: Path | None = None) -> Path:
-    """Claim the folder of a run: a new `version_<n>`, or the same one for a run resumed from its `last.ckpt`.
+def begin(run: Run, root: Path, own: Path | None = None) -> None:
+    """Claim the folder of a run below `root`, that of its experiment, and write its config there.
 
-    A run from any other checkpoint gets a new folder, so that nothing is overwritten.
-
-    Args:
-        root: The experiment's folder, which holds those of its runs.
-        last: The checkpoint that a fit resumes from, if any.
-        config: The run's, as plain values; written there once.
-        own: A folder to use instead of a new `version_<n>`.
-
-    Returns:
-        The folder; on processes other than rank zero, which write nothing, that may be `root`.
+    A fit that resumes from `last.ckpt` continues in the folder of that run. Any other run gets a new `version_<n>`, or
+    the folder `own`, so that nothing is overwritten. Processes other than rank zero write nothing and learn it later.
     """
-    folder = None
-    if last and last.absolute().parts[-2:] == ("checkpoints", "last.ckpt"):
-        folder = last.absolute().parent.parent
+    folder, last = None, run.source.absolute() if run.source and run.verb == "fit" else Path()
+    if last.parts[-2:] == ("checkpoints", "last.ckpt"):
+        folder = last.parent.parent
+    run.folder = root
     if not is_rank_zero():
-        return root
+        return
     try:
         folder = folder or _claim(root, own)
         with (folder / "config.yaml").open("a", encoding="utf-8") as file:  # fails in a folder that is read-only
-            file.write("" if file.tell() else as_yaml(config))
+            file.write("" if file.tell() else as_yaml(run.config))
         for job in _jobs():
             (folder / job).touch()
+        run.folder = folder
     except OSError as error:
         raise UserError(
             f"Cannot write into {folder or own or root}: {error.strerror}. Make room there, or name a place where you "
             "may write: --trainer.default_root_dir."
         ) from error
-    return folder
 
 
 def _claim(root: Path, own: Path | None) -> Path:
@@ -77,13 +71,9 @@ def give_back(folder: Path) -> None:
 
 
 def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
-    """Return the last checkpoint of the run that this job had begun when it was requeued or restarted.
+    """Return the last checkpoint of the run with this config that the job had begun when it was started again.
 
     All processes look for themselves and find the same: `root` lies on a disk that the machines share.
-
-    Args:
-        root: The experiment's folder.
-        config: The run's, as plain values: one job may hold several runs.
     """
     for job in _jobs():
         for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
