@@ -34,7 +34,7 @@ EXAMPLES := configs/{xor,mnist,mnist_augmented,sweep/mnist}.yaml src/models/{xor
 	src/data/{xor,mnist,mnist_augmented,mnist_files,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
 	src/tools/xor_plateau.py tests/test_readme.py \
 	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,xor,xor_plateau,xor_surface}.py \
-	tests/benchmarks/{__main__,handwritten,ours,test_benchmarks}.py
+	tests/benchmarks/{__main__,handwritten,ours}.py
 
 remove-examples: SHELL := bash
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks

@@ -30,7 +30,7 @@ ROWS = {
 }
 
 
-def measure(name: str, root: Path, seed: int = 0) -> dict[str, Any]:
+def measure(name: str, root: Path, seed: int) -> dict[str, Any]:
     """Run a function of this package in a fresh process and a temporary folder; return its plain values.
 
     Args:
@@ -58,7 +58,10 @@ def main() -> None:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}"
     print(f"{platform.platform()}, {os.cpu_count()} cores, {versions}\n{'':30} {'ours':>9} {'other':>9} {'ratio':>7}")
     for title, *names in (ROWS[key] for key in args.only.split(",")):
-        pairs = [[measure(name, args.root, seed)["seconds"] for name in names] for seed in range(args.pairs)]
+        runs = [[measure(name, args.root, seed) for name in names] for seed in range(args.pairs)]
+        work = {str([run.get(name) for name in ("steps", "samples")]) for pair in runs for run in pair}
+        assert len(work) == 1, f"{title}: they do not do the same work: {work}"
+        pairs = [[run["seconds"] for run in pair] for pair in runs]
         ours, other = (statistics.median(column) for column in zip(*pairs, strict=True))
         print(f"{title:30} {ours:8.2f}s {other:8.2f}s {statistics.median(a / b for a, b in pairs):7.2f}", flush=True)
 

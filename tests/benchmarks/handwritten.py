@@ -49,9 +49,7 @@ def mnist(root: str, seed: int, folder: str) -> dict[str, Any]:
             loss_sum += loss.detach() * len(batch)
         val_loss, val_acc = evaluate(net, images[val_rows], digits[val_rows], batch_size)
         print(f"epoch {epoch + 1}  train {loss_sum / len(train_rows):.4f}  val {val_loss:.4f}  accuracy {val_acc:.4f}")
-    seconds, test = time.perf_counter() - start_s, MNIST(root, train=False)
-    test_acc = evaluate(net, test.data, test.targets, batch_size)[1]
-    return {"seconds": seconds, "steps": steps, "test_acc": test_acc}
+    return {"seconds": time.perf_counter() - start_s, "steps": steps}
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -86,8 +84,7 @@ def xor(root: str, seed: int, folder: str) -> dict[str, Any]:
         optimizer.step()
         if step == 1 or step % 250 == 0:
             print(f"step {step:>5}  loss {loss.item():.4f}")
-    outputs = net(x).sigmoid().flatten().tolist()
-    return {"seconds": time.perf_counter() - start_s, "steps": 2_000, "outputs": outputs}
+    return {"seconds": time.perf_counter() - start_s, "steps": 2_000}
 
 
 def image_loader(root: str) -> DataLoader[Any]:

@@ -1,11 +1,9 @@
 """The template, started as its users start it, and the DataLoaders as a run drives them; see handwritten.py."""
 
-import csv
 import functools
 import io
 import time
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -38,8 +36,7 @@ def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:
     command = ["fit", "--config", f"configs/{experiment}.yaml", "--trainer.default_root_dir", folder, *options]
     with patch.object(Trainer, "fit", timed_fit), redirect_stdout(Terminal()):
         main(command)
-    with Path(folder, experiment, "version_0", "metrics.csv").open(newline="") as file:
-        return result | {"test_acc": float(list(csv.DictReader(file))[-1]["test/acc"])}
+    return result
 
 
 def mnist(root: str, seed: int, folder: str) -> dict[str, Any]:
