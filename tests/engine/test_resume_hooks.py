@@ -7,7 +7,6 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
 
@@ -77,21 +76,6 @@ class Skips(Own):
         return -1 if batch_idx == 10 else None
 
 
-class WatchesSteps(Own):
-    """Lowers the rate whenever the loss of every second step has not fallen."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = super().training_step(batch, batch_idx)
-        self.log("train/now", loss)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), 0.05)
-        plateau = ReduceLROnPlateau(optimizer, factor=0.9, patience=0)
-        scheduler = {"scheduler": plateau, "interval": "step", "frequency": 2, "monitor": "train/now"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
 class Backbone(Own):
     """Has the names that Lightning's callbacks look for."""
 
@@ -132,11 +116,10 @@ def experiment(kind: type[Own], *callbacks: dict[str, Any], **trainer: Any) -> d
         (experiment(Busy), 30),
         (experiment(Fetches), 12),
         (experiment(Skips), 30),
-        (experiment(WatchesSteps), 5),
         (experiment(Backbone, FINETUNING), 30),
         (experiment(Backbone, FINDER), 30),
     ],
-    ids=["busy", "busy late", "fetches", "skips", "watches steps", "finetuning", "finder"],
+    ids=["busy", "busy late", "fetches", "skips", "finetuning", "finder"],
 )
 def test_hooks_and_callbacks_survive_a_stop(made, stop, tmp_path):
     whole = fit(tmp_path / "whole", made)

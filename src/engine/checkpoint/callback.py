@@ -198,9 +198,13 @@ def best_mode(module: Any, name: str) -> str | None:
 
 
 def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse early stopping and plateau schedulers that would take an improvement for its opposite."""
+    """Refuse early stopping and plateaus that take an improvement for its opposite, and plateaus of steps."""
     watchers: list[tuple[Any, str | None]] = [(each, each.monitor) for each in trainer.early_stopping_callbacks]
     watchers += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.interval == "step":  # Lightning moves it after the checkpoint is saved
+            name = type(config.scheduler).__name__
+            raise UserError(f"{name} with interval: step cannot be resumed exactly. Set the interval to epoch.")
     for watcher, monitor in watchers:
         mode = best_mode(module, monitor or "")
         if mode and getattr(watcher, "mode", mode) != mode:

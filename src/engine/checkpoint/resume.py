@@ -20,7 +20,7 @@ from src.engine.checkpoint.files import is_plain, pack_checkpoint, python_number
 from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
-from src.engine.lightning_fixes.loops import align_reloads, step_plateau_of_a_batch, take_up_progress
+from src.engine.lightning_fixes.loops import align_reloads, take_up_progress
 from src.engine.run.run import RunCallback
 
 # What nn.Module keeps in any module.
@@ -123,7 +123,6 @@ class Resume(RunCallback):
             trainer.should_stop |= loaded["stopped"] and loaded["config"] == self.run.config
         self._loaded = {}
         refuse_to_prolong(trainer)
-        step_plateau_of_a_batch(trainer)
         # Last, because setting up draws numbers, too. A process that was not there keeps the state of its seed.
         if trainer.global_rank < len(self._states):
             set_random_state(self._states[trainer.global_rank])

@@ -13,16 +13,6 @@ def step_plateau(trainer: pl.Trainer) -> None:
         trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
 
-def step_plateau_of_a_batch(trainer: pl.Trainer) -> None:
-    """Let a ReduceLROnPlateau that moves by steps see the last batch: a checkpoint is saved before it does.
-
-    Call it when training starts, with the metrics of the checkpoint in place.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    if loop.restarted_on_train_batch_end:
-        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
-
-
 def weight_of_the_rest(trainer: pl.Trainer) -> float:
     """Return the factor for the loss where the last step of an epoch accumulates fewer batches than others.
 

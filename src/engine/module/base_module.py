@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +38,24 @@ class BaseModule(QuickAttributes):
         if "loss" in (metrics or {}):
             raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
         try:  # metrics that agree on one batch may differ on the next: each keeps its own counts
-            self.metrics = MetricCollection(dict(metrics or {}), compute_groups=False)
+            made = MetricCollection(dict(metrics or {}), compute_groups=False)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
-        self.further_metrics: dict[int, MetricCollection] = {}  # of all data sets but the first, by their number
+        self._new_metrics = functools.partial(copy.deepcopy, made)
         self.tables: dict[str, Any] = {}  # matrices and curves, which are written into the run's folder
-        self.schedule_length: int | None = None
-        self._fresh_metrics = [copy.deepcopy(self.metrics)]  # in a list it is no part of this module
-        self._names: dict[Key, list[str]] = {}
         self._num_samples: int | Tensor = 0
         self._compile = compile
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget an earlier run of this module."""
+        self.metrics = self._new_metrics()
+        self.further_metrics: dict[int, MetricCollection] = {}  # of all data sets but the first, by their number
+        self.schedule_length: int | None = None
+        self._keys: dict[str, Key] = {}  # which number has a name
 
     def setup(self, stage: str) -> None:
-        # Forget an earlier run of this module.
-        self.schedule_length = None
-        self.metrics.reset()
-        self.further_metrics.clear()
-        self._names.clear()
+        self._forget()
         repair_logs(self.trainer, functools.partial(is_padding, self.trainer))
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
@@ -80,8 +80,7 @@ class BaseModule(QuickAttributes):
 
     def class_dim(self, outputs: Any) -> int:
         """Return the dimension of the net's outputs that holds the classes; see `losses.class_dim`."""
-        loss, activation = getattr(self, "loss", None), getattr(self, "activation", None)
-        return class_dim(loss, activation, outputs) if isinstance(outputs, Tensor) else 1
+        return class_dim(getattr(self, "loss", None), getattr(self, "activation", None), outputs)
 
     def count(self, stage: str, returned: Any, batch: Any, number: int = 0) -> StepOutput:
         """Count what a step returned in the means, and in evaluation in the metrics; nothing waits for the device.
@@ -96,9 +95,9 @@ class BaseModule(QuickAttributes):
         if stage == "train" and is_padding(self.trainer):
             output.num_samples = output.num_samples * 0
         self._num_samples = output.num_samples
-        self._log_mean((stage, number, "", "loss"), output.loss, output.num_samples)
-        for name, value in output.parts.items():
-            self._log_mean((stage, number, "part", name), value, output.num_samples)
+        self._log((stage, number, "", "loss"), output.loss, output.num_samples)
+        for name, part in output.parts.items():
+            self._log((stage, number, "part", name), part, output.num_samples)
         if stage != "train" and len(self.metrics):
             if output.outputs is None:
                 raise UserError(
@@ -106,22 +105,17 @@ class BaseModule(QuickAttributes):
                     f"return {FORM}, or give --model.metrics null."
                 )
             scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
-            for metric in self._metrics_of(number).values():
+            for metric in self.metrics_of(number).values():
                 metric.update(*suited(metric, scores, output.target, dim))
         if isinstance(output.num_samples, Tensor):
             output.loss = output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
         return output
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("val", self.step(batch), batch, dataloader_idx)
+        return vars(self.count("val", self.step(batch), batch, dataloader_idx))  # callbacks read outputs and target
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return self.evaluate("test", self.step(batch), batch, dataloader_idx)
-
-    def evaluate(self, stage: str, returned: Any, batch: Any, number: int = 0) -> dict[str, Any]:
-        """Count a batch, as `count` does; return `loss`, `outputs` and `target` for callbacks."""
-        counted = self.count(stage, returned, batch, number)
-        return {"loss": counted.loss, "outputs": counted.outputs, "target": counted.target}
+        return vars(self.count("test", self.step(batch), batch, dataloader_idx))
 
     def batch_weight(self) -> Tensor | None:
         """Return this rank's weight in the mean over all ranks; None to weight by rows."""
@@ -138,47 +132,48 @@ class BaseModule(QuickAttributes):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def _metrics_of(self, number: int) -> MetricCollection:
+    def metrics_of(self, number: int) -> MetricCollection:
+        """Return the metrics of a data set."""
         if number and number not in self.further_metrics:
-            self.further_metrics[number] = copy.deepcopy(self._fresh_metrics[0]).to(self.device)
+            self.further_metrics[number] = self._new_metrics().to(self.device)
         return self.further_metrics[number] if number else self.metrics
 
     def _log_metrics(self, stage: str) -> None:
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         for number in range(len(dataset_names(loaders_of(self.trainer, stage)))):
-            if not is_logged(self.trainer, self._names_of((stage, number, "", "loss"))[0]):
+            if not is_logged(self.trainer, self._names((stage, number, "", "loss"))[0]):
                 continue  # no batch was counted: a subclass has its own step
-            metrics = self._metrics_of(number)
+            metrics = self.metrics_of(number)
             for metric, computed in metrics.items():
                 for name, value in named(metric, computed.compute(), class_names):
-                    if isinstance(value, Tensor) and value.dim() == 0:
-                        self._log_mean((stage, number, metric, name), value.float(), 1)
-                    else:
-                        self.tables |= dict.fromkeys(self._names_of((stage, number, metric, name)), value)
+                    self._log((stage, number, metric, name), value, 1)
             metrics.reset()
 
-    def _log_mean(self, key: Key, mean: Tensor, weight: int | Tensor) -> None:
-        for name in self._names.get(key) or self._names_of(key):
-            add_to_mean(self.trainer, name, mean, weight)
+    def _log(self, key: Key, value: Any, weight: int | Tensor) -> None:
+        """Count a number in a mean; keep anything else as a table."""
+        for name in self._names(key):
+            if isinstance(value, Tensor) and value.dim() == 0:
+                add_to_mean(self.trainer, name, value, weight)
+            else:
+                self.tables[name] = value
 
-    def _names_of(self, key: Key) -> list[str]:
+    def _names(self, key: Key) -> list[str]:
         """Return the names under which a number is logged: of several data sets the first has the plain name, too.
 
         Raises:
             UserError: If one of the names is that of another number.
         """
-        if key not in self._names:
-            stage, number, _, name = key
-            label = "" if stage == "train" else dataset_names(loaders_of(self.trainer, stage))[number]
-            found = [f"{stage}/{name}/{label}"] if label else []
-            found += [f"{stage}/{name}"] if number == 0 else []
-            if same := set(itertools.chain(*self._names.values())).intersection(found):
+        stage, number, _, value = key
+        label = "" if stage == "train" else dataset_names(loaders_of(self.trainer, stage))[number]
+        names = [f"{stage}/{value}/{label}"] if label else []
+        names += [f"{stage}/{value}"] if number == 0 else []
+        for name in names:
+            if self._keys.setdefault(name, key) != key:
                 raise UserError(
-                    f"Two numbers of {stage} have the name {min(same)}. Give the metric, the part of the loss or the "
+                    f"Two numbers of {stage} have the name {name}. Give the metric, the part of the loss or the "
                     "data set another name."
                 )
-            self._names[key] = found
-        return self._names[key]
+        return names
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the length of the schedule."""

@@ -14,14 +14,13 @@ from src.engine.module.step import StepOutput
 Activation = Literal["sigmoid", "softmax", "exp", "identity"]
 # torch stretches their target to the shape of the outputs without an error.
 STRETCHING = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-# Each output has a target of its own.
-ELEMENTWISE = (*STRETCHING, nn.BCELoss, nn.BCEWithLogitsLoss)
-ACTIVATIONS: tuple[tuple[Any, Activation], ...] = (
-    ((nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss), "sigmoid"),
-    (nn.CrossEntropyLoss, "softmax"),
-    (nn.NLLLoss, "exp"),
-    ((*STRETCHING, nn.BCELoss), "identity"),
-)
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.BCEWithLogitsLoss: "sigmoid",
+    nn.MultiLabelSoftMarginLoss: "sigmoid",
+    nn.CrossEntropyLoss: "softmax",
+    nn.NLLLoss: "exp",
+    **dict.fromkeys((*STRETCHING, nn.BCELoss), "identity"),
+}
 FUNCTIONS: dict[Any, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "identity": nn.Identity()}
 
 
@@ -31,10 +30,10 @@ class NoActivation(UserError):
 
 def activation_of(loss: Any) -> Activation | None:
     """Return what turns the outputs into scores for this loss; None for a loss that is not torch's."""
-    return next((name for kinds, name in ACTIVATIONS if isinstance(loss, kinds)), None)
+    return next((name for kind, name in ACTIVATIONS.items() if isinstance(loss, kind)), None)
 
 
-def class_dim(loss: Any, activation: Any, outputs: Tensor) -> int:
+def class_dim(loss: Any, activation: Any, outputs: Any) -> int:
     """Return the dimension of `outputs` that holds the classes.
 
     It is 1, as torch's losses have it: (B, C), (B, C, T), (B, C, H, W). A net that computes its loss gives tokens as
@@ -42,7 +41,7 @@ def class_dim(loss: Any, activation: Any, outputs: Tensor) -> int:
     """
     if isinstance(activation, nn.Softmax) and activation.dim is not None:
         return activation.dim
-    return -1 if isinstance(loss, NetLoss) and outputs.dim() == 3 else 1
+    return -1 if isinstance(loss, NetLoss) and isinstance(outputs, Tensor) and outputs.dim() == 3 else 1
 
 
 def to_scores(loss: Any, activation: Any, outputs: Any) -> Any:
@@ -100,7 +99,7 @@ def mean_over(loss: Any, target: Any) -> int | Tensor:
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and not target.is_floating_point():
         kept = target != loss.ignore_index
         return kept.sum() if loss.weight is None else (loss.weight[target.where(kept, 0)] * kept).sum()
-    if target.dim() > 2 and isinstance(loss, ELEMENTWISE):
+    if target.dim() > 2 and activation_of(loss) in ("sigmoid", "identity"):  # each output has a target of its own
         return torch.full((), target.numel(), device=target.device)
     return len(target)
 

@@ -1,13 +1,11 @@
 """Optimizers with options for groups of parameters, and learning-rate schedulers as long as the run."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lightning.pytorch.cli import LRSchedulerCallable
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
@@ -45,21 +43,6 @@ class WarmupCosine(lr_scheduler.LambdaLR):
         super().__init__(optimizer, factor)
 
 
-class SequentialSchedule(lr_scheduler.SequentialLR):
-    """Runs one scheduler after the other: torch's SequentialLR, whose parts YAML can name.
-
-    Args:
-        schedulers: In their order. A length of null is that of the part.
-        milestones: Where the next one begins, in steps or epochs; a number below 1 is a share of the run.
-    """
-
-    def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable], milestones: list[float]) -> None:
-        if len(milestones) != len(schedulers) - 1:
-            raise UserError(f"{len(schedulers)} schedulers need {len(schedulers) - 1} milestones; got {milestones}.")
-        parts: list[Any] = [make(optimizer) for make in schedulers]
-        super().__init__(optimizer, parts, [int(milestone) for milestone in milestones])
-
-
 def configure(module: Any) -> Any:
     """Return what `configure_optimizers` of a LitModule returns.
 
@@ -69,7 +52,14 @@ def configure(module: Any) -> Any:
     optimizer = build_optimizer(module.optimizer, module, module.groups)
     if module.scheduler is None:
         return optimizer
-    schedule = build_scheduler(fill_lengths(module.scheduler, functools.partial(run_length, module)), optimizer)
+    before = {float(group["lr"]) for group in optimizer.param_groups}
+    schedule = fill_lengths(module.scheduler, functools.partial(run_length, module))(optimizer)
+    after = {float(group["lr"]) for group in optimizer.param_groups}
+    if len(before) > 1 and len(after) == 1 and after != {0.0}:  # a warm-up may begin with none
+        raise UserError(
+            f"{type(schedule).__name__} gives all groups of model.groups the same learning rate. Give it a list with "
+            f"one for each of the {len(optimizer.param_groups)} groups (max_lr: [...]), those of no group first."
+        )
     config = {"scheduler": schedule, "interval": module.scheduler_interval}
     if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", None)
@@ -116,89 +106,52 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
         groups: Each has `names`, and options of the optimizer or `lr_scale`.
 
     Returns:
-        A group for each set of given groups that match some parameter: none, [0], [0, 1], [1] ... in this order.
+        A group for each set of options that some parameter has: of none, of groups [0], [0, 1], [1] ... in this order.
 
     Raises:
         UserError: If a group matches no parameter, or has an option that takes effect nowhere.
     """
-    parameters = list(module.named_parameters(remove_duplicate=False))
-    matching: dict[nn.Parameter, set[int]] = {parameter: set() for _, parameter in parameters}
+    named = list(module.named_parameters(remove_duplicate=False))
+    # Of each parameter the number of the group from which an option comes, and its name there.
+    chosen: dict[nn.Parameter, dict[str, tuple[int, str]]] = {parameter: {} for _, parameter in named}
     for number, group in enumerate(groups):
         patterns = group.get("names")
         if not isinstance(patterns, list):
             raise UserError(f'model.groups[{number}] needs a list `names`, of patterns such as "*.bias"; got {group}.')
+        # `lr` and `lr_scale` are one option.
+        options = {"lr" if key == "lr_scale" else key: (number, key) for key in group if key != "names"}
         for pattern in map(str, patterns):
-            found = [parameter for name, parameter in parameters if fnmatchcase(name, pattern)]
+            found = [parameter for name, parameter in named if fnmatchcase(name, pattern)]
             if not found:
-                some = ", ".join(name for name, _ in parameters[:4])
+                some = ", ".join(name for name, _ in named[:4])
                 raise UserError(f"model.groups[{number}]: no parameter is called {pattern}. They are called {some} ...")
             for parameter in found:
-                matching[parameter].add(number)
-    members: dict[tuple[int, ...], list[nn.Parameter]] = {}
-    for parameter, matched in matching.items():
-        members.setdefault(tuple(sorted(matched)), []).append(parameter)
-    made, unused = [], {(number, option) for number, group in enumerate(groups) for option in group.keys() - {"names"}}
-    for numbers in sorted(members):
-        chosen: dict[str, tuple[int, str]] = {}
-        for number in numbers:  # `lr` and `lr_scale` are one option
-            own = [option for option in groups[number] if option != "names"]
-            chosen |= {"lr" if option == "lr_scale" else option: (number, option) for option in own}
-        unused -= set(chosen.values())
-        made.append({"params": members[numbers]} | {option: groups[k][option] for k, option in chosen.values()})
-    if unused:
-        number, option = min(unused)
+                chosen[parameter] |= options
+    members: dict[tuple[tuple[int, str], ...], list[nn.Parameter]] = {}
+    for parameter, options in chosen.items():
+        members.setdefault(tuple(sorted(options.values())), []).append(parameter)
+    given = {(number, key) for number, group in enumerate(groups) for key in group if key != "names"}
+    if unused := given.difference(*members):
+        number, key = min(unused)
         raise UserError(
-            f"model.groups[{number}]: {option} has no effect, because a later group or rate overrides it for all of "
+            f"model.groups[{number}]: {key} has no effect, because a later group or rate overrides it for all of "
             f"{groups[number]['names']}. Put the narrower group last."
         )
-    return made
-
-
-def build_scheduler(scheduler: Callable[[Optimizer], Any], optimizer: Optimizer) -> Any:
-    """Make the scheduler of an optimizer.
-
-    Raises:
-        UserError: If it gives all groups the same learning rate, which had different ones.
-    """
-    before = {float(group["lr"]) for group in optimizer.param_groups}
-    made = scheduler(optimizer)
-    after = {float(group["lr"]) for group in optimizer.param_groups}
-    if len(before) > 1 and len(after) == 1 and after != {0.0}:  # a warm-up may begin with none
-        raise UserError(
-            f"{type(made).__name__} gives all groups of model.groups the same learning rate. Give it a list with one "
-            f"for each of the {len(optimizer.param_groups)} groups (max_lr: [...]), those of no group first."
-        )
-    return made
+    return [{"params": members[key]} | {name: groups[number][name] for number, name in key} for key in sorted(members)]
 
 
 def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
-    """Fill in the lengths that YAML leaves null: the run's, or that of a part of a SequentialSchedule.
+    """Fill in the lengths that YAML leaves null.
 
     Args:
         scheduler: Takes the optimizer.
-        length: Returns how often the scheduler moves; called only if needed.
-
-    Raises:
-        UserError: If the milestones of a sequence do not rise within the run.
+        length: Returns how often the scheduler moves in the run; called only if needed.
     """
-    if not isinstance(scheduler, functools.partial):
+    given = scheduler.keywords if isinstance(scheduler, functools.partial) else {}
+    missing = [name for name in LENGTHS if name in given and given[name] is None]
+    if not missing or given.get("epochs") is not None:  # OneCycleLR knows its length by it
         return scheduler
-    given = dict(scheduler.keywords)
-    if given.get("epochs") is None:  # OneCycleLR knows its length by it
-        given |= {name: length() for name in LENGTHS if name in given and given[name] is None}
-    if "schedulers" in given:
-        ends = given["milestones"] = [round(end * length()) if end < 1 else int(end) for end in given["milestones"]]
-
-        def span(begin: int, end: int | None) -> int:
-            moves = (length() if end is None else end) - begin
-            if moves < 1:
-                raise UserError(f"milestones {ends} do not rise within the {length()} moves of the run. Lower them.")
-            return moves
-
-        bounds: Any = itertools.pairwise([0, *ends, None])
-        parts = zip(given["schedulers"], bounds, strict=False)
-        given["schedulers"] = [fill_lengths(part, functools.partial(span, *each)) for part, each in parts]
-    return functools.partial(scheduler.func, *scheduler.args, **given)
+    return functools.partial(scheduler, **dict.fromkeys(missing, length()))
 
 
 def run_length(module: Any) -> int:
