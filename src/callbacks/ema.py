@@ -1,9 +1,11 @@
 """An exponential moving average of the weights: named in YAML, see configs/callbacks/ema.yaml."""
 
-from src.engine.lightning_fixes.trainer import EmaAlsoInTheTest
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from src.engine.lightning_fixes.trainer import AverageAlsoInTheTest
 
 
-class Ema(EmaAlsoInTheTest):
+class Ema(AverageAlsoInTheTest, EMAWeightAveraging):
     """Validates, tests and saves the average; trains the weights themselves.
 
     Args:

@@ -13,7 +13,8 @@ class Freeze(Callback):
     """Freezes modules (no gradient, eval mode) until an epoch.
 
     In eval mode a batch norm keeps its running statistics, too. With DDP take the strategy
-    `ddp_find_unused_parameters_true`. A net that freezes a part by a `train()` of its own needs no callback.
+    `ddp_find_unused_parameters_true`. A net that freezes a part by a `train()` of its own needs this callback, too:
+    Lightning never calls `train()`.
 
     Args:
         modules: Their names, as the model has them, or patterns: [net.layers.0, "net.encoder.*"].

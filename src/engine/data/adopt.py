@@ -25,7 +25,7 @@ from src.engine.data.seeding import STREAMS, RunSeed, first_draws, hash_seed, se
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
-from src.engine.lightning_fixes.trainer import call_own_train, quicken_steps
+from src.engine.lightning_fixes.trainer import quicken_steps
 
 HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 # Hooks that Lightning calls after those of all callbacks, and what callbacks may do after them.
@@ -57,9 +57,6 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
             Wrapped(source, hook, trainer, take_over)
         if isinstance(source, LightningModule):
             repair_logs(trainer, functools.partial(is_padding, trainer))
-            # At once, so that DDP waits for no gradient of a frozen weight; again at the start for a net made late.
-            call_own_train(source)
-            Wrapped(source, "on_fit_start", trainer, _call_own_train_first)
             Wrapped(source, "backward", trainer, _weigh)
             for hook in LAST:
                 Wrapped(source, hook, trainer, _call_callbacks_last)
@@ -176,11 +173,6 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
         raise UserError(
             f"test_after_fit: neither {names} has a test_dataloader. Write one, or give --test_after_fit false."
         )
-
-
-def _call_own_train_first(hook: Wrapped) -> None:
-    call_own_train(hook.owner)
-    hook.method()
 
 
 def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:

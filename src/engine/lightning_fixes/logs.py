@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
@@ -14,11 +13,8 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
     _Sync,
 )
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-# Hooks that a resumed run calls again: what they log replaces what the checkpoint holds.
-CALLED_AGAIN = ("on_train_start", "on_train_epoch_start")
 # Takes the place of the hook's name for means that were counted without `self.log`.
 COUNTED = "counted"
 
@@ -84,8 +80,7 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
     if epochs.processed > epochs.completed or not isinstance(results, Results):
         return {}
     results.restore()
-    kept = {key: each for key, each in results.items() if not each.has_reset and each.meta.sync.group is None}
-    return {key: _share(each) for key, each in kept.items()}
+    return {key: _share(each) for key, each in results.items() if _is_ours(each)}
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
@@ -118,7 +113,7 @@ class Results(_ResultCollection):
     20153). Here processes meet at the end of an epoch only. A value with `on_step` keeps the last step's, over all
     processes. In trackers the curve of such steps is that of one process, unless `sync_dist=True` is given.
 
-    With `rank_zero_only` or `sync_dist_group` everything is as in Lightning.
+    Metrics of torchmetrics, which combine themselves, and values with a `sync_dist_group` are as in Lightning.
 
     Args:
         trainer: That logs.
@@ -135,33 +130,23 @@ class Results(_ResultCollection):
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
-        if fx in CALLED_AGAIN:
-            for share in self.loaded:
-                share.pop(f"{fx}.{name}", None)
-        else:
-            self.restore()
+        self.restore()
         if fx == "training_step" and self._is_padding():
             options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
-        ours = not options["rank_zero_only"] and options["sync_dist_group"] is None
         of_step = self.training and options["on_step"]
-        options["sync_dist"] &= of_step or not ours
+        if options["sync_dist_group"] is not None:
+            of_step = False
+        elif not of_step:
+            options["sync_dist"] = False
         super().log(fx, name, value, **options)
-        if ours and of_step and isinstance(value, Tensor) and self._trainer.world_size > 1:
-            self._keep_step(f"{fx}.step", f"{name}_step" if options["on_epoch"] else name, value, options)
-
-    def _keep_step(self, fx: str, name: str, value: Tensor, options: dict[str, Any]) -> None:
-        """Log the value of the last step for the epoch, too: at its end processes put theirs together."""
-        options |= {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False}
-        if options["batch_size"] is None:
-            batch: Any = self.batch
-            try:
-                options["batch_size"] = self.batch_size or extract_batch_size(batch)
-            except MisconfigurationException:  # a batch without rows
-                options["batch_size"] = 1
-        self.pop(f"{fx}.{name}", None)
-        super().log(fx, name, value, **options)
+        if of_step and isinstance(value, Tensor) and self._trainer.world_size > 1:
+            # Log the last step for the epoch, too: at its end processes put theirs together.
+            name = f"{name}_step" if options["on_epoch"] else name
+            self.pop(f"{fx}.step.{name}", None)
+            options |= {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False}
+            super().log(f"{fx}.step", name, value, **options)
 
     def valid_items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
         """Give the counted means first: a number of the same name that a module logs itself takes their place."""
@@ -184,9 +169,6 @@ class Results(_ResultCollection):
         mine = {key: _share(each) for key, each in self.items() if _is_open(each)}
         torch.distributed.all_gather_object(shares, mine)
         for result, value, count, share in self._combined(shares):
-            if not result.is_tensor:
-                result.compute()  # of torchmetrics, over all processes
-                continue
             mean = value / count if result.meta.is_mean_reduction else value
             result._computed = mean.to(result.value.device, share["value"].dtype)
 
@@ -197,41 +179,25 @@ class Results(_ResultCollection):
         loaded, self.loaded = self.loaded, []
         self._resumed = True
         for result, value, count, share in self._combined(loaded):
-            if result.is_tensor:
-                device = result.value.device
-                result.value = value.to(device, share["value"].dtype)
-                if result.meta.is_mean_reduction:
-                    result.cumulated_batch_size = count.to(device, share["count"].dtype)
+            result.value = value.to(result.value.device, share["value"].dtype)
+            if result.meta.is_mean_reduction:
+                result.cumulated_batch_size = count.to(result.value.device, share["count"].dtype)
 
     def _combined(self, shares: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor, Tensor, dict[str, Any]]]:
         """Yield each result that some process has, its value and count over all of them, and the first share.
 
-        In double precision, so that the mean of equal numbers is that number. Metric objects combine themselves.
+        In double precision, so that the mean of equal numbers is that number.
         """
         for key in dict.fromkeys(key for share in shares for key in share):  # in the same order on all processes
             held = [share[key] for share in shares if key in share]
-            if (result := self._get(key, held[0])) is None:
-                continue
-            count = torch.stack([share["count"].double() for share in held]).sum()
-            values = torch.stack([share["value"].double() for share in held]) if result.is_tensor else count[None]
-            extreme = values.max() if result.meta.is_max_reduction else values.min()
-            is_extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
-            yield result, extreme if is_extreme else values.sum(), count, held[0]
-
-    def _get(self, key: str, share: dict[str, Any]) -> Any:
-        """Find a result; make it where this process did not log that name. None of a metric that the module lacks."""
-        if key not in self or self[key].has_reset:
-            attribute = share["meta"]["metric_attribute"]
-            metrics = dict(self._trainer.lightning_module.named_modules()) if attribute else {}
-            if attribute and attribute not in metrics:
-                return None
-            made = _Metadata(**share["meta"])
-            made.sync = _Sync(fn=self._trainer.strategy.reduce, **share["sync"])
-            result = self[key] = _ResultMetric(made, not attribute).to(self._trainer.strategy.root_device)
-            result._update_count = 1
-            if attribute:
-                result.value = metrics[attribute]
-        return self[key]
+            if key not in self or self[key].has_reset:  # this process did not log that name
+                meta = _Metadata(**held[0]["meta"])
+                meta.sync = _Sync(fn=self._trainer.strategy.reduce, **held[0]["sync"])
+                self[key] = _ResultMetric(meta, is_tensor=True).to(self._trainer.strategy.root_device)
+                self[key]._update_count = 1
+            meta, values = self[key].meta, torch.stack([share["value"].double() for share in held])
+            value = values.max() if meta.is_max_reduction else values.min() if meta.is_min_reduction else values.sum()
+            yield self[key], value, torch.stack([share["count"].double() for share in held]).sum(), held[0]
 
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget what was logged; in an epoch that was resumed, only at its end."""
@@ -246,8 +212,11 @@ class Results(_ResultCollection):
 def _is_open(result: _ResultMetric) -> bool:
     """Return whether a result is not yet combined with those of other processes."""
     meta = result.meta
-    ours = not meta.sync.rank_zero_only and meta.sync.group is None
-    return ours and meta.on_epoch and not result.has_reset and result._computed is None
+    return _is_ours(result) and meta.on_epoch and result._computed is None
+
+
+def _is_ours(result: _ResultMetric) -> bool:
+    return result.is_tensor and result.meta.sync.group is None and not result.has_reset
 
 
 def _share(result: Any) -> dict[str, Any]:
@@ -255,6 +224,5 @@ def _share(result: Any) -> dict[str, Any]:
     meta = {field.name: getattr(result.meta, field.name) for field in fields(_Metadata) if field.name != "_sync"}
     meta["reduce_fx"] = result.meta.reduce_fx.__name__
     sync = {"_should": result.meta.sync.should, "rank_zero_only": result.meta.sync.rank_zero_only}
-    value = result.value.detach().cpu() if result.is_tensor else None
     count = torch.as_tensor(getattr(result, "cumulated_batch_size", 0)).cpu()
-    return {"meta": meta, "sync": sync, "value": value, "count": count}
+    return {"meta": meta, "sync": sync, "value": result.value.detach().cpu(), "count": count}

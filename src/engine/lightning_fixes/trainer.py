@@ -2,16 +2,13 @@
 
 import inspect
 import os
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import RunningStage
-from torch import nn
 from torch.utils.data import DataLoader
 
 # Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where a library makes
@@ -48,8 +45,6 @@ class Trainer(pl.Trainer):
         limit_predict_batches: Batches = None,
         **options: Any,
     ) -> None:
-        if options.get("profiler") is None and not options.get("barebones"):
-            options["profiler"] = NoProfiler()
         super().__init__(
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
@@ -73,15 +68,6 @@ def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> N
         step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # read at each step, slow to make
 
 
-class NoProfiler(PassThroughProfiler):
-    """Without a profile Lightning still makes a context for each hook of each step; this one is made once."""
-
-    NOTHING: AbstractContextManager[None] = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self.NOTHING
-
-
 class QuickAttributes(pl.LightningModule):
     """Lightning notes in the module which hook runs, 44 times a step; nn.Module looks if it is a parameter.
 
@@ -95,30 +81,12 @@ class QuickAttributes(pl.LightningModule):
             super().__setattr__(name, value)
 
 
-def call_own_train(module: pl.LightningModule) -> None:
-    """Call `train()` of each part that overrides it when a fit starts, as a hand-written loop does.
-
-    Parts freeze themselves that way (a batch norm that stays in evaluation). Lightning never calls `train()` and keeps
-    the modes of all modules over a validation (its pull request 18951). What is in evaluation stays so.
-    """
-    in_evaluation = [part for part in module.modules() if not part.training]
-    for part in module.modules():
-        if type(part).train is not nn.Module.train and part.training:
-            part.train()
-    for part in in_evaluation:
-        part.training = False
-
-
 class AverageAlsoInTheTest(WeightAveraging):
     """In the test after a fit Lightning's would load the weights without the average."""
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
             super().on_load_checkpoint(trainer, module, checkpoint)
-
-
-class EmaAlsoInTheTest(AverageAlsoInTheTest, EMAWeightAveraging):
-    """The same of the exponential average."""
 
 
 class EndsWorkers:
@@ -129,13 +97,7 @@ class EndsWorkers:
 
     _source: DataLoader[Any]
 
-    @property
-    def _iterator(self) -> Any:
-        return self._source._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: None) -> None:
-        self._source._iterator = value
+    _iterator = property(lambda me: me._source._iterator, lambda me, value: setattr(me._source, "_iterator", value))
 
 
 def spare_the_question_for_a_gpu() -> None:

@@ -119,7 +119,9 @@ class MetricsCsv(RunCallback):
     def _add(self, trainer: Trainer, *stages: str) -> bool:
         """Add a row of the numbers of these stages; return whether there are any."""
         is_fit = trainer.state.fn == "fit"
-        metrics = {name: value for name, value in metrics_of(trainer).items() if not is_fit or stage_of(name) in stages}
+        # In alphabetical order: a resumed run may log in another one.
+        found = sorted(metrics_of(trainer).items())
+        metrics = {name: value for name, value in found if not is_fit or stage_of(name) in stages}
         if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
             return False
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
