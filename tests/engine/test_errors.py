@@ -25,7 +25,7 @@ FUSED = ("--model.optimizer=torch.optim.Adam", "--model.optimizer.fused=true", "
 MISTAKES = {
     "no verb": ([], "fit, validate, test, predict"),
     "unknown verb": (["fot", *FIT[1:]], "Did you mean fit?"),
-    "fragment alone": (["fit", "--config", CONFIGS / "trainer/ddp.yaml"], "name the YAML of an experiment first"),
+    "fragment alone": (["fit", "--config", CONFIGS / "trainer/ddp.yaml"], "name an experiment, --config"),
     "learning rate": ([*FIT, "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
     "schedule without an end": (
         [*FIT, *ONE_CYCLE, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],

@@ -42,19 +42,19 @@ WRONG = {
     "argument": (f"{{model: {{net: {{class_path: {HERE}.Net, init_args: {{widht: 3}}}}}}}}", "net.widht", "width?"),
     "section": ("{trainr: {max_epochs: 2}}", "trainr.max_epochs", "trainer.max_epochs?"),
     "section of model": ("{model: {netz: 1}}", "model.netz", "Did you mean net?"),
-    "class in file": ("{model: {optimizer: {class_path: SDG}}}", "model.optimizer", "'SDG'. Did you mean SGD?"),
+    "class in file": ("{model: {optimizer: {class_path: SDG}}}", "model.optimizer", ": SDG. Did you mean SGD?"),
     "beside class_path": (f"{{model: {{net: {{class_path: {HERE}.Net, width: 3}}}}}}", "model.net.width", "init_args"),
     "argument of another class": ("--model.optimizer.learning_rate=1", "model.optimizer.learning_rate", "params, lr,"),
     "argument before class": ("--trainer.callbacks.monitor=x", "trainer.callbacks.monitor", ".callbacks CLASS"),
-    "argument elsewhere": ("--model.lr=1", "model.lr", "model.optimizer.lr?"),
     "class of the same name": ("--model.scheduler=ReduceLROnPlateau", "model.scheduler", "pytorch.cli.ReduceLROn"),
     "class of your module": (f"--model.net={HERE}.Nett", "model.net", "Did you mean Net?"),
     "module": ("--model.net=tests.engine.test_message.Net", "model.net", "Did you mean test_messages?"),
-    "no class": (f"--model.net={HERE}", "model.net", "is no Module"),
-    "class of another kind": ("--model.optimizer=torch.nn.ReLU", "model.optimizer", "ReLU is no Optimizer"),
+    "no class": (f"--model.net={HERE}", "model.net", "a subclass of Module"),
+    "class of another kind": ("--model.optimizer=torch.nn.ReLU", "model.optimizer", "a subclass of <class 'Optim"),
     "class of a metric": ("--model.metrics.acc=BinaryAcuracy", "model.metrics", "BinaryAccuracy?"),
     "class of a callback": ("--trainer.callbacks+=ModelSumary", "trainer.callbacks", "ModelSummary?"),
-    "word": ("--model.activation=softmaxx", "model.activation", "one of sigmoid, softmax"),
+    "word": ("--model.activation=softmaxx", "model.activation", "'sigmoid', 'softmax'"),
+    "argument of a metric": ("--model.metrics.acc.treshold=1", "model.metrics.acc.treshold", "threshold?"),
     "option": ("--trainer.max-epoch=2", "trainer.max-epoch", "trainer.max_epochs?"),
     "option elsewhere": ("--epochs=2", "epochs", "trainer.max_epochs?"),
     "no dashes": ("max_epochs=2", "max_epochs", "--trainer.max_epochs?"),
@@ -93,7 +93,7 @@ def test_missing_config_file(cli, tmp_path, typed):
 def test_missing_section_or_experiment(cli, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {net: {class_path: tests.xor.XorMLP}}\n")
     assert "LitModule needs optimizer. Give --model.optimizer VALUE" in cli("fit", "-c", "mine.yaml").err
-    assert "--config configs/<name>.yaml" in cli("fit", "--trainer.max_epochs=1").err
+    assert "--config configs/NAME.yaml" in cli("fit", "--trainer.max_epochs=1").err
 
 
 def too_wide(hidden: int = 4) -> XorMLP:

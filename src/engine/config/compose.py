@@ -14,8 +14,9 @@ from pydoc import locate
 from typing import Any
 
 import yaml
+from lightning_utilities.core.apply_func import apply_to_collection
 
-from src.engine.config.files import EMPTY, LOCAL, Loader, load, read_text
+from src.engine.config.files import LOCAL, Loader, load, read_text
 from src.engine.config.messages import nearest, places_of
 from src.engine.errors import UserError
 from src.engine.paths import at_home
@@ -44,7 +45,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     content = load(read_text(path), str(path))
     bases = content.pop("config", None)
     merged: dict[str, Any] = {}
-    for base in bases if isinstance(bases, list) else [bases] if bases not in (None, EMPTY) else []:
+    for base in bases if isinstance(bases, list) else [bases] if bases else []:
         below = path.parent / at_home(str(base))
         if not below.is_file():
             raise UserError(f"{path}: config: {base}: {below} does not exist; the path is relative to the file itself.")
@@ -67,7 +68,7 @@ def merge(base: dict[str, Any], over: dict[str, Any], at: str = "") -> dict[str,
     merged = {**base, **over}
     for part in ("init_args", "dict_kwargs"):
         if part in merged:
-            merged[part] = _merge_entries(_content(base.get(part)), _content(over.get(part)), at, deletes=False)
+            merged[part] = _merge_entries(base.get(part) or {}, over.get(part) or {}, at, deletes=False)
     return merged
 
 
@@ -75,22 +76,19 @@ def _merge_entries(base: dict[str, Any], over: dict[str, Any], at: str, deletes:
     """Merge two dicts by key; null deletes an entry of the user's own dict, and is a value elsewhere."""
     merged = dict(base)
     for key, value in over.items():
-        name = f"{at}.{key}".strip(".")
-        appends = isinstance(key, str) and key.endswith("+")
+        name = key.removesuffix("+") if isinstance(key, str) else key
         # Where no list is known yet, the parser appends: it knows the default.
-        open_list = f"{key}+" in merged and isinstance(value, dict) and not _is_class(value)
-        place = key[:-1] if appends and key[:-1] in merged else f"{key}+" if open_list else key
+        place = next((each for each in (name, f"{name}+") if each in merged), key)
         was = merged.get(place)
-        if value is EMPTY and (not at or isinstance(was, dict | list)):
-            continue
-        if not appends and not open_list:
-            merged.pop(f"{key}+", None)
-        if value is None and deletes and key in merged:
-            del merged[key]
-        elif appends:
+        if key != name:
             merged[place] = [*_as_list(was), *_as_list(value)]
-        else:
-            merged[place] = _put(was, value, name)
+        elif value is None and deletes and key in merged:
+            del merged[key]
+        elif place != key and not isinstance(value, dict):
+            del merged[place]
+            merged[key] = value
+        elif value is not None or at or not isinstance(was, dict | None):  # an empty section is none
+            merged[place] = _put(was, value, f"{at}.{key}".strip("."))
     return merged
 
 
@@ -98,44 +96,23 @@ def _put(was: Any, value: Any, at: str) -> Any:
     """Return the new value of an entry."""
     if isinstance(was, list) and was and isinstance(value, dict) and not _is_class(value):
         return [*was[:-1], _put(was[-1], value, at)]  # `trainer.callbacks.monitor` is the last one's
-    if isinstance(was, dict) and isinstance(value, str) and value.startswith("{"):
-        value = _as_option(value)
-    if isinstance(value, str) and _names_class(value) and (_is_class(was) or (was and at in ("model", "data"))):
-        found = find_class(value, at)
+    if isinstance(was, dict) and isinstance(value, str):
+        value = _as_option(value) if value.startswith("{") else value
         # A function takes no options: its name stays alone.
-        value = {"class_path": value} if found is None or inspect.isclass(found) else value
-    if isinstance(was, str) and _names_class(was) and isinstance(value, dict):
-        was = {"class_path": was}
-    return merge(was if isinstance(was, dict) else {}, value, at) if isinstance(value, dict) else value
-
-
-def _settled(value: Any) -> Any:
-    """Replace what has no content by null, and `~` by the home folder, at any depth."""
-    if isinstance(value, dict):
-        return {key: _settled(part) for key, part in value.items() if part is not EMPTY or key not in CLASS_KEYS}
-    if isinstance(value, list):
-        return [_settled(part) for part in value]
-    if isinstance(value, str) and value.startswith("~/"):
-        return str(at_home(value))
-    return None if value is EMPTY else value
-
-
-def _content(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+        if (_is_class(was) or at in ("model", "data")) and inspect.isclass(find_class(str(value), at)):
+            value = {"class_path": value}
+    if not isinstance(value, dict):
+        return value
+    return merge({"class_path": was} if isinstance(was, str) else was if isinstance(was, dict) else {}, value, at)
 
 
 def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value in (None, EMPTY) else [value]
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _is_class(value: Any) -> bool:
     """Return whether a value says how an object is made."""
     return isinstance(value, dict) and bool(CLASS_KEYS & value.keys())
-
-
-def _names_class(text: str) -> bool:
-    """Return whether a text may be the path or the name of a class."""
-    return all(part.isidentifier() for part in text.split(".")) and not Path(text).is_file()
 
 
 def find_class(path: str, option: str = "") -> Any:
@@ -158,7 +135,7 @@ def _keeps_arguments(old: str, new: str, at: str) -> bool:
     A class that cannot be found was renamed, or is mistyped, which the parser reports.
     """
     was, now = find_class(old, at), find_class(new, at)
-    if old == new or was is None or now is None or was is now:
+    if was is None or now is None or was is now:
         return True
     both = inspect.isclass(was) and inspect.isclass(now)
     return both and issubclass(now, was) and now.__module__.partition(".")[0] not in LIBRARIES
@@ -167,15 +144,11 @@ def _keeps_arguments(old: str, new: str, at: str) -> bool:
 def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
     """Print which arguments another class drops, without those that are defaults."""
     usual = inspect.signature(find_class(base["class_path"], at)).parameters
-    lost = {
-        name: value for name, value in _content(base.get("init_args")).items() if name not in over.get("init_args", {})
-    }
-    values = [f"{name}={value}" for name, value in lost.items() if name not in usual or usual[name].default != value]
-    if values and is_rank_zero():
-        print(
-            f"note: {at} changed to {over['class_path']}; the old class's {', '.join(values)} is dropped",
-            file=sys.stderr,
-        )
+    given, kept = base.get("init_args") or {}, over.get("init_args") or {}
+    lost = [name for name in given if name not in kept and not (name in usual and usual[name].default == given[name])]
+    if lost and is_rank_zero():
+        values = ", ".join(f"{name}={given[name]}" for name in lost)
+        print(f"note: {at} changed to {over['class_path']}; the old class's {values} is dropped", file=sys.stderr)
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -198,7 +171,7 @@ def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], 
             *path, key = name.split(".")
             entry = {key: _as_option(value) if key.endswith("+") or value in ("null", "~") else value}
             config = merge(config, reduce(lambda below, part: {part: below}, reversed(path), entry))
-    return _settled(config), left
+    return apply_to_collection(config, str, lambda text: str(at_home(text)) if text[:2] == "~/" else text), left
 
 
 def given(words: list[str], *names: str) -> list[str]:
@@ -209,7 +182,7 @@ def given(words: list[str], *names: str) -> list[str]:
 def _as_option(text: str) -> Any:
     """Read a list, a dict or null; any other text stays as it is."""
     try:
-        value = _settled(yaml.load(text, Loader))
+        value = yaml.load(text, Loader)
     except yaml.YAMLError:  # the parser will complain
         return text
     return value if value is None or isinstance(value, dict | list) else text

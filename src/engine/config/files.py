@@ -12,8 +12,6 @@ from src.engine.errors import UserError
 
 # Options of this machine for every run; any --config wins over them.
 LOCAL = Path("local.yaml")
-# Value of `trainer:` with nothing below it.
-EMPTY = object()
 # Begins the text that jsonargparse writes in place of an object that text cannot hold.
 UNWRITABLE = "Unable to serialize instance "
 # Floats of YAML 1.2, the parser and OmegaConf; PyYAML would not quote such texts.
@@ -31,7 +29,7 @@ class Dumper(yaml.SafeDumper):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, a date is a text, keys are unique, and nothing differs from `null`."""
+    """YAML in which 1e-3 is a number, a date is a text, keys are unique, and `init_args` may be empty."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, PyYAML's own table
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
@@ -46,7 +44,8 @@ class Loader(yaml.SafeLoader):
                 first = f"{key.value!r} is given twice, first in line {lines[name]}"
                 raise yaml.constructor.ConstructorError(problem=first, problem_mark=key.start_mark)
             lines[name] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        return {key: value for key, value in found.items() if value is not None or key != "init_args"}
 
 
 for each in (Dumper, Loader):
@@ -55,7 +54,6 @@ Dumper.add_representer(
     None,  # type: ignore[arg-type]
     lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"),
 )
-Loader.add_constructor("tag:yaml.org,2002:null", lambda _, node: None if node.value else EMPTY)
 
 
 def as_yaml(config: Any) -> str:
@@ -82,7 +80,7 @@ def load(text: str, name: str) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{name}{line}: this YAML cannot be read: {problem}.") from error
-    if content in (None, EMPTY):
+    if content is None:
         if Path(name) == LOCAL:
             return {}
         raise UserError(f"{name}: the file holds no options.")
