@@ -35,14 +35,12 @@ def composed(options: list[str]) -> dict[str, Any]:
     """
     from src.cli import main
 
-    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()) as errors:
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()):
         try:
             main(["fit", *options, "--print_config"])
         except SystemExit as stop:
-            if isinstance(stop.code, str):
-                raise
             if stop.code:
-                raise SystemExit(errors.getvalue().strip().splitlines()[-1]) from None
+                raise
     config: dict[str, Any] = yaml.safe_load(shown.getvalue())
     return config
 

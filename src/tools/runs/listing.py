@@ -63,9 +63,8 @@ def main(args: list[str]) -> None:
                 hint = f" Did you mean {nearest[0]}?" if nearest else ""
                 there = f"{', '.join(listed)}; and each option of a config, as model.optimizer.lr"
                 refuse(f"{option}: no column {name!r}; there are: {there}.{hint}")
-    matching = ordered(
-        [row for row in rows if all(condition.holds(row) for condition in conditions)], keys or ["started"]
-    )
+    matching = [row for row in rows if all(condition.holds(row) for condition in conditions)]
+    matching = ordered(matching, keys or ["started"])
 
     if given.columns.startswith("+"):  # the columns that chose and sorted the runs are shown, too
         wanted = [*wanted, *chosen_by, *sorted_by]
@@ -95,7 +94,7 @@ def names_of(rows: list[Row]) -> list[str]:
 
 
 def print_table(rows: list[Row], wanted: list[str], listed: list[str]) -> None:
-    """Print the runs with the usual ones of the listed columns and the wanted columns."""
+    """Print the runs with the usual ones of the listed columns; the wanted ones come after the state."""
     # How a finished run ended is not worth a column.
     rows = [row | {"reason": None} if row["state"] == "finished" else row for row in rows]
     # Metrics of a single class or data set (val/f1/cat) are shown on demand only.
@@ -103,8 +102,8 @@ def print_table(rows: list[Row], wanted: list[str], listed: list[str]) -> None:
     if any(row["best"] is not None for row in rows) or any(name.startswith("test") for name in metrics):
         metrics = [name for name in metrics if name.startswith("test")]
     usual = [*BEFORE, *metrics, *BEHIND] if listed else []
-    names = [*(name for name in usual if any(row.get(name) is not None for row in rows)), *wanted]
-    names = list(dict.fromkeys(names))
+    usual = [name for name in usual if any(row.get(name) is not None for row in rows)]
+    names = list(dict.fromkeys([*usual[:3], *wanted, *usual[3:]]))
     width = shutil.get_terminal_size((1_500, 24)).columns  # a file may be wide
     most = max(width // 3, 20)
     cells = [[cell(name, row) if name == "run" else cut(cell(name, row), most) for name in names] for row in rows]

@@ -5,7 +5,7 @@ import contextlib
 import re
 import sys
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +147,15 @@ def _check(sweep: Sweep) -> None:
                 each.distribution = FloatDistribution(at.low, at.high, at.log)
 
 
-@cache
-def _parser(base: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=base)
-    return parser
-
-
 def make(base: type, given: dict[str, Any], seed: int | None = None) -> Any:
     """Instantiate a sampler or a pruner, with a seed if it takes one."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=base)
     try:
-        config = _parser(base).parse_object({"value": given})
+        config = parser.parse_object({"value": given})
         if "seed" in config.value.get("init_args", {}):
             config.value.init_args.seed = seed
-        return _parser(base).instantiate(config).value
+        return parser.instantiate(config).value
     except Exception as error:  # jsonargparse's, or the class's own
         reason = " ".join(str(error).split()).replace('"value": ', "").removeprefix("Parser key ")
         refuse(f"{base.__name__.removeprefix('Base').lower()}: {given.get('class_path')}: {reason}")
