@@ -4,7 +4,6 @@ import contextlib
 import gc
 import io
 import json
-import os
 import re
 import shlex
 import shutil
@@ -114,7 +113,7 @@ def working_on(folder: Path, tool: str, shared: bool = False) -> Iterator[str]:
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    again = f"python -m src {tool} --resume {shlex.quote(os.path.relpath(folder))}"
+    again = f"python -m src {tool} --resume {shlex.quote(str(folder))}"
     stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {stop: signal.signal(stop, leave) for stop in stops if signal.getsignal(stop) != signal.SIG_IGN}
     try:

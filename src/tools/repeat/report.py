@@ -4,7 +4,6 @@ Seeds also get the 95 percent interval of the mean. Folds get none: they share t
 independent and Student's interval would be too narrow.
 """
 
-import os
 import re
 import shlex
 import sys
@@ -58,7 +57,7 @@ def report_row(plan: Plan, rows: list[Row]) -> None:
     """Print the last row, and write all of them."""
     row = rows[-1]
     result = "  ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
-    print(f"{plan.kind} {row.value}  {f'failed: {row.error}' if row.error else result}  {os.path.relpath(row.run)}")
+    print(f"{plan.kind} {row.value}  {f'failed: {row.error}' if row.error else result}  {row.run}")
     table = [{plan.kind: row.value, "run": row.run.name, "error": row.error} | row.metrics for row in rows]
     write_table(plan.folder / "results.csv", table)
 
@@ -82,5 +81,5 @@ def report(plan: Plan, rows: list[Row]) -> None:
         more += f"  95% {of['low']:.4f} to {of['high']:.4f}" if "low" in of else ""
         print(f"{name:<{width}}  mean {of['mean']:.4f}{more}  ({of['runs']} {plan.kind}{'s' * (of['runs'] != 1)})")
     print(f"note: {summary['note']}\n" if "note" in summary else "", end="")
-    print(f"written to {os.path.relpath(plan.folder / 'results.csv')}, summary.yaml")
-    print(f"next  python -m src runs --root {shlex.quote(os.path.relpath(plan.folder))}", flush=True)
+    print(f"written to {plan.folder / 'results.csv'}, summary.yaml")
+    print(f"next  python -m src runs --root {shlex.quote(str(plan.folder))}", flush=True)
