@@ -142,15 +142,15 @@ def fit(run: Path, point: dict[str, Any], callbacks: Iterable["Callback"] = (), 
 
 
 def evaluate(
-    verb: str, run: Path, folder: Path, callbacks: Iterable["Callback"] = (), output: Path | None = None
+    words: list[str], run: Path, folder: Path, callbacks: Iterable["Callback"] = (), output: Path | None = None
 ) -> str:
-    """Run `validate`, `test` or `predict` in a folder, from the best checkpoint of a fit; see `run_verb`."""
+    """Run `validate`, `test` or `predict` with options in a folder, from a fit's best checkpoint; see `run_verb`."""
     best = run / "checkpoints" / "best.ckpt"
     best = best if best.exists() else best.with_name("last.ckpt")
     accelerator = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["accelerator"]
     folder.mkdir(exist_ok=True)
-    words = [verb, "--ckpt_path", best, "--trainer.accelerator", accelerator, "--trainer.devices", "1"]
-    return run_verb(words, callbacks, folder, output)
+    more = ["--ckpt_path", best, "--trainer.accelerator", accelerator, "--trainer.devices", "1"]
+    return run_verb([*words, *more], callbacks, folder, output)
 
 
 def run_verb(args: list[Any], callbacks: Iterable["Callback"], folder: Path, output: Path | None = None) -> str:

@@ -47,7 +47,7 @@ def fit(plan: Plan, value: int, run: Path) -> Row:
     if not error and not summary_of(run).get("steps"):
         error = "there was no training batch: the part is empty, or --trainer.limit_train_batches is 0."
     if not error and not is_finished(result):
-        error = evaluate("validate", run, result)
+        error = evaluate(["validate"], run, result)
     metrics = {} if error else metrics_of(summary_of(result)["metrics"], plan.stage)
     if plan.kind == "fold" and not error:
         if not metrics:

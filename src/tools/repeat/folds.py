@@ -13,6 +13,8 @@ from src.tools.common.fits import evaluate
 from src.tools.repeat.plan import Plan
 
 FILE = "out_of_fold.csv"
+# A tracker has the fit and its validation.
+UNTRACKED = ["--trainer.logger=false", "--track.tensorboard=false", "--track.wandb=null", "--track.mlflow=null"]
 
 
 class ValidationRows(Callback):
@@ -32,7 +34,7 @@ def predict(run: Path) -> None:
     if (run / FILE).exists():
         return
     unseen, folder = ValidationRows(), run / "predict"
-    error = evaluate("predict", run, folder, [unseen], folder / "output.txt")
+    error = evaluate(["predict", *UNTRACKED], run, folder, [unseen], folder / "output.txt")
     predicted, rows = read_table(folder / "predictions.csv"), unseen.rows
     if not error and not (isinstance(rows, list) and all(type(row) is int for row in rows)):
         error = "val_rows of the data module must be the row numbers of val_dataloader, as fold_of gives them"

@@ -75,7 +75,7 @@ def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
     with FileLock(sweep.folder / ".locks" / "close"):  # one of several machines tests
         folder, error = sweep.folder / f"test_{best.number}", ""
         if summary_of(folder).get("state") != "finished":
-            error = evaluate("test", Path(best.user_attrs["folder"]), folder, output=folder / "output.txt")
+            error = evaluate(["test"], Path(best.user_attrs["folder"]), folder, output=folder / "output.txt")
         tested = {} if error else summary_of(folder)["metrics"]
         found = {sweep.plan["metric"]: best.value} | {k: v for k, v in tested.items() if k.startswith("test")}
         text = f"trial {best.number}, {', '.join(f'{name} {float(value):.4f}' for name, value in found.items())}"
