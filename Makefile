@@ -31,7 +31,7 @@ new: .venv/ready ## Write the files of a new task from an example: make new NAME
 
 # By their names, since yours may begin like them.
 EXAMPLES := configs/{xor,mnist,mnist_augmented,sweep/mnist}.yaml src/models/{xor,mnist}.py \
-	src/data/{xor,mnist,mnist_augmented,mnist_files,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
+	src/data/{xor,mnist,mnist_augmented,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
 	src/tools/xor_plateau.py tests/test_readme.py \
 	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,xor,xor_plateau,xor_surface}.py \
 	tests/benchmarks/{__main__,handwritten,ours}.py

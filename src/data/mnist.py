@@ -1,18 +1,19 @@
 """MNIST and its drop-in relatives, kept in memory as stored."""
 
-import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchvision import datasets
 
 from src.data.loader import TensorLoader
-from src.data.mnist_files import download, read
 from src.data.mnist_images import read_images
 from src.engine.data.splits import fold_of, hold_out
+from src.engine.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale
@@ -59,13 +60,27 @@ class MNISTDataModule(LightningDataModule):
         self.fold = fold
 
     def prepare_data(self) -> None:
-        if self.trainer is None or not self.trainer.predicting:
-            download(self.source, self.root, self.mirror)
+        raw = self.root / self.source.__name__ / "raw"
+        missing = [name for name, _ in self.source.resources if not (raw / name).with_suffix("").is_file()]
+        if missing and not (self.trainer and self.trainer.predicting):
+            self._read(download=True)
 
-    def checksums(self) -> dict[str, str]:
-        """Return the SHA-256 of each file, for the run's record."""
-        files = sorted((self.root / self.source.__name__ / "raw").glob("*-ubyte"))
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    def _read(self, train: bool = True, download: bool = False) -> datasets.MNIST:
+        """Let torchvision read the files, or download and verify what is missing; a UserError says what to do."""
+        source, name = self.source, self.source.__name__
+        if self.mirror:
+            source = type(name, (source,), {"mirrors": [f"{self.mirror.rstrip('/')}/"]})
+        raw = self.root / name / "raw"
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            with FileLock(raw / ".lock") if download else nullcontext():  # another run may download, too
+                return source(self.root, train=train, download=download)
+        except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
+            raise UserError(
+                f"Cannot get {name} from {raw}: {' '.join(str(error).split()) or type(error).__name__} Check the "
+                "connection and the disk, set --data.root, set --data.mirror to an address (https://...), put the "
+                "packed files there, or delete that folder to download them again."
+            ) from error
 
     def setup(self, stage: str) -> None:
         """Load what the stage needs; a UserError says what is missing, does not fit, or cannot be read."""
@@ -73,7 +88,7 @@ class MNISTDataModule(LightningDataModule):
             self.files, images = read_images(self.predict_path)
             self.images: tuple[Tensor, Tensor] = (images, torch.arange(len(images)))
             return
-        data = read(self.source, self.root, train=stage != "test")
+        data = self._read(train=stage != "test")
         self.images = (data.data, data.targets)
         if stage != "test":
             split, size = (fold_of, self.fold) if self.fold else (hold_out, self.val_size)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -15,7 +15,7 @@ from src.engine.processes import is_rank_zero
 def read_images(path: Path | None) -> tuple[list[Path], Tensor]:
     """Return the image files at `path`, sorted by name, and their images (N, 28, 28) uint8.
 
-    Each file that cannot be read, or is blank, is named in a line.
+    Each file that cannot be read is named in a line.
 
     Args:
         path: An image file, or a folder of them.
@@ -29,11 +29,9 @@ def read_images(path: Path | None) -> tuple[list[Path], Tensor]:
     for file in sorted(each for each in path.iterdir() if each.suffix.lower() in known) if path.is_dir() else [path]:
         try:
             images[file] = read_image(file)
-            note = "" if images[file].any() else "is blank: its prediction is meaningless"
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            note = f"is left out: it cannot be read as an image ({error}). Save it as PNG or JPEG."
-        if note and is_rank_zero():
-            print(f"note: {file} {note}", file=sys.stderr, flush=True)
+            if is_rank_zero():
+                print(f"note: {file} is left out: {error}. Save it as PNG or JPEG.", file=sys.stderr, flush=True)
     if not images:
         raise UserError(f"predict_path={path} is no image that can be read, and no folder with one: PNG, JPEG ...")
     return list(images), torch.stack(list(images.values()))
@@ -54,8 +52,7 @@ def read_image(path: Path) -> Tensor:
         image = image.convert("I").point(lambda value: value / 257)
     paper = Image.new("RGBA", image.size, "white")
     grey = ImageOps.autocontrast(Image.alpha_composite(paper, image.convert("RGBA")).convert("L"))
-    pixels = pil_to_tensor(grey)[0]
-    if torch.cat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).median() > 127:
+    if ImageStat.Stat(grey).median[0] > 127:
         grey = ImageOps.invert(grey)
     grey = grey.point(lambda value: value * (value > 48))  # the noise of paper and of JPEG is no ink
     digit = ImageOps.contain(grey.crop(grey.getbbox()), (20, 20))

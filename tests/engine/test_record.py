@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from src.engine.errors import UserError
 from src.engine.run import record
 from src.engine.run.report import how_it_ended
-from tests.conftest import CONFIGS, SMALL
+from tests.conftest import SMALL
 from tests.stopping import config, fit, resume, rows
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5")
@@ -78,16 +78,6 @@ def test_a_run_and_each_verb_on_it_are_recorded(cli, project, tmp_path, monkeypa
     assert cli("fit", "--ckpt_path", run, "--trainer.max_epochs=3", "--test_after_fit=false").code == 0
     assert (summary(run)["epochs"], summary(run)["note"]) == (3, "lr: 0.1, [wide]")
     assert {name.split("/")[0] for name in summary(run)["metrics"]} == {"train", "val"}
-
-
-def test_the_record_has_the_checksum_of_each_data_file(cli, mnist, tmp_path):
-    short = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1")
-    options = ("--trainer.callbacks=null", "--test_after_fit=false", *short)
-    assert cli("fit", "--config", CONFIGS / "mnist.yaml", *mnist.options, *options).code == 0
-    (entry,) = entries(tmp_path / "runs/mnist/version_0")
-    file = mnist.root / "MNIST/raw/t10k-labels-idx1-ubyte"
-    assert len(entry["data"]) == 4
-    assert entry["data"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_resume_adds_an_entry_and_continues_the_summary_and_a_refused_one_changes_nothing(tmp_path, capfd):

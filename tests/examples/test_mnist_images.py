@@ -69,16 +69,15 @@ def test_each_file_that_cannot_be_read_costs_a_line(seven, tmp_path, capsys, mon
     (tmp_path / "harmed.png").write_bytes(whole[:8] + b"\x00\x00\x00\x05" + whole[12:])
     (tmp_path / "b.png").write_bytes(b"no image")
     (tmp_path / "folder.png").mkdir()
-    Image.new("L", (50, 50), 255).save(tmp_path / "e.png")
+    Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     Image.new("L", (900, 900), 255).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)
     files, images = read_images(tmp_path)
-    assert [file.name for file in files] == ["a.png", "e.png"]
+    assert [file.name for file in files] == ["a.png", "blank.png"]
     assert images.shape == (2, 28, 28)
     lines = capsys.readouterr().err.splitlines()
-    for name, line in zip(("b.png", "bomb.png", "e.png", "folder.png", "harmed.png"), lines, strict=True):
+    for name, line in zip(("b.png", "bomb.png", "folder.png", "harmed.png"), lines, strict=True):
         assert name in line
-        assert ("is blank" in line) == (name == "e.png")
 
 
 @pytest.mark.parametrize("path", ["no.png", "folder", None])

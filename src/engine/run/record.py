@@ -30,8 +30,8 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
     """Add an entry to `record.yaml` in the run's folder, one for each command that worked on the run.
 
     An entry holds the command, the time, the git commit with the changes since (a patch, with new Python files and new
-    files of configs), the packages (a file that pip can read), the device, the config of a resume where it differs from
-    config.yaml, and the checksums of the data where the data module has a method `checksums()`.
+    files of configs), the packages (a file that pip can read), the device, and the config of a resume where it differs
+    from config.yaml.
     """
     path = run.folder / "record.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -49,8 +49,6 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.world_size,
         "machine": platform.platform(),
     }
-    if checksums := getattr(getattr(trainer, "datamodule", None), "checksums", None):
-        entry["data"] = checksums()
     if entries and run.config != yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8")):
         entry["config"] = run.config
     with write_whole(path) as part:
