@@ -174,7 +174,7 @@ def test_the_batch_stands_below_the_traceback(options, expected, cli):
 def test_batches_of_any_kind_are_described(cli, monkeypatch):
     ids = torch.zeros(2, 3, dtype=torch.int64)
     assert describe((1,)) == "int"
-    assert describe((torch.zeros(2), {})) == "x (2,) float32, target an empty dict"
+    assert describe((torch.zeros(2), {})) == "x (2,) float32, target dict"
     assert describe([["a", "b"], [1, 2, 3]]) == "[str, str], [3 x int]"
     assert describe(np.zeros((2, 3))) == "(2, 3) float64"
     said = "ids (2, 3) int64, more [a (2, 3) int64, b str]"

@@ -1,6 +1,5 @@
 """Take batches of any kind apart: input and target, the number of samples, a description."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,9 +34,7 @@ def take_apart(batch: Any, needs_target: bool = True) -> tuple[Any, Any]:
         target = batch[names[0]] if names else None
     elif isinstance(batch, tuple | list):
         if len(batch) > 2:
-            raise UserError(
-                f"The batch has {len(batch)} parts, only (x, target) explains itself. {advice(batch, method)}"
-            )
+            raise UserError(f"The batch has {len(batch)} parts, not (x, target). {advice(batch, method)}")
         inputs, target = (*batch, None)[:2]
     if target is None and needs_target:
         raise UserError(f"The batch has no target for the loss. {advice(batch)}")
@@ -51,11 +48,8 @@ def advice(batch: Any, method: str = "step") -> str:
 
 def count_samples(batch: Any) -> int:
     """Count the samples of a batch: the length of its first tensor, or without one of its first list."""
-    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if isinstance(first, Tensor) and first.dim():  # nearly every batch, at each step
-        return len(first)
     for part in parts(batch):
-        if isinstance(part, Tensor) and part.dim() > 0:
+        if isinstance(part, Tensor) and part.dim():
             return len(part)
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), None)
@@ -90,24 +84,21 @@ def describe(batch: Any, is_pair: bool = True) -> str:
     """Describe a batch, or what a step returned: "x (512, 1, 28, 28) float32, target (512,) int64".
 
     Args:
-        batch: Parts within another part stand in brackets; entries that are described alike are counted.
+        batch: Parts of a part stand in brackets; parts that are all alike are counted.
         is_pair: Whether two entries are x and target.
     """
     if isinstance(batch, Tensor | np.ndarray):
         return f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"
-    if isinstance(batch, Mapping) and not batch:
-        return f"an empty {type(batch).__name__}"
-    if (fields := fields_of(batch)) is not None:
-        return ", ".join(f"{name} {_within(value)}" for name, value in fields.items())
-    if not isinstance(batch, tuple | list):
+    if fields := fields_of(batch):
+        return ", ".join(f"{name} {_inside(value)}" for name, value in fields.items())
+    if not isinstance(batch, tuple | list) or not batch:
         return type(batch).__name__
-    said = [_within(value) for value in batch]
+    said = [_inside(value) for value in batch]
     if is_pair and len(said) == 2 and any(isinstance(value, Tensor) for value in batch):
         return f"x {said[0]}, target {said[1]}"
-    alike = [(each, len(list(group))) for each, group in itertools.groupby(said)]
-    return ", ".join(f"{number} x {each}" if number > 2 else ", ".join([each] * number) for each, number in alike)
+    return f"{len(said)} x {said[0]}" if len(said) > 2 and len(set(said)) == 1 else ", ".join(said)
 
 
-def _within(value: Any) -> str:
-    has_parts = isinstance(value, tuple | list) or bool(fields_of(value))
-    return f"[{describe(value, is_pair=False)}]" if has_parts else describe(value)
+def _inside(value: Any) -> str:
+    text = describe(value, is_pair=False)
+    return f"[{text}]" if isinstance(value, tuple | list) or fields_of(value) else text
