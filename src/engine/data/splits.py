@@ -49,7 +49,14 @@ def split_by_row(
     Raises:
         UserError: If there is no such fold, or a part is empty.
     """
-    draws = torch.tensor([_draw(key, seed) for key in _as_bytes(keys)], dtype=torch.float64)
+    if isinstance(keys, Tensor):
+        values = keys.detach().cpu().reshape(len(keys), -1).double() + 0.0  # -0.0 is 0.0
+        texts = [row.tobytes() for row in values.numpy()]
+    else:
+        texts = [str(key).encode() for key in keys]
+    hashes = [hashlib.blake2b(text, digest_size=8, key=str(seed).encode()).digest() for text in texts]
+    # Numbers in [0, 1), whose float holds 53 bits.
+    draws = torch.tensor([(int.from_bytes(each) >> 11) / 2**53 for each in hashes], dtype=torch.float64)
     test = draws < test_share
     val = (draws < test_share + val_share) & ~test
     if fold:
@@ -64,19 +71,6 @@ def split_by_row(
         )
     train, val, test = (part.nonzero().flatten() for part in parts.values())
     return train, val, test
-
-
-def _as_bytes(keys: Tensor | Sequence[Any]) -> list[bytes]:
-    if isinstance(keys, Tensor):
-        values = keys.detach().cpu().reshape(len(keys), -1).double() + 0.0  # -0.0 is 0.0
-        return [row.tobytes() for row in values.numpy()]
-    return [str(key).encode() for key in keys]
-
-
-def _draw(key: bytes, seed: int) -> float:
-    """Hash a key to a number in [0, 1)."""
-    digest = hashlib.blake2b(key, digest_size=8, key=str(seed).encode()).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53  # a float holds 53 bits
 
 
 def fold_of(
