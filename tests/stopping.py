@@ -211,6 +211,5 @@ def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any
         cycles=cycles,
         note_exhausted=lambda loader: None,
     )
-    run_seed: Any = SimpleNamespace(value=seed)
-    loader.follow(replace(loader.role, seed=run_seed, stage="train", progress=progress))
+    loader.follow(replace(loader.role, seed=seed, stage="train", progress=progress))
     return loader

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.data.order import OrderedLoader, Role, permutation
+from src.engine.data.order import OrderedLoader, permutation
 
 
 class TensorLoader(OrderedLoader):
@@ -23,8 +23,6 @@ class TensorLoader(OrderedLoader):
         shuffle: Draw a new order for each pass.
         seed: Of the order. By default that of the run (`--seed_everything`).
         passes: How often an epoch goes through the rows: an epoch has a fixed cost, which few rows would feel.
-        rank: 0 to W-1, for a loop of your own; a run sets it.
-        world_size: W, likewise.
 
     Raises:
         UserError: If the tensors differ in length, or `batch_size` or `passes` is below 1.
@@ -40,8 +38,6 @@ class TensorLoader(OrderedLoader):
         shuffle: bool = False,
         seed: int | None = None,
         passes: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         super().__init__(seed)
         for name, value in (("batch_size", batch_size), ("passes", passes)):
@@ -55,14 +51,6 @@ class TensorLoader(OrderedLoader):
         self.transform = transform
         self.shuffle = shuffle
         self.passes = passes
-        self.follow(Role(rank=rank, world_size=world_size))
-
-    def follow(self, role: Role) -> None:
-        """Adapt to a run: take its rank, its seed and its device."""
-        super().follow(role)
-        self.shuffle = self.shuffle and not role.keep_order
-        if role.move:
-            self.tensors = tuple(role.move(tensor) for tensor in self.tensors)
 
     def arrange(self, number: int) -> tuple[Tensor, Sequence[tuple[int, int]]]:
         """Return the rows, and where the global batches of a pass begin and end."""
@@ -85,7 +73,7 @@ class TensorLoader(OrderedLoader):
 
     def _order(self, turn: int) -> Tensor:
         """Return (N,) int64, the order of `rows` in a pass of this epoch."""
-        if not self.shuffle:
+        if not self.shuffle or self.role.keep_order:
             return torch.arange(len(self.rows))
         return permutation(len(self.rows), self.seed, self.number * self.passes + turn)
 

@@ -1,7 +1,9 @@
-"""Tell the process that prints and writes from the others."""
+"""Tell the process that prints and writes from the others; collect values of all."""
 
 import os
+from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -11,3 +13,11 @@ def is_rank_zero() -> bool:
         return int(os.environ["RANK"]) == 0
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0)))
     return node == 0 and getattr(rank_zero_only, "rank", 0) == 0
+
+
+def gather(value: Any, world_size: int) -> list[Any]:
+    """Collect the values of all ranks; all call it together."""
+    values = [value] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values

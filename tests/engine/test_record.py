@@ -1,6 +1,5 @@
 """record.yaml says how a run was made, summary.json what it is and how far it came, whatever becomes of the run."""
 
-import hashlib
 import importlib.metadata
 import json
 import signal

@@ -10,7 +10,6 @@ import pickle
 import sys
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads
+from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
 # What nn.Module keeps in any module.
@@ -137,14 +137,6 @@ class Resume(RunCallback):
         elif rank == 0 and any(share["metrics"] for share in shares):
             text = f"the checkpoint is of {len(shares)} processes, this run of {world_size}: metrics begin anew"
             print(f"warning: {text}", file=sys.stderr)
-
-
-def gather(value: Any, world_size: int) -> list[Any]:
-    """Collect the values of all ranks; all call it together."""
-    values = [value] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def optimization(trainer: Trainer, module: LightningModule) -> Any:

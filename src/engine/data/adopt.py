@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
 from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
-from src.engine.data.seeding import STREAMS, RunSeed, first_draws, hash_seed, seed_evaluation, seeded, used
+from src.engine.data.seeding import STREAMS, RunSeed, draw_all, first_draws, hash_seed, seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
@@ -43,8 +43,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     """
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
-    run_seed = RunSeed(trainer, seed)
-    seed_evaluation(trainer, run_seed)
+    run_seed = RunSeed(seed)
     take_over = functools.partial(_take_over, run_seed, {}, [])
     for source in sources:
         for name, method in list(vars(source).items()):
@@ -100,16 +99,16 @@ class Wrapped:
 
 
 def _hook_seed(hook: Wrapped, seed: RunSeed) -> int:
-    # `prepare_data` runs on one process of several.
-    own = seed.own if hook.name == "prepare_data" else seed.value
     if stream := STREAMS.get(hook.name):
-        return hash_seed(own, stream, isinstance(hook.owner, LightningModule))
+        return hash_seed(seed.value, stream, isinstance(hook.owner, LightningModule))
     # Training loaders that a fit makes again for each epoch may draw new rows for each.
     epoch = FitProgress(hook.trainer).first_epoch() if hook.name == "train_dataloader" else 0
-    return hash_seed(own, epoch) if epoch else own
+    return hash_seed(seed.value, epoch) if epoch else seed.value
 
 
 def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
+    if hook.name == "setup":  # every process runs it, and before its other hooks
+        seed.value = hook.trainer.strategy.broadcast(seed.value)
     with seeded(_hook_seed(hook, seed)):
         return hook.method(*args, **kwargs)
 
@@ -120,30 +119,33 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
     number = _hook_seed(hook, seed)
     with seeded(number):
         loaders = hook.method()
-        if used(first_draws(number)) and hook.name not in drew:
+        if draw_all() != first_draws(number) and hook.name not in drew:
             drew.append(hook.name)
             if len(drew) == 2 and trainer.is_global_zero:
                 said = "warning: {} and {} draw the same random numbers, so that a split drawn in both is one split."
                 print(said.format(*drew), "Samples would be equal: draw those in setup().", file=sys.stderr)
     trains = hook.name == "train_dataloader"
     role = Role(
-        seed=seed,
+        seed=seed.value,
         stage=hook.name.partition("_")[0],
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         keep_order=trainer.overfit_batches > 0,
         progress=FitProgress(trainer) if trains else None,
-        move=functools.partial(_move, moved, trainer),
     )
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
     made: list[Any] = []
     for loader in combined.flattened:
-        if isinstance(loader, RunLoader):
-            loader = copy.copy(loader)  # one that stands in two hooks serves each
-            loader.follow(replace(role, number=len(made)))
-        elif isinstance(loader, DataLoader):
+        mine = replace(role, number=len(made))
+        if isinstance(loader, DataLoader):
             kind = StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader
-            loader = kind(loader, replace(role, number=len(made)))
+            loader = kind(loader, mine)
+        elif isinstance(loader, RunLoader):
+            loader = copy.copy(loader)  # one that stands in two hooks serves each
+            loader.follow(mine)
+            new = [tensor for tensor in loader.tensors if tensor not in moved]  # tensors are hashed by identity
+            moved.update({tensor: tensor.to(trainer.strategy.root_device) for tensor in new})
+            loader.tensors = tuple(moved[tensor] for tensor in loader.tensors)
         if isinstance(loader, RunLoader):
             # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
             loader.set_epoch(trainer.current_epoch)
@@ -152,14 +154,6 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
     if trains:
         hand_back_between_epochs(trainer, made)
     return combined if combined is loaders else combined.iterables
-
-
-def _move(moved: dict[Tensor, Tensor], trainer: Trainer, tensor: Tensor) -> Tensor:
-    if tensor not in moved:  # tensors are hashed by identity
-        device = trainer.strategy.root_device
-        lacks_double = device.type == "mps" and tensor.dtype == torch.float64
-        moved[tensor] = tensor.to(device, torch.float32 if lacks_double else tensor.dtype)
-    return moved[tensor]
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:

@@ -1,18 +1,14 @@
 """Take over a DataLoader in any legal form, over samples with an index or a stream: exact order, shares and resume."""
 
-import atexit
 import copy
-import ctypes
 import itertools
-import multiprocessing
+import multiprocessing.util
 import operator
-import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,9 +25,10 @@ from torch.utils.data import (
 )
 
 from src.engine.data.order import OrderedLoader, Role, RunLoader, permutation
-from src.engine.data.seeding import SeededDataset, draw_sampler, hash_seed, preserve_rng_state, seed_all
+from src.engine.data.seeding import SeededDataset, hash_seed, preserve_rng_state, seed_all
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.trainer import EndsWorkers
+from src.engine.processes import gather
 
 
 class MapLoader(EndsWorkers, OrderedLoader):
@@ -99,17 +96,22 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def _draw(self, number: int) -> list[Any]:
         """Draw a sampler of the user's; one that may keep count of its epochs also draws those before a resume."""
         samplers = (self._sampler, getattr(self._sampler, "sampler", self._sampler))
-        counts = not all(type(each).__module__.startswith(("torch.", "builtins")) for each in samplers)
         numbers = [number]
+        counts = not all(type(each).__module__.startswith(("torch.", "builtins")) for each in samplers)
         if counts and self.role.progress and not self._plans:
-            present = self.epoch
-            for epoch in range(self.role.progress.first_epoch(), present):
-                self.epoch = epoch
-                numbers.insert(-1, self.number_of(0))
-            self.epoch = present
-        # What `set_epoch` takes, NumPy's seeds for example, has 32 bits.
-        drawn = [draw_sampler(self._sampler, self.loader, hash_seed(self.seed, k, "order"), k % 2**32) for k in numbers]
-        return drawn[-1]
+            before = range(self.role.progress.first_epoch(), self.epoch)
+            numbers = [*(self.number_of(0, epoch) for epoch in before), number]
+        for each_number in numbers:
+            seed = hash_seed(self.seed, each_number, "order")
+            with preserve_rng_state():
+                seed_all(seed)
+                for each in (self.loader, *samplers):
+                    if isinstance(generator := getattr(each, "generator", None), torch.Generator):
+                        generator.manual_seed(seed)
+                    if callable(set_epoch := getattr(each, "set_epoch", None)):
+                        set_epoch(each_number % 2**32)  # NumPy's seeds, for example, have 32 bits
+                drawn = list(self._sampler)
+        return drawn
 
     def sample_indices(self, batch: int) -> Tensor:
         """Return the data set's indices of the samples in the `batch`-th batch of this rank.
@@ -154,6 +156,8 @@ class _Coming:
 
 def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
     """Return a copy with other parts, which a loader refuses to have set; it keeps what a subclass does beside."""
+    if loader.num_workers:
+        multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)  # called when this process ends
     made = copy.copy(loader)
     made.__dict__ |= {
         "worker_init_fn": IgnoreSignals(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
@@ -205,10 +209,7 @@ class StreamLoader(EndsWorkers, RunLoader):
         trained = self.role.progress.trained() if self.role.progress else 0
         places = [place for place in self._places if place["fetched"] <= trained] if trained else []
         own = places[-1] if places else {"stream": _state_of(self._lasting)}
-        shares: list[Any] = [own] * self.role.world_size
-        if self.role.world_size > 1:
-            torch.distributed.all_gather_object(shares, own)
-        return {"shares": shares}
+        return {"shares": gather(own, self.role.world_size)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved place.
@@ -278,20 +279,8 @@ def _state_of(keeper: Any) -> Any:
     return None if keeper is None else copy.deepcopy(keeper.state_dict())
 
 
-# Whether the run has ended or failed: from then on the SIGTERM that multiprocessing sends a worker ends it.
-_over = multiprocessing.RawValue(ctypes.c_bool, False)
-
-
-def keep_workers(keep: bool) -> None:
-    """Let the workers of a run stay until it has saved, or let them end when they are asked to."""
-    _over.value = not keep
-
-
-atexit.register(keep_workers, False)  # before multiprocessing ends, and waits for, those that are left
-
-
 class IgnoreSignals:
-    """A DataLoader's `worker_init_fn` that leaves a job's signals to the run; a worker whose run is gone ends at once.
+    """A DataLoader's `worker_init_fn` that leaves a job's signals to the run.
 
     A terminal's Ctrl-C, a scheduler's warning and SIGTERM go to every process of a job. Workers would die of them, and
     the run with them, before it can save.
@@ -303,18 +292,21 @@ class IgnoreSignals:
 
     def __init__(self, then: Callable[[int], Any] | None, dataset: Any) -> None:
         self.then, self.dataset = then, dataset
-        self.over, self.run = _over, os.getpid()
 
     def __call__(self, worker: int) -> None:
-        for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has but one of them
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._receive)
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
+            if hasattr(signal, name):  # Windows has but two of them
+                # Not SIG_IGN, which a program that the worker starts would inherit.
+                signal.signal(getattr(signal, name), lambda *_: None)
         object.__setattr__(get_worker_info(), "dataset", self.dataset)
         if self.then:
             self.then(worker)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.over.value or os.getppid() != self.run:
-            # As torch's own handler does: the process that waits for a worker takes a death by signal for an error.
-            os._exit(0)
+
+def _kill_workers() -> None:
+    """Kill the workers that an error has left: multiprocessing would send them a SIGTERM and wait for ever."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a killed worker
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

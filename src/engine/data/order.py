@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-from src.engine.data.seeding import RunSeed, hash_seed
+from src.engine.data.seeding import hash_seed
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import FitProgress
 
@@ -27,14 +27,13 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
 class Role:
     """Tells a loader about the run that it serves."""
 
-    seed: RunSeed | None = None  # by default the one that the process was seeded with
+    seed: int | None = None  # by default the one that the process was seeded with
     stage: str = ""  # train, val, test or predict
     number: int = 0  # of the loader, of several
     rank: int = 0
     world_size: int = 1
     keep_order: bool = False  # each epoch has the data's order: overfitting on purpose
     progress: FitProgress | None = None  # of the fit, for a training loader
-    move: Callable[[Tensor], Tensor] | None = None  # brings a tensor to the device of the run
 
 
 class RunLoader:
@@ -45,6 +44,8 @@ class RunLoader:
     Args:
         seed: By default the run's.
     """
+
+    tensors: tuple[Tensor, ...] = ()  # a run moves them to its device
 
     def __init__(self, seed: int | None = None) -> None:
         self._own_seed, self._process_seed = seed, torch.initial_seed()
@@ -59,9 +60,8 @@ class RunLoader:
     @property
     def seed(self) -> int:
         """Return the constructor's seed, else the run's, else the one that the process was seeded with."""
-        if self._own_seed is not None:
-            return self._own_seed
-        return self.role.seed.value if self.role.seed else self._process_seed
+        given = self.role.seed if self._own_seed is None else self._own_seed
+        return self._process_seed if given is None else given
 
     @property
     def batch_sampler(self) -> Any:
@@ -74,13 +74,14 @@ class RunLoader:
         if epoch != self.epoch:
             self.epoch, self.cycle = epoch, 0
 
-    def number_of(self, cycle: int) -> int:
+    def number_of(self, cycle: int, epoch: int | None = None) -> int:
         """Return the number of an order: in training the epoch's, another for each further cycle in it."""
+        epoch = self.epoch if epoch is None else epoch
         role, trains = self.role, self.role.stage in ("", "train")
         if role.keep_order or (trains and cycle == role.number == 0):
-            return 0 if role.keep_order else self.epoch
+            return 0 if role.keep_order else epoch
         # Two loaders of one length would otherwise pair the same rows in each epoch.
-        return 2**32 + hash_seed(role.stage, role.number, *((self.epoch, cycle) if trains else ()))
+        return 2**32 + hash_seed(role.stage, role.number, *((epoch, cycle) if trains else ()))
 
     @property
     def number(self) -> int:

@@ -1,23 +1,22 @@
 """Make random numbers of torch, NumPy and Python functions of the run's seed; your own generator objects are not seen.
 
 Hooks of data draw the same in every stage, verb and process. `setup()` runs for the fit and again for the test: a
-`random_split` there would otherwise put rows that trained into the test set. A sample's draws are a function of (seed,
-epoch, index), an evaluation's of (seed, stage). Training notices none of them.
+`random_split` there would otherwise put rows that trained into the test set. What a sample draws is a function of
+(seed, epoch, index), in an evaluation of (seed, stage, index). Training notices none of it.
 """
 
-import functools
 import hashlib
 import operator
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
@@ -27,14 +26,6 @@ STREAMS = {"__init__": 1, "prepare_data": 2, "setup": 3}
 PROBE = 17
 _number = torch.empty((), dtype=torch.int64)
 _spare = np.random.MT19937(0)  # np.random.seed takes this kind, whatever the run's own is
-_outside: list[dict[str, Any]] = []  # the states from before each `seeded` block that is running
-
-# How each generator is seeded, and how one number is drawn from it. torch.manual_seed would take 150 times as long.
-GENERATORS: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
-    "torch": (torch.default_generator.manual_seed, lambda: int(_number.random_(generator=torch.default_generator))),
-    "numpy": (lambda number: np.random.seed(number % 2**32), np.random.random),
-    "python": (random.seed, random.random),
-}
 
 
 def hash_seed(*parts: Any) -> int:
@@ -44,47 +35,47 @@ def hash_seed(*parts: Any) -> int:
 
 def seed_all(number: int) -> None:
     """Seed the three generators of the CPU with up to 64 bits."""
-    for seed, _ in GENERATORS.values():
-        seed(number)
+    torch.default_generator.manual_seed(number)  # torch.manual_seed would take 150 times as long
+    np.random.seed(number % 2**32)
+    random.seed(number)
 
 
-def first_draws(number: int) -> dict[str, Any]:
+def draw_all() -> tuple[int, float, float]:
+    """Draw a number from each generator: after the same seed others come if something else drew, too."""
+    return int(_number.random_(generator=torch.default_generator)), np.random.random(), random.random()
+
+
+def first_draws(number: int) -> tuple[int, float, float]:
     """Draw a number from each generator after `seed_all(number)`."""
     with preserve_rng_state():
         seed_all(number)
-        return {name: draw() for name, (_, draw) in GENERATORS.items()}
-
-
-def used(first: dict[str, Any], but: Iterable[str] = ()) -> list[str]:
-    """Return which generators were drawn from since they were seeded: they draw other numbers than the first ones."""
-    return [name for name, number in first.items() if name not in but and GENERATORS[name][1]() != number]
+        return draw_all()
 
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leave the CPU generators of this process as they were; nobody else uses those of a worker. Do not nest it."""
+    """Leave the CPU generators of this process as they were; nobody else uses those of a worker. Do not nest it.
+
+    Only the second number that `np.random.normal` keeps for its next call is lost: to read it takes as long as a batch.
+    """
     if get_worker_info() is not None:
         yield
         return
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
     numpy_generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to set a state takes as long as a batch
+    np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to copy a state takes as long as a batch, too
     try:
         yield
     finally:
         torch.default_generator.set_state(torch_state)
         random.setstate(python_state)
         np.random.set_bit_generator(numpy_generator)  # type: ignore[attr-defined]
-        if numpy_state["has_gauss"]:  # np.random.normal keeps a second number for later
-            np.random.set_state(numpy_state)
 
 
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
     """Seed every generator of the process, with up to 64 bits, for a block; then put each back where it was."""
-    before = _current_state()
-    _outside.append(before)
+    before = random_state()
     try:
         seed_all(number)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -93,16 +84,11 @@ def seeded(number: int) -> Iterator[None]:
             torch.mps.manual_seed(number)
         yield
     finally:
-        _outside.pop()
         set_random_state(before)
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of this process's generators as plain values; in an evaluation, those from before it."""
-    return _outside[0] if _outside else _current_state()
-
-
-def _current_state() -> dict[str, Any]:
+    """Return the states of this process's generators as plain values."""
     kind, key, *rest = np.random.get_state()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
     return {
@@ -134,8 +120,8 @@ class SeededDataset:
 
     Its samples are (hash of seed and epoch, index); `collate` fetches the real ones and makes the batch. Seeding three
     generators for each sample costs more than many samples do, and most draw nothing. So they are seeded once for a
-    batch. If a generator was used, the batch is made again and that generator is seeded for each sample and for the
-    collate function; so it is in every later batch. A batch that a data set makes as a whole is seeded for its first
+    batch. If something drew, the batch is made again: the generators are seeded for each sample and for the collate
+    function, and so they are in every later batch. A batch that a data set makes as a whole is seeded for its first
     sample.
 
     Args:
@@ -151,9 +137,8 @@ class SeededDataset:
         self.dataset, self.collate_fn = dataset, collate_fn
         self._batched, self._takes_lists = batched, takes_lists
         self._many = getattr(dataset, "__getitems__", None) if batched else None
-        self._drawn: list[str] = []
-        self._first_draws = first_draws(PROBE)
-        self._whole = False  # whether the data set makes batches that are no lists of samples
+        self._draws, self._first_draws = False, first_draws(PROBE)
+        self._whole = not batched  # whether the data set makes batches that are no lists of samples
 
     def __getitem__(self, place: Any) -> Any:
         return place
@@ -166,30 +151,30 @@ class SeededDataset:
         if self._takes_lists:
             return list(self.dataset[index])
         with preserve_rng_state():
-            while True:
+            if not self._draws:
                 seed_all(PROBE)
-                samples = self._fetch(key, index)
-                self._seed(key, index[0] if self._batched else index, "collate")
+                samples = self._fetch(index)
+                self._whole = not (self._batched and isinstance(samples, list | tuple))
                 batch = self.collate_fn(samples)
-                if not (new := used(self._first_draws, but=self._drawn)):
+                if draw_all() == self._first_draws:
                     return batch
-                self._drawn += new
+                self._draws = True
+            first = _as_number(index[0] if self._batched else index)
+            if self._whole:
+                seed_all(hash_seed(key, first))
+                samples = self._fetch(index)
+            else:
+                samples = []
+                for each in index:
+                    seed_all(hash_seed(key, _as_number(each)))
+                    samples += self._fetch([each])
+            seed_all(hash_seed(key, first, "collate"))
+            return self.collate_fn(samples)
 
-    def _fetch(self, key: int, index: Any) -> Any:
-        if self._many and (self._whole or not self._drawn):
-            self._seed(key, index[0])
-            samples = self._many(index)
-            self._whole = not isinstance(samples, list | tuple)
-            return samples
-        samples = []
-        for each in index if self._batched else [index]:
-            self._seed(key, each)
-            samples.append(self._many([each])[0] if self._many else self.dataset[each])
-        return samples if self._batched else samples[0]
-
-    def _seed(self, key: int, index: Any, *more: str) -> None:
-        for name in self._drawn:
-            GENERATORS[name][0](hash_seed(key, _as_number(index), *more))
+    def _fetch(self, index: Any) -> Any:
+        if self._many:
+            return self._many(index)
+        return [self.dataset[each] for each in index] if self._batched else self.dataset[index]
 
 
 def _as_number(index: Any) -> Any:
@@ -199,52 +184,11 @@ def _as_number(index: Any) -> Any:
         return index
 
 
-def draw_sampler(sampler: Any, loader: DataLoader[Any], seed: int, epoch: int) -> list[Any]:
-    """Draw a sampler whole, which has to end, with all generators seeded that it may draw from, its loader's too."""
-    with preserve_rng_state():
-        seed_all(seed)
-        for each in (loader, sampler, getattr(sampler, "sampler", None)):
-            if isinstance(generator := getattr(each, "generator", None), torch.Generator):
-                generator.manual_seed(seed)
-            if callable(set_epoch := getattr(each, "set_epoch", None)):
-                set_epoch(epoch)
-        return list(sampler)
-
-
+@dataclass
 class RunSeed:
-    """Holds the seed of a run: `own` of this process, and `value` of rank zero once processes can communicate."""
+    """Holds the seed of a run: this process's own, and from `setup` on rank zero's."""
 
-    def __init__(self, trainer: Trainer, own: int) -> None:
-        self._trainer = trainer
-        self._shared: int | None = None
-        self.own = own
-
-    @property
-    def value(self) -> int:
-        """Return the seed, the same on all processes, which ask for it together the first time."""
-        if self._trainer.world_size > 1 and not torch.distributed.is_initialized():
-            return self.own
-        if self._shared is None:
-            self._shared = int(self._trainer.strategy.broadcast(self.own))
-        return self._shared
-
-
-def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
-    """Let each evaluation of a trainer draw from the seed of a run."""
-    for stage, loop in (
-        ("val", trainer.fit_loop.epoch_loop.val_loop),
-        ("val", trainer.validate_loop),
-        ("test", trainer.test_loop),
-        ("predict", trainer.predict_loop),
-    ):
-        # Spawned processes need an object that can be pickled.
-        loop.run = functools.partial(_run_seeded, loop, stage, trainer, seed)  # type: ignore[method-assign]
-
-
-def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> Any:
-    # Each process has other rows, and draws other numbers.
-    with seeded(hash_seed(seed.value, stage, trainer.global_rank)):
-        return type(loop).run(loop)
+    value: int
 
 
 def settle_seed(given: bool | int) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from src.engine.data.loaders import keep_workers
 from src.engine.paths import pasted
 from src.engine.run.run import Run, RunCallback
 
@@ -47,7 +46,6 @@ class Signals(RunCallback):
     on_test_start = on_predict_start = on_validation_start
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        keep_workers(True)
         self._training = True
         self.on_validation_start(trainer, module)
         _requeue.clear()
@@ -63,7 +61,6 @@ class Signals(RunCallback):
         if number == last and number not in _requeue:
             if self._last[1] - last_s > ONCE_S:
                 signal.signal(number, signal.SIG_DFL)
-                keep_workers(False)
                 sys.exit(128 + number)
         elif self._training:
             self._got = number
@@ -90,9 +87,6 @@ class Signals(RunCallback):
             self._got, self.run.stop = 0, got
             if not trainer.checkpoint_callbacks:
                 leave(trainer, self.run)
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        keep_workers(False)
 
 
 def leave(trainer: Trainer, run: Run) -> None:
