@@ -7,21 +7,12 @@ from src.engine.errors import UserError
 from tests.conftest import CONFIGS
 
 
-def set_up(monkeypatch=None, table=None, **options):
+def set_up(monkeypatch=None, table=None):
     if table is not None:
         monkeypatch.setattr("src.data.rows.load_rows", lambda: table)
-    made = RowsDataModule(**options)
+    made = RowsDataModule()
     made.setup("fit")
     return made
-
-
-def test_each_row_is_in_one_part_and_split_seed_decides_in_which():
-    data = set_up()
-    parts = data.train_rows, data.val_rows, data.test_rows
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(load_rows()[0])))
-    torch.manual_seed(1)
-    assert torch.equal(set_up().test_rows, data.test_rows)
-    assert not torch.equal(set_up(split_seed=7).test_rows, data.test_rows)
 
 
 def test_it_learns_and_the_checkpoint_alone_tests_and_predicts(cli):

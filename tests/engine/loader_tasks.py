@@ -9,13 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
-    RandomSampler,
     Sampler,
-    TensorDataset,
     WeightedRandomSampler,
     get_worker_info,
 )
@@ -43,9 +40,7 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.num_rows
 
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        if isinstance(index, list):
-            return tuple(torch.stack(part) for part in zip(*map(augmented, index), strict=True))
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return augmented(index)
 
 
@@ -141,9 +136,6 @@ FORMS: dict[str, Callable[[int], Any]] = {
     "persistent": lambda size: plain(size, num_workers=2, persistent_workers=True, prefetch_factor=3),
     "weighted": lambda size: DataLoader(Rows(), size, sampler=weighted()),
     "buckets": lambda size: DataLoader(Rows(), batch_sampler=Buckets()),
-    "sampler-of-batches": lambda size: DataLoader(
-        Rows(), None, sampler=BatchSampler(RandomSampler(Rows()), size, False)
-    ),
     "stream": lambda size: DataLoader(Stream(), size),
     "stream-with-state": lambda size: DataLoader(StatefulStream(), size),
     "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2, persistent_workers=True),
@@ -151,9 +143,6 @@ FORMS: dict[str, Callable[[int], Any]] = {
     "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],
     "short-loader-and-stream": lambda size: [plain(size, 20), DataLoader(Stream(), size)],
     "tensors": lambda size: TensorLoader((X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, shuffle=True),
-    "tensor-dataset": lambda size: DataLoader(
-        TensorDataset(X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, True
-    ),
 }
 
 
@@ -201,7 +190,7 @@ def fail(*_: Any) -> Any:
 
 
 class BrokenRows(Rows):
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return fail() if index == 4 else super().__getitem__(index)
 
 

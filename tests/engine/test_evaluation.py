@@ -22,7 +22,7 @@ from src.data.loader import TensorLoader
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import SMALL
-from tests.stopping import config, fit, rows, run_main
+from tests.stopping import config, fit, rows
 from tests.test_module import Same, sgd, trainer
 
 LOGITS = torch.tensor([[4.0], [4.0], [0.5], [0.5]])
@@ -37,14 +37,12 @@ def results(module, x, target, batch_size):
 
 
 def test_metrics_keep_their_own_counts():
-    metrics = {"a": BinaryAccuracy(), "strict": BinaryAccuracy(threshold=0.9), "middle": BinaryAccuracy(threshold=0.7)}
+    thresholds = {"acc": 0.5, "strict": 0.9, "middle": 0.7}
+    metrics = {name: BinaryAccuracy(threshold=threshold) for name, threshold in thresholds.items()}
     result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), LOGITS, TARGET, 2)
-    alone = {}
-    for name, threshold in (("a", 0.5), ("strict", 0.9), ("middle", 0.7)):
+    for name, threshold in thresholds.items():
         right = (LOGITS.sigmoid() > threshold).float() == TARGET
-        alone[f"test/{name}"] = float(right.float().mean())
-    assert {name: result[name] for name in alone} == alone
-    assert len(set(alone.values())) == 2
+        assert result[f"test/{name}"] == right.float().mean(), name
 
 
 class Named(LightningDataModule):
@@ -125,41 +123,20 @@ EARLY = "lightning.pytorch.callbacks.EarlyStopping"
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
 
 
-def watching(kind: str, monitor: str, mode: str) -> dict:
-    options = {"monitor": monitor, "mode": mode}
-    if kind == "early":
-        made = config(callbacks=({"class_path": EARLY, "init_args": options},))
-    else:
-        made = config(scheduler=(PLATEAU, options))
-    made["model"]["metrics"] = {"r2": {"class_path": "torchmetrics.R2Score"}}
-    return made
-
-
 @pytest.mark.parametrize(
     ("kind", "monitor", "mode", "right"),
     [("early", "val/r2", "min", "max"), ("plateau", "val/loss", "max", "min"), ("plateau", "val/r2", "max", None)],
 )
 def test_a_wrong_mode_is_rejected_before_the_first_step(kind, monitor, mode, right, tmp_path, capfd):
-    run = fit(tmp_path, watching(kind, monitor, mode))
-    err = capfd.readouterr().err
-    if right:
-        assert f"watches {monitor} with mode: {mode}" in err
-        assert f"Set mode: {right}." in err
-    assert bool(rows(run)) == (right is None)
-
-
-def test_the_best_checkpoint_follows_a_metric_of_one_of_several_sets(tmp_path):
-    from tests.tasks import sites
-    from tests.tasks.test_tasks import experiment
-
-    sites.write_data(tmp_path)
-    made = experiment("sites")
-    made["data"]["init_args"] = {"folder": str(tmp_path)}
+    options = {"monitor": monitor, "mode": mode}
+    early = ({"class_path": EARLY, "init_args": options},) if kind == "early" else ()
+    made = config(callbacks=early, scheduler=None if early else (PLATEAU, options))
+    made["model"]["metrics"] = {"r2": {"class_path": "torchmetrics.R2Score"}}
     run = fit(tmp_path, made)
-    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    score = best["callbacks"]["RunCheckpoint"]["best_score"]
-    assert score == pytest.approx(max(float(row["val/acc/night"]) for row in rows(run)))
-    assert run_main(["validate", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
+    err = capfd.readouterr().err
+    assert right is None or f"watches {monitor} with mode: {mode}" in err
+    assert right is None or f"Set mode: {right}." in err
+    assert bool(rows(run)) == (right is None)
 
 
 class NoTest(LightningDataModule):
@@ -181,7 +158,7 @@ def accuracy(scores, target):
     return (scores.round() == target).float().mean()
 
 
-@pytest.mark.parametrize("given", [f"{__name__}.accuracy", f"{__name__}.NoTest", "torch.nn.MSELoss"])
+@pytest.mark.parametrize("given", [f"{__name__}.accuracy", "torch.nn.MSELoss"])
 def test_an_object_that_is_no_metric_is_one_line(cli, given):
     done = cli("fit", "--config", SMALL, f"--model.metrics.bad={given}")
     (line,) = done.err.splitlines()
@@ -190,10 +167,9 @@ def test_an_object_that_is_no_metric_is_one_line(cli, given):
     assert "Metric" in line
 
 
-@pytest.mark.parametrize("metrics", [{"a": accuracy}, {"update": BinaryAccuracy()}])
-def test_an_object_that_is_no_metric_is_rejected_in_python(metrics):
+def test_an_object_that_is_no_metric_is_rejected_in_python():
     with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
-        LitModule(Same(), nn.MSELoss(), sgd, metrics)
+        LitModule(Same(), nn.MSELoss(), sgd, {"a": accuracy})
 
 
 class Parts(nn.CrossEntropyLoss):

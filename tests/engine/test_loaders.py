@@ -4,9 +4,9 @@ import contextlib
 import csv
 import functools
 import os
-import select
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import yaml
 
 from tests import warm
 from tests.conftest import PROJECT
-from tests.engine.loader_tasks import FORMS
 from tests.processes import finish, launch, processes, start
 from tests.stopping import config, fit, resume, rows, run_differences, run_main
 
@@ -37,19 +36,16 @@ MATRIX = {
     "persistent": "between",
     "weighted": "sigterm",
     "buckets": "between",
-    "sampler-of-batches": "amid",
     "stream": "amid",
     "stream-with-state": "twice",
     "stream-with-workers": "sigterm",
     "dict": "between",
     "loader-and-stream": "amid",
     "short-loader-and-stream": "sigterm",
-    "tensors": "between",
-    "tensor-dataset": "amid",
+    "tensors": "amid",
 }
 ON_TWO_PROCESSES = [("two-workers", "between"), ("buckets", "amid"), ("loader-and-stream", "twice")]
 QUICKLY = [
-    ("weighted", BETWEEN_EPOCHS),
     ("buckets", AMID_AN_EPOCH),
     ("stream-with-state", BETWEEN_EPOCHS),
     ("dict", AMID_AN_EPOCH),
@@ -98,12 +94,11 @@ def test_a_stopped_run_ends_with_the_same_bits(form, stop, undisturbed, tmp_path
     assert run_differences(undisturbed(form), run) == []
 
 
-@pytest.mark.parametrize(("form", "stop"), [("tensors", BETWEEN_EPOCHS), ("weighted", AMID_AN_EPOCH)])
-def test_without_a_seed_the_order_is_that_of_the_process_that_began(form, stop, tmp_path, monkeypatch):
-    made = experiment(form) | {"seed_everything": False}
+def test_without_a_seed_the_order_is_that_of_the_process_that_began(tmp_path, monkeypatch):
+    made = experiment("weighted") | {"seed_everything": False}
     with monkeypatch.context() as patch:
         patch.setattr("src.cli.settle_seed", lambda given: 5)  # both begin with the number that is drawn
-        whole, run = fit(tmp_path / "whole", made), fit(tmp_path / "stopped", made, stop)
+        whole, run = fit(tmp_path / "whole", made), fit(tmp_path / "stopped", made, AMID_AN_EPOCH)
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 
@@ -134,16 +129,10 @@ def test_two_processes_stopped_from_without_end_with_the_same_bits(form, kind, t
     assert run_differences(tmp_path / "whole/sums/version_0", run) == []
 
 
-def test_every_form_is_in_the_matrix():
-    assert MATRIX.keys() == FORMS.keys()
-    assert set(MATRIX.values()) == STOPS.keys()
-
-
 @pytest.mark.parametrize(
     ("form", "stop"),
     [
         ("loader-and-stream", ("on_train_batch_start", 8)),  # between epochs, which cut the stream into pieces
-        ("stream-with-state", ("on_train_batch_end", 6)),
         ("stream", ("on_train_batch_end", 6)),
     ],
 )
@@ -156,51 +145,28 @@ def test_a_stream_of_which_a_number_of_batches_is_an_epoch_is_resumed(form, stop
     assert run_differences(whole, run) == []
 
 
-def on_processes(verb: str, run: Path, numbers: tuple[int, ...], folder: Path) -> list[Path]:
-    """Evaluate a run's best checkpoint, on one process and on others; returns the folders of that."""
-    command = [verb, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
-    assert run_main([*command, f"--trainer.default_root_dir={folder / '1'}"]) == 0
-    for number in numbers:
-        launch(*command, *processes(number), f"--trainer.default_root_dir={number}", cwd=folder)
-    return [folder / f"{number}/sums/version_0" for number in (1, *numbers)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "numbers"), [("plain", (2,)), ("buckets", (3,))])
-def test_test_figures_are_those_of_one_process(form, numbers, undisturbed, tmp_path):
-    one, *others = (rows(run)[-1] for run in on_processes("test", undisturbed(form), numbers, tmp_path))
-    for other in others:
-        assert one.keys() == other.keys() >= {"test/loss", "test/mae"}
-        assert {k: float(v) for k, v in other.items() if v} == pytest.approx(
-            {k: float(v) for k, v in one.items() if v}, rel=1e-6
-        )
+def test_three_processes_evaluate_each_sample_once_as_one_does(undisturbed, tmp_path):
+    """Of 15 samples; the test has batches of a batch sampler."""
+    for verb in ("test", "predict"):
+        command = [verb, "--ckpt_path", str(undisturbed("buckets") / "checkpoints/best.ckpt")]
+        assert run_main([*command, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
+        launch(*command, *processes(3), "--trainer.default_root_dir=three", cwd=tmp_path)
+    one, three = (tmp_path / f"{name}/sums" for name in ("one", "three"))
+    expected, figures = ({k: float(v) for k, v in rows(each / "version_0")[-1].items() if v} for each in (one, three))
+    assert expected.keys() >= {"test/loss", "test/mae"}
+    assert figures == pytest.approx(expected, rel=1e-6)
+    expected, found = (list(csv.DictReader((each / "version_1/predictions.csv").open())) for each in (one, three))
+    assert [row["sample"] for row in found] == [str(sample) for sample in range(15)]
+    scores = [[float(row["score"]) for row in table] for table in (expected, found)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
-@pytest.mark.slow
-def test_predictions_are_those_of_one_process(undisturbed, tmp_path):
-    tables = []
-    for run in on_processes("predict", undisturbed("plain"), (3,), tmp_path):
-        with (run / "predictions.csv").open(newline="") as file:
-            tables.append([(int(row["sample"]), float(row["score"])) for row in csv.DictReader(file)])
-    assert [sample for sample, _ in tables[0]] == list(range(15))
-    for table in tables[1:]:
-        assert [sample for sample, _ in table] == list(range(15))
-        assert [score for _, score in table] == pytest.approx([score for _, score in tables[0]], rel=1e-5)
-
-
-def alive(group: int) -> dict[int, str]:
-    """The processes of a group that have not ended, by their number."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,pid=,args="], capture_output=True, text=True, check=True)
-    lines = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
-    return {int(pid): args for pgid, state, pid, args in lines if int(pgid) == group and not state.startswith("Z")}
-
-
-def wait_for_exit(pid: int, within_s: float) -> None:
-    """Wait for the system to tell that a process, of whomever, has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        file = os.pidfd_open(pid)
-        select.select([file], [], [], within_s)
-        os.close(file)
+def alive(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
+    lines = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    return [args for pgid, state, args in lines if int(pgid) == group and not state.startswith("Z")]
 
 
 def start_group(folder: Path, made: dict[str, Any], *options: str) -> subprocess.Popen[str]:
@@ -214,14 +180,14 @@ def end_of(process: subprocess.Popen[str], within_s: float) -> str:
     """What it said on its standard error; nothing of it may be left a moment later."""
     try:
         _, err = process.communicate(timeout=within_s)
-        for pid in alive(process.pid):
-            wait_for_exit(pid, within_s=5)
-        assert alive(process.pid) == {}
+        deadline = time.monotonic() + 5
+        while (left := alive(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == []
         return err
     finally:
-        if left := alive(process.pid):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            print("left running:", *left.values(), sep="\n")
 
 
 def without_notes(err: str) -> list[str]:
@@ -240,17 +206,6 @@ def test_a_mistake_in_the_users_data_ends_the_run_at_once_with_its_traceback(pla
     said = without_notes(err)
     assert said[-1] == 'KeyError: "the user\'s own mistake"', err
     assert any("tests/engine/loader_tasks.py" in line and line.endswith("in fail") for line in said[-6:]), err
-
-
-@pytest.mark.slow
-def test_a_mistake_in_the_data_of_one_process_ends_both_at_once(tmp_path):
-    made = experiment(task="Broken", place="item", num_workers=2, batch_size=2)
-    process = start_group(tmp_path, made, *processes(2))
-    err = end_of(process, within_s=90)
-    assert process.returncode == 1, err
-    # torch names the rank in front of each line; the other process says that it was not the first to fail.
-    assert any(line.endswith('KeyError: "the user\'s own mistake"') for line in without_notes(err)), err
-    assert "gloo" not in err
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from src.module import LitModule
 from tests import warm
-from tests.conftest import CONFIGS, PROJECT, SMALL, run_process
+from tests.conftest import PROJECT, SMALL, run_process
 from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
 
 EARLY = {
@@ -110,25 +110,6 @@ def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(undisturbe
         assert ((finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)) == before
 
 
-class Told(Sums):
-    """Notes in which epochs its loaders are asked for."""
-
-    epochs: ClassVar[list[int]] = []
-
-    def train_dataloader(self) -> Any:
-        assert self.trainer is not None
-        self.epochs.append(self.trainer.current_epoch)
-        return super().train_dataloader()
-
-
-def test_loaders_are_reloaded_in_the_same_epochs_after_a_resume(tmp_path):
-    told = config(max_epochs=7, reload_dataloaders_every_n_epochs=3) | {"data": {"class_path": f"{__name__}.Told"}}
-    run = fit(tmp_path, told, ("on_train_batch_end", 50))
-    Told.epochs.clear()
-    assert resume(run) == 0
-    assert Told.epochs == [4, 6]  # the first time for the resume itself
-
-
 class Drawn(IterableDataset):
     """A stream of unknown length that draws."""
 
@@ -144,19 +125,15 @@ class Drawn(IterableDataset):
 class SideBySide(Sums):
     """Trains on two streams of different lengths at once."""
 
-    def __init__(self, mode: str) -> None:
-        super().__init__()
-        self.mode = mode
-
     def train_dataloader(self) -> Any:
-        return CombinedLoader([DataLoader(Drawn(28), 4), DataLoader(Drawn(12), 4)], self.mode)
+        return CombinedLoader([DataLoader(Drawn(28), 4), DataLoader(Drawn(12), 4)], "max_size_cycle")
 
 
 class OnBoth(LitModule):
-    """Adds the losses of the streams that have a batch."""
+    """Adds the losses of both streams."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return sum(self.step(part).loss for part in batch if part is not None)
+        return sum(self.step(part).loss for part in batch)
 
 
 class Counts(Sampler):
@@ -180,13 +157,12 @@ class ByCounts(Sums):
         return DataLoader(TensorDataset(*self.data), self.batch_size, sampler=Counts())
 
 
-@pytest.mark.parametrize(("data", "stop"), [("max_size_cycle", 4), ("sampler reloaded", 37)])
+@pytest.mark.parametrize(("data", "stop"), [("SideBySide", 4), ("ByCounts", 37)])
 def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop, tmp_path):
-    made = config(max_epochs=3, every_n_steps=1, reload_dataloaders_every_n_epochs=2 if "reloaded" in data else 0)
-    if data.startswith("sampler"):
-        made["data"] = {"class_path": f"{__name__}.ByCounts"}
-    else:
-        made["data"] = {"class_path": f"{__name__}.SideBySide", "init_args": {"mode": data}}
+    counts = data == "ByCounts"
+    made = config(every_n_steps=1, reload_dataloaders_every_n_epochs=2 * counts)
+    made["data"] = {"class_path": f"{__name__}.{data}"}
+    if not counts:
         made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
     whole = fit(tmp_path / "whole", made)
     run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
@@ -194,50 +170,25 @@ def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop,
     assert run_differences(whole, run) == []
 
 
-XOR = ["--config", SMALL, "--checkpoint.every_n_steps=37", "--trainer.callbacks+=tests.stopping.Stop"]
-XOR_KILLS = (
-    "last.ckpt:1",
-    "last.ckpt:4",
-    "metrics.csv:1",
-    "best.ckpt:1",
-    "on_train_epoch_end:1",
-    "on_train_batch_end:333",
-)
-MNIST = [
-    *("--config", CONFIGS / "mnist.yaml", "--checkpoint.every_n_steps=7", "--trainer.callbacks+=tests.stopping.Stop"),
-    *("--trainer.max_epochs=3", "--trainer.limit_train_batches=40", "--trainer.val_check_interval=20"),
-]
-MNIST_KILLS = ("on_train_batch_end:9", "last.ckpt:1", "on_validation_batch_end:3", "metrics.csv:1", "on_train_end:1")
-
-
-def chain(command: list[Any], kills: tuple[str, ...], folder: Path) -> None:
-    """Kill a run at each of the points, one after the other, and resume it between; then let it end."""
-    env = os.environ | {"PYTHONPATH": str(PROJECT)}
-    args = ["fit", *command]
-    for kill in kills:
-        done = run_process(*args, cwd=folder, env=env | {"STOP": f"SIGKILL:{kill}"})
-        assert done.returncode == -9, done.stderr
-        (run,) = folder.glob("runs/*/version_0")
-        if (run / "checkpoints/last.ckpt").exists():
-            args = ["fit", "--ckpt_path", str(run.relative_to(folder))]
-        else:
-            shutil.rmtree(folder / "runs")
-    done = run_process(*args, cwd=folder, env=env)
-    assert done.returncode == 0, done.stderr
-
-
-def whole(command: list[Any], folder: Path) -> Path:
-    assert run_main(["fit", *map(str, command), f"--trainer.default_root_dir={folder}"]) == 0
-    (run,) = folder.glob("*/version_0")
-    return run
+KILLS = ("last.ckpt:1", "last.ckpt:4", "metrics.csv:1", "best.ckpt:1", "on_train_epoch_end:1", "on_train_batch_end:333")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["xor", "mnist"])
-def test_killed_again_and_again_with_kill_9(name, tmp_path, mnist):
-    command = XOR if name == "xor" else [*MNIST, *mnist.options]
-    chain(command, XOR_KILLS if name == "xor" else MNIST_KILLS, tmp_path)
-    assert run_differences(whole(command, tmp_path / "whole"), tmp_path / f"runs/{name}/version_0") == []
+def test_killed_again_and_again_with_kill_9(tmp_path):
+    options = ("--checkpoint.every_n_steps=37", "--trainer.callbacks+=tests.stopping.Stop")
+    begin = args = ["fit", "--config", str(SMALL), *options]
+    env, run = os.environ | {"PYTHONPATH": str(PROJECT)}, tmp_path / "runs/xor/version_0"
+    for kill in KILLS:
+        done = run_process(*args, cwd=tmp_path, env=env | {"STOP": f"SIGKILL:{kill}"})
+        assert done.returncode == -9, done.stderr
+        if (run / "checkpoints/last.ckpt").exists():
+            args = ["fit", "--ckpt_path", "runs/xor/version_0"]
+        else:
+            shutil.rmtree(tmp_path / "runs")
+    done = run_process(*args, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert run_main([*begin, f"--trainer.default_root_dir={tmp_path / 'whole'}"]) == 0
+    assert run_differences(tmp_path / "whole/xor/version_0", run) == []
 
 
 @pytest.mark.slow
