@@ -40,14 +40,6 @@ class Numbers(Dataset[torch.Tensor]):
         return torch.as_tensor(index)
 
 
-class Ready(Numbers):
-    """Has a batch ready, as data sets of Hugging Face do."""
-
-    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
-        assert all(isinstance(index, int) for index in indices)
-        return list(torch.tensor(indices))
-
-
 class Own(DataLoader[Any]):
     def __iter__(self):
         for batch in super().__iter__():
@@ -82,7 +74,6 @@ EACH_ONCE = {
     "subclass": lambda size: Own(Numbers(), size, shuffle=True),
     "permutation": lambda size: DataLoader(Numbers(), size, sampler=np.random.default_rng(0).permutation(N)),
     "distributed": lambda size: DataLoader(Numbers(), size, sampler=DistributedSampler(Numbers(), 2, 1)),
-    "ready batches": lambda size: DataLoader(Ready(), size, True),
     "tensors": lambda size: DataLoader(TensorDataset(torch.arange(N)), size, True),
     "subset of tensors": lambda size: DataLoader(Subset(TensorDataset(torch.arange(-5, 30)), range(5, N + 5)), size),
 }
@@ -90,7 +81,6 @@ EACH_ONCE = {
 OWN_BATCHES = {"buckets": lambda size: DataLoader(Numbers(), batch_sampler=Buckets(N, 6))}
 OTHERS = {
     "sampler of batches": lambda size: DataLoader(Numbers(), None, sampler=BatchSampler(weighted(24), 4, False)),
-    "one by one": lambda size: DataLoader(Numbers(24), None, shuffle=True),
     "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted()),
     "with replacement": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 40)),
     "fewer": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), num_samples=17)),

@@ -178,15 +178,21 @@ class Rows(LightningDataModule):
         return []
 
 
-def test_in_a_notebook_a_second_trainer_finds_the_same_rows():
-    module, data = LitModule(torch.nn.Linear(1, 1), torch.nn.MSELoss(), torch.optim.SGD), Rows()
-    found = []
+def test_in_a_notebook_each_hook_draws_numbers_of_its_own_and_the_same_with_a_second_trainer():
+    data, found = Rows(), []
     for seed in (5, 7):
         seed_everything(seed)
-        adopt(Trainer(logger=False, accelerator="cpu"), module, data)
-        data.setup("fit")
-        found.append(data.rows)
-    assert torch.equal(*found)
+        trainer = Trainer(logger=False, accelerator="cpu", reload_dataloaders_every_n_epochs=1)
+        adopt(trainer, data)
+        data.prepare_data(), data.setup("fit"), data.train_dataloader()
+        found.append([data.prepared, data.rows, data.drawn])
+        trainer.fit_loop.epoch_progress.current.completed = 1  # loaders that are made anew for an epoch
+        trainer.fit_loop.epoch_progress.current.processed = 1
+        data.train_dataloader()
+        found[-1].append(data.drawn)
+    first, second = ([tuple(rows.tolist()) for rows in each] for each in found)
+    assert first == second
+    assert len(set(first)) == 4
 
 
 def test_in_a_notebook_the_module_of_a_run_brings_its_seed(splits, cli):
@@ -198,15 +204,3 @@ def test_in_a_notebook_the_module_of_a_run_brings_its_seed(splits, cli):
     adopt(trainer, module, data)
     trainer.test(module, data, verbose=False)
     parts(splits)
-
-
-def test_each_kind_of_hook_draws_numbers_of_its_own():
-    data = Rows()
-    trainer = Trainer(logger=False, accelerator="cpu", reload_dataloaders_every_n_epochs=1)
-    adopt(trainer, data)
-    data.prepare_data(), data.setup("fit"), data.train_dataloader()
-    drawn = [data.prepared, data.rows, data.drawn]
-    trainer.fit_loop.epoch_progress.current.completed = 1  # loaders that are made anew for an epoch
-    trainer.fit_loop.epoch_progress.current.processed = 1
-    data.train_dataloader()
-    assert len({tuple(rows.tolist()) for rows in (*drawn, data.drawn)}) == 4

@@ -46,9 +46,6 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     run_seed = RunSeed(seed)
     take_over = functools.partial(_take_over, run_seed, {}, [])
     for source in sources:
-        for name, method in list(vars(source).items()):
-            if isinstance(method, Wrapped):  # of an earlier trainer: two of them never lie around each other
-                vars(source)[name] = method.method
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
             Wrapped(source, hook, trainer, functools.partial(_call_seeded, run_seed))
@@ -69,7 +66,8 @@ class Wrapped:
     """
 
     def __init__(self, owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
-        self.method: Callable[..., Any] = getattr(owner, name)
+        method = getattr(owner, name)  # that of an earlier trainer is replaced, not wrapped again
+        self.method: Callable[..., Any] = method.method if isinstance(method, Wrapped) else method
         self.owner, self.name = owner, name
         self._trainer, self._act = trainer, act
         setattr(owner, name, self)

@@ -13,16 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-    get_worker_info,
-)
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, get_worker_info
 
 from src.engine.data.order import OrderedLoader, Role, RunLoader, permutation
 from src.engine.data.seeding import SeededDataset, hash_seed, preserve_rng_state, seed_all
@@ -52,7 +43,7 @@ class MapLoader(EndsWorkers, OrderedLoader):
         self._own_batches = batched and loader.batch_size is None
         self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
         self._coming = _Coming(batched)
-        seeded = SeededDataset(loader.dataset, loader.collate_fn, batched, batched and _is_tensors(loader))
+        seeded = SeededDataset(loader.dataset, loader.collate_fn, batched)
         samplers = {"sampler": self._coming, "batch_sampler": self._coming if batched else None}
         self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, in_order=True, **samplers)
         self.follow(role)
@@ -164,14 +155,6 @@ def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
         "generator": torch.Generator(),  # without it a loader draws from the one that dropout draws from
     } | changes
     return made
-
-
-def _is_tensors(loader: DataLoader[Any]) -> bool:
-    """Return whether a batch is one index operation, with the same bits and ten times as fast."""
-    dataset = loader.dataset
-    while type(dataset) is Subset:
-        dataset = dataset.dataset
-    return type(dataset) is TensorDataset and loader.collate_fn is default_collate
 
 
 class StreamLoader(EndsWorkers, RunLoader):

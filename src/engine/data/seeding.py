@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import Subset, TensorDataset, default_collate, get_worker_info
 
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
@@ -128,14 +128,11 @@ class SeededDataset:
         dataset: Map-style.
         collate_fn: Of its loader.
         batched: Whether an index is a list of them, for a batch.
-        takes_lists: Whether the data set makes the loader's batch, and draws nothing, when it is asked for a list.
     """
 
-    def __init__(
-        self, dataset: Any, collate_fn: Callable[[Any], Any], batched: bool = True, takes_lists: bool = False
-    ) -> None:
-        self.dataset, self.collate_fn = dataset, collate_fn
-        self._batched, self._takes_lists = batched, takes_lists
+    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], batched: bool = True) -> None:
+        self.dataset, self.collate_fn, self._batched = dataset, collate_fn, batched
+        self._takes_lists = batched and _is_tensors(dataset, collate_fn)
         self._many = getattr(dataset, "__getitems__", None) if batched else None
         self._draws, self._first_draws = False, first_draws(PROBE)
         self._whole = not batched  # whether the data set makes batches that are no lists of samples
@@ -175,6 +172,13 @@ class SeededDataset:
         if self._many:
             return self._many(index)
         return [self.dataset[each] for each in index] if self._batched else self.dataset[index]
+
+
+def _is_tensors(dataset: Any, collate_fn: Any) -> bool:
+    """Return whether a batch is one index operation, with the same bits and ten times as fast."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return type(dataset) is TensorDataset and collate_fn is default_collate
 
 
 def _as_number(index: Any) -> Any:
