@@ -60,7 +60,7 @@ class Report(RunCallback):
         """Report the epoch before: only now are its numbers complete."""
         self._begin(trainer)
         if trainer.is_global_zero and (trainer.callback_metrics or trainer.global_step > (self.run.first_step or 0)):
-            self._update(trainer)
+            self._write("running", trainer)
             if self.prints_epochs:
                 of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
                 values = in_words(dict(sorted(metrics_of(trainer).items())))
@@ -72,8 +72,9 @@ class Report(RunCallback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write within an epoch, too: it may last for days."""
-        if trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch):
-            self._update(trainer)
+        within = trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch)
+        if within and trainer.is_global_zero:
+            self._write("running", trainer)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write and print what the verb did; a fit that is to be tested is still running."""
@@ -83,7 +84,7 @@ class Report(RunCallback):
         test_follows = stage == "fit" and self.run.config.get("test_after_fit")
         if stage == "fit":
             self._values["reason"] = why_ended(trainer, self.run.first_step)
-        self._update(trainer, "running" if test_follows else "finished")
+        self._write("running" if test_follows else "finished", trainer)
         if stage == "fit":
             seconds, epochs, steps = (self._values[name] for name in ("seconds", "epochs", "steps"))
             print(f"end   {self._values['reason']}")
@@ -136,17 +137,13 @@ class Report(RunCallback):
         self._begun_s = time.monotonic() - values["seconds"]
         return values | {"metrics": kept, "reason": None}
 
-    def _update(self, trainer: Trainer, state: str = "running") -> None:
-        """Write the newest numbers."""
-        if not trainer.is_global_zero:
-            return
-        self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
-        if trainer.state.fn == "fit":
+    def _write(self, state: str, trainer: Trainer | None = None) -> None:
+        """Write summary.json, with the newest numbers where the trainer may be asked."""
+        if trainer:
+            self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
+        if trainer and trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
             self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
-        self._write(state)
-
-    def _write(self, state: str) -> None:
         seconds = round(time.monotonic() - self._begun_s, 3)
         self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
         try:
