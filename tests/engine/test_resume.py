@@ -1,10 +1,12 @@
 """A run that was stopped anywhere and resumed ends with the same bits as one that never was."""
 
 import functools
+import itertools
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,14 @@ def test_stopped_again_and_again_with_half_written_files(undisturbed, tmp_path):
         assert resume(run, stop_at=stop) == -1
     assert resume(run) == 0
     assert run_differences(undisturbed("plain"), run) == []
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(50, False), (200, True)])
+def test_slow_steps_are_saved_every_10_minutes(seconds, saved, tmp_path, monkeypatch):
+    clock = SimpleNamespace(monotonic=itertools.count(step=seconds).__next__)  # read once a step
+    monkeypatch.setattr("src.engine.checkpoint.callback.time", clock)
+    run = fit(tmp_path, config(every_n_steps=1_000), ("on_train_batch_end", 7))
+    assert (run / "checkpoints/last.ckpt").exists() == saved
 
 
 def test_from_the_best_checkpoint_in_a_new_folder_with_the_rows_before_it(undisturbed, tmp_path):

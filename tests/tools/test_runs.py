@@ -121,6 +121,8 @@ def test_where_sort_and_filters_choose_the_runs(runs, names, root):
         return names("xor", *(word for condition in conditions for word in ("--where", condition)))
 
     assert where("parameters<=17", "parameters>=17", "verb=fit") == ALL[:1]
+    assert where("parameters>17") == ALL[1:2]
+    assert where("parameters<33") == [ALL[0], ALL[2]]
     assert where("note ~ FIRST") == [ALL[0], ALL[2]]
     assert where("note = 'the first'", "epochs = 2") == ALL[:1]
     assert where("started > 2020-01-01", "model.net.hidden = 8") == ALL[1:2]
