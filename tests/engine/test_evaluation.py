@@ -1,6 +1,5 @@
 """Metrics: each with its own counts, fed as its kind wants, for each data set, watched in the right direction."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import (
     BinaryAccuracy,
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
     MultilabelExactMatch,
     MultilabelRecall,
@@ -54,37 +54,15 @@ class Named(LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-FOUR = {"num_classes": 4}
-MANY = {
-    "f1": ("MulticlassF1Score", {**FOUR, "average": None}),
-    "confusion": ("MulticlassConfusionMatrix", FOUR),
-    "roc": ("MulticlassROC", {**FOUR, "thresholds": 5}),
-}
+def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
+    def validate(**metrics):
+        validating = trainer()
+        validating.validate(LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics), datamodule=Named(), verbose=False)
+        return validating.callback_metrics
 
-
-def test_matrices_and_curves_go_into_files(tmp_path):
-    made = config(limit_train_batches=1, max_epochs=1)
-    made["data"] = {"class_path": "tests.engine.test_evaluation.Named"}
-    made["model"] |= {
-        "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
-        "metrics": {
-            name: {"class_path": f"torchmetrics.classification.{kind}", "init_args": options}
-            for name, (kind, options) in MANY.items()
-        },
-    }
-    made["model"]["net"] = {"class_path": "torch.nn.LayerNorm", "init_args": {"normalized_shape": 4}}
-    made["test_after_fit"] = True
-    run = fit(tmp_path, made)
-    assert {f"val/f1/{name}" for name in Named.class_names} <= rows(run)[0].keys()
-    with (run / "test_confusion.csv").open() as file:
-        table = torch.tensor([[float(value) for value in row] for row in csv.reader(file)])
-    assert table.shape == (4, 4)
-    assert table.sum() == 40
-    assert torch.equal(table.sum(dim=1), torch.bincount(CLASSES).float())
-    assert (run / "val_confusion.csv").is_file()
-    false_positives, true_positives, thresholds = torch.load(run / "test_roc.pt", weights_only=True)
-    assert false_positives.shape == true_positives.shape == (4, 5)
-    assert len(thresholds) == 5
+    assert {f"val/f1/{name}" for name in Named.class_names} <= validate(f1=MulticlassF1Score(4, average=None)).keys()
+    with pytest.raises(UserError, match=r"model.metrics.confusion computed \(4, 4\) int64\. .* see EvaluationPicture"):
+        validate(confusion=MulticlassConfusionMatrix(4))
 
 
 def test_each_metric_sees_the_target_that_its_kind_wants():

@@ -6,9 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback, metrics_of, stage_of
@@ -85,7 +83,6 @@ class MetricsCsv(RunCallback):
             self._add(trainer, "val")
         else:
             self._validated = True
-        self._write_tables(trainer, module, "val")
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the rows of the fit: a process that was spawned for the test does not know them."""
@@ -96,18 +93,6 @@ class MetricsCsv(RunCallback):
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._add(trainer, "test")
-        self._write_tables(trainer, module, "test")
-
-    def _write_tables(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Write what a metric gave that is no number: a matrix as CSV, anything else for `torch.load`."""
-        tables = getattr(module, "tables", {}) if trainer.is_global_zero else {}
-        for name in [name for name in tables if stage_of(name) == stage]:
-            path, value = self.run.folder / name.replace("/", "_"), tables[name]
-            if isinstance(value, Tensor) and value.dim() == 2:
-                with path.with_name(f"{path.name}.csv").open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows(value.tolist())
-            else:
-                torch.save(value, path.with_name(f"{path.name}.pt"))
 
     def _add_epoch(self, trainer: Trainer) -> None:
         # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.

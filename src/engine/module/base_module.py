@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from src.engine.checkpoint.build import load_module
+from src.engine.data.batches import describe
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
@@ -42,7 +43,6 @@ class BaseModule(QuickAttributes):
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
         self._new_metrics = functools.partial(copy.deepcopy, made)
-        self.tables: dict[str, Any] = {}  # matrices and curves, which are written into the run's folder
         self._num_samples: int | Tensor = 0
         self._compile = compile
         self._forget()
@@ -146,16 +146,18 @@ class BaseModule(QuickAttributes):
             metrics = self.metrics_of(number)
             for metric, computed in metrics.items():
                 for name, value in named(metric, computed.compute(), class_names):
+                    if not isinstance(value, Tensor) or value.dim():
+                        raise UserError(
+                            f"model.metrics.{metric} computed {describe(value, is_pair=False)}. It has to be a number, "
+                            "or one for each class. A callback draws matrices and curves: see EvaluationPicture."
+                        )
                     self._log((stage, number, metric, name), value, 1)
             metrics.reset()
 
-    def _log(self, key: Key, value: Any, weight: int | Tensor) -> None:
-        """Count a number in a mean; keep anything else as a table."""
+    def _log(self, key: Key, value: Tensor, weight: int | Tensor) -> None:
+        """Count a number in a mean."""
         for name in self._names(key):
-            if isinstance(value, Tensor) and value.dim() == 0:
-                add_to_mean(self.trainer, name, value, weight)
-            else:
-                self.tables[name] = value
+            add_to_mean(self.trainer, name, value, weight)
 
     def _names(self, key: Key) -> list[str]:
         """Return the names under which a number is logged: of several data sets the first has the plain name, too.
