@@ -14,7 +14,7 @@ AROUND = 5  # steps to either side over which a slope is taken
 class LrRange(Callback):
     """Raises the learning rate with each step, writes lr_range.csv and prints at which rate the loss fell fastest.
 
-    With accumulated gradients the loss of a step is the mean over its batches. Lightning's own finder needs a module
+    With accumulated gradients the loss of a step is that of its last batch. Lightning's own finder needs a module
     with an attribute `lr` and trains on with what it found; this one only reports (Smith, arXiv 1506.01186).
 
     Args:
@@ -29,7 +29,6 @@ class LrRange(Callback):
         self.largest = largest
         self._rows: list[tuple[float, float]] = []
         self._mean = 0.0
-        self._batches: list[float] = []  # losses of the step that has begun
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -43,13 +42,12 @@ class LrRange(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The mean over processes, so that all stop at the same step. Lightning divided it by the batches of a step.
-        mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
-        self._batches.append(float(trainer.strategy.reduce(mine, reduce_op="mean")))
         if trainer.global_step == self._steps:  # the step has more batches
             return
-        loss, self._batches, self._steps = sum(self._batches) / len(self._batches), [], trainer.global_step
-        self._mean = 0.95 * self._mean + 0.05 * loss
+        self._steps = trainer.global_step
+        # The mean over processes, so that all stop at the same step. Lightning divided it by the batches of a step.
+        mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
+        self._mean = 0.95 * self._mean + 0.05 * float(trainer.strategy.reduce(mine, reduce_op="mean"))
         smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
         self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))
         if len(self._rows) == self.num_steps or smooth > 4 * min(loss for _, loss in self._rows):

@@ -1,7 +1,6 @@
 """Trackers beside metrics.csv: `--track.tensorboard true`, `--track.wandb offline`, `--track.mlflow sqlite:///m.db`."""
 
 import functools
-import importlib.util
 import os
 import re
 import sys
@@ -18,8 +17,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
 
-# By the name of the option and of the package: the modules, of which one has to be there.
-MODULES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 # What Lightning calls while a run trains; a failure there ends no run.
 METHODS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
 _failed: WeakSet[Logger] = WeakSet()  # each attempt at a server that is gone may take many seconds
@@ -34,9 +31,6 @@ class Trackers(RunCallback):
             group is its sweep or repeat.
         mlflow: Address of an MLflow server, or sqlite:///mlflow.db for a file. The experiment is <experiment>, the tag
             `group` its sweep or repeat.
-
-    Raises:
-        UserError: If a package is missing.
     """
 
     def __init__(
@@ -45,9 +39,6 @@ class Trackers(RunCallback):
         options = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
         self._options = {name: option for name, option in options.items() if option}
         self._made: dict[str, Logger] | None = None
-        if missing := [name for name in self._options if not any(map(importlib.util.find_spec, MODULES[name]))]:
-            given, packages = ", ".join(f"--track.{name}" for name in missing), " ".join(missing)
-            raise UserError(f"{given}: not installed. Leave it out, or do: python -m pip install {packages}")
 
     def needed(self) -> bool:
         """Return whether a tracker is turned on, or a logger of the user's own is to get the config."""
@@ -59,15 +50,15 @@ class Trackers(RunCallback):
             return
         if not trainer.is_global_zero:
             trainer.strategy.barrier("track")  # rank zero is the first to set up what a tracker keeps on a disk
-        users, options = trainer.loggers, flat_options(self.run.config)
+        users = trainer.loggers
         try:
             self._made = {name: self._make(name, option) for name, option in self._options.items()}
             if trainer.is_global_zero:
                 for logger in users:
-                    logger.log_hyperparams(options)
+                    logger.log_hyperparams(self.run.config)
                 for name, logger in self._made.items():
-                    self._start(name, logger, options)
-        except Exception as error:  # no login, no server: each tracker has error classes of its own
+                    self._start(name, logger)
+        except Exception as error:  # no package, no login, no server: each tracker has error classes of its own
             raise UserError(f"A tracker does not start: {one_line(error)}") from error
         if trainer.is_global_zero:
             trainer.strategy.barrier("track")
@@ -94,11 +85,11 @@ class Trackers(RunCallback):
         more: Any = {"project": project, "group": group, "resume": "allow", "mode": option}
         return WandbLogger(title, folder, id=number, offline=option == "offline", **more)
 
-    def _start(self, name: str, logger: Logger, options: dict[str, Any]) -> None:
+    def _start(self, name: str, logger: Logger) -> None:
         """Send the config before the run trains: without a login or a server this fails."""
         known = self.run.folder / f"{name}_id"
         if not (isinstance(logger, MLFlowLogger) and known.exists()):  # MLflow lets no parameter change on a resume
-            logger.log_hyperparams(options)
+            logger.log_hyperparams(self.run.config)
         if logger.version:
             known.write_text(str(logger.version), encoding="utf-8")
         if isinstance(logger, WandbLogger) and self._options[name] == "offline":
@@ -125,25 +116,6 @@ def name_of(experiment: str, folder: Path) -> str:
     """Return the name of a run in its experiment: `version_3`, or with its sweep or repeat `sweep_0/version_3`."""
     _, found, name = folder.as_posix().rpartition(f"/{experiment}/")
     return name if found else f"{folder.parent.name}/{folder.name}"
-
-
-def flat_options(config: Any, name: str = "") -> dict[str, Any]:
-    """Return every option under its name on the command line: `model.optimizer` a class, `model.optimizer.lr` a number.
-
-    A list of classes is numbered, `trainer.callbacks.0`; another list is a text.
-    """
-    if isinstance(config, list) and any(isinstance(part, dict) for part in config):
-        config = dict(enumerate(config))
-    if not isinstance(config, dict):
-        # MLflow allows few other characters in a name.
-        return {re.sub(r"[^\w. -]", "_", name): str(config) if isinstance(config, list) else config}
-    flat: dict[str, Any] = {}
-    if "class_path" in config:
-        flat[name] = config["class_path"]
-        config = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
-    for key, part in config.items():
-        flat |= flat_options(part, f"{name}.{key}".lstrip("."))
-    return flat
 
 
 def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
