@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
     multiclass_f1_score,
@@ -17,9 +16,7 @@ from torchmetrics.functional.classification import (
 from src.callbacks.class_report import ClassReport, plot_report, report
 from src.engine.loggers.evaluated import Evaluated
 from src.module import LitModule
-from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Own, bars, formulas, pixels, run, write_yaml
-from tests.processes import launch, processes
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, Own, bars, formulas, run, write_yaml
 
 REPORT = "src.callbacks.class_report.ClassReport"
 METRICS = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
@@ -78,15 +75,6 @@ def test_many_classes_have_no_numbers(number, texts):
     assert max(figure.get_size_inches()) < 15
 
 
-def test_a_single_logit_is_two_classes_and_without_a_test_the_validation_is_drawn(tmp_path):
-    config = write_yaml(tmp_path / "x.yaml", yaml.safe_load(SMALL.read_text()), REPORT)
-    drawn = run(config, "--data.passes=20", "--test_after_fit=false")
-    counts = matrix_of(drawn.figures["confusion"])
-    assert counts.sum(dim=1).tolist() == [2, 2]
-    assert float(counts.diag().sum()) / 4 == pytest.approx(drawn.metric("val/acc"))
-    assert drawn.figures["confusion"].get_suptitle().startswith("validation\n")
-
-
 @pytest.mark.parametrize("returns", ["logits", "scores"])
 def test_a_module_of_ones_own_returns_a_dict(returns, tmp_path):
     model = {"class_path": "tests.pictures.Own", "init_args": {"returns": returns}}
@@ -131,13 +119,3 @@ def test_pixels_without_a_class_and_an_ignored_class_are_left_out(ignored):
     batch = Evaluated(SimpleNamespace(testing=True), module, outputs, None, 0, 0)
     picture.add(seen := picture.begin(batch), batch)
     assert seen.compute().tolist() == [[first, 0], [1, 1]]
-
-
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(tmp_path):
-    one = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, REPORT)).folder
-    options = (*processes(2), "--trainer.default_root_dir=two")
-    launch("test", "--ckpt_path", one / "checkpoints/best.ckpt", *options, cwd=tmp_path)
-    two = tmp_path / "two/pictures/version_0"
-    assert (two / "report.csv").read_text() == (one / "report.csv").read_text()
-    assert np.array_equal(pixels(two / "confusion.png"), pixels(one / "confusion.png"))

@@ -9,8 +9,7 @@ from torchmetrics.functional import mean_absolute_error, r2_score
 from src.callbacks.true_and_predicted import Points, plot_points
 from src.module import LitModule
 from tests.conftest import SMALL
-from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, pixels, run, sums, write_yaml
-from tests.processes import launch, processes
+from tests.pictures import CLASSIFICATION, NUM_ROWS, REGRESSION, run, sums, write_yaml
 
 PLOT = "src.callbacks.true_and_predicted.TrueAndPredicted"
 
@@ -80,12 +79,3 @@ def test_a_classification_is_one_line(tmp_path, capfd):
     config = write_yaml(tmp_path / "y.yaml", yaml.safe_load(SMALL.read_text()), PLOT)
     assert not run(config, "--data.passes=1").figures
     assert "all targets are 0 or 1" in capfd.readouterr().err
-
-
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(tmp_path):
-    one = run(write_yaml(tmp_path / "x.yaml", REGRESSION, PLOT)).folder
-    options = (*processes(2), "--trainer.default_root_dir=two")
-    launch("test", "--ckpt_path", one / "checkpoints/best.ckpt", *options, cwd=tmp_path)
-    two = tmp_path / "two/pictures/version_0/true_and_predicted.png"
-    assert (pixels(two) != pixels(one / "true_and_predicted.png")).mean() < 1e-3

@@ -180,11 +180,6 @@ def test_a_plot_may_name_a_metric(draw, capfd):
     assert (folder / "matrix_night_rain.png").is_file()
 
 
-def test_without_an_evaluation_a_note_is_printed(draw, capfd):
-    draw("Seen", "--test_after_fit=false", "--trainer.limit_val_batches=0")
-    assert "note: Seen drew nothing: nothing was validated or tested.\n" in capfd.readouterr().err
-
-
 def evaluated(module, outputs, batch=None):
     trainer = Trainer(logger=False, barebones=True)
     return Evaluated(trainer, module, outputs, batch, 0, 0)
