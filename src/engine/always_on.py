@@ -17,9 +17,8 @@ from src.engine.checkpoint.resume import Resume
 from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers import Trackers
-from src.engine.run.console import Bar
 from src.engine.run.finite import Finite
-from src.engine.run.report import Report
+from src.engine.run.report import Bar, Report
 from src.engine.run.run import Run, RunCallback
 from src.engine.run.signals import Signals
 

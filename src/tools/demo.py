@@ -14,7 +14,6 @@ page is for this machine alone and asks no other one. `make use` installs the pa
 
 import os
 import signal
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def show_rows(gr: Any, page: Any, trained: Predictor) -> None:
 
 def main(args: list[str]) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
-    parser = Parser(prog="python -m src demo", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m src demo", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--port", type=int, default=7860)
     options, others = parser.parse_known_args(args)

@@ -17,7 +17,6 @@ import hashlib
 import inspect
 import tempfile
 import traceback
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -122,7 +121,7 @@ def describe(fields: dict[str, Tensor]) -> dict[str, str]:
 
 def main(args: list[str]) -> None:
     """Export, compare with the net on real batches, and keep the file only if both agree."""
-    parser = Parser(prog="python -m src export", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m src export", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--format", choices=list(PACKAGES), default="onnx")
     parser.add_argument("--raw", action="store_true", help="the net alone: no transform before it, no scores after it")

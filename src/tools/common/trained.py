@@ -31,9 +31,10 @@ class Predictor(nn.Module):
         super().__init__()
         self.path, self.module, self.datamodule = path, module, datamodule
         self.eval().requires_grad_(False)
-        loader, self.transform = copy.copy(loader), None
-        if hasattr(loader, "tensors"):  # kept as stored, so that the transform is a part of the prediction
-            self.transform, loader.transform = loader.transform, None
+        loader = copy.copy(loader)
+        self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") else None
+        if self.transform:  # a part of the prediction, so that batches are as they are stored
+            loader.transform = None
         self.batch = next(iter(loader))
 
     def forward(self, **fields: Tensor) -> Any:
