@@ -11,7 +11,6 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from src.engine.checkpoint.callback import RunCheckpoint
-from src.engine.checkpoint.files import read_checkpoint
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL
@@ -95,19 +94,6 @@ def test_a_notebook_loads_a_run_of_a_plain_module(cli):
     assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
     moved = LitModule.load_from_checkpoint("runs/run/version_0", map_location="meta")
     assert moved.last.weight.device.type == "meta"
-
-
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="asks Linux how many bytes were read")
-def test_a_config_is_read_without_the_weights(tmp_path):
-    def read() -> int:
-        return int(Path("/proc/self/io").read_text().split()[1])
-
-    path = tmp_path / "large.ckpt"
-    torch.save({"config": {"a": 1}, "state_dict": {"weight": torch.ones(5_000_000)}}, path)
-    before = read()
-    assert read_checkpoint(path)["config"] == {"a": 1}
-    assert read() - before < 1_000_000
-    assert read_checkpoint(path)["state_dict"]["weight"].sum() == 5_000_000
 
 
 def test_it_holds_plain_values_only(fitted):

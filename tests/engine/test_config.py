@@ -18,8 +18,7 @@ from src.engine.config.parser import to_numbers, to_tensor
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests import stopping
-from tests.conftest import PROJECT, SMALL
-from tests.copies import python
+from tests.conftest import SMALL
 from tests.xor import XorMLP
 
 FIT = ("fit", "--config", SMALL)
@@ -144,10 +143,7 @@ def test_load_from_checkpoint_takes_lightnings_arguments(cli, tmp_path):
     (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config(max_epochs=1)))
     succeed(cli, ("fit", "--config", "sums.yaml"))
     run = "runs/sums/version_0"
-    plain = LitModule.load_from_checkpoint(
-        checkpoint_path=run, map_location="cpu", hparams_file=None, weights_only=True
-    )
-    assert not plain.training
+    plain = LitModule.load_from_checkpoint(checkpoint_path=run, hparams_file=None, weights_only=True)
     wider = {"class_path": "tests.stopping.Net", "init_args": {"dropout": 0.5}}
     with pytest.raises((ValueError, RuntimeError), match=r"net\.2\.weight"):
         LitModule.load_from_checkpoint(run, net=wider)
@@ -343,16 +339,6 @@ def test_weight_is_the_same_everywhere(cli, signs):
     x, target = (part[48:] for part in Signs().data)
     by_hand = nn.functional.binary_cross_entropy_with_logits(module(x), target, pos_weight=torch.tensor([0.1]))
     assert validated.metrics["val/loss"] == pytest.approx(by_hand.item(), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_notebook_loads_a_weight(cli, signs, tmp_path):
-    # A net of torch's: one of these tests would import the command line along.
-    net = ["--model.net=torch.nn.Linear", "--model.net.in_features=4", "--model.net.out_features=1"]
-    succeed(cli, (*signs, "--config", "weight.yaml", *net))
-    code = "from src.module import LitModule; print(LitModule.load_from_checkpoint({!r}).loss.pos_weight)"
-    done = python("-c", code.format(str(tmp_path / "runs/sums/version_0")), cwd=PROJECT)
-    assert done.stdout.strip() == "tensor([0.1000])", done.stderr
 
 
 @pytest.mark.parametrize("value", [[0.1, -2.5e-7, 3], 4, [[1, 2], [3, 4.5]], [], [float("inf"), 1e-45, -0.0]], ids=str)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from src.engine.checkpoint.files import ALLOWED, is_plain, write_checkpoint
+from src.engine.checkpoint.files import write_checkpoint
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau
 from src.engine.lightning_fixes.trainer import writes_a_folder
@@ -65,9 +65,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
                 f"checkpoint.monitor={self.monitor!r} chooses the best checkpoint, but this run has no validation. "
                 "Give it validation data and --trainer.limit_val_batches above 0, or leave out --checkpoint.monitor."
             )
-        for each in (*trainer.callbacks, trainer.datamodule):  # type: ignore[attr-defined]
-            if not is_plain(each.state_dict()):
-                raise UserError(f"{type(each).__name__}.state_dict() cannot be saved. {ALLOWED}")
         # A ModelCheckpoint of the user's may save there.
         ends = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
         if trainer.fit_loop.epoch_loop.restarted_on_train_batch_end and (ends or self._validation_follows(trainer)):

@@ -6,7 +6,7 @@ and sets of these.
 
 import re
 from contextlib import nullcontext
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
@@ -113,8 +113,7 @@ def pack_checkpoint(checkpoint: dict[str, Any]) -> None:
     for owner in (LightningModule, LightningDataModule):
         checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_TYPE, None)
         given = checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_KEY, {}).items()
-        texts = {name: str(value) if isinstance(value, PurePath) else value for name, value in given}
-        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = {k: value for k, value in texts.items() if is_plain(value)}
+        checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = {name: value for name, value in given if is_plain(value)}
     # A state_dict keeps its type, which has the versions of its modules.
     checkpoint |= {name: python_numbers(value) for name, value in checkpoint.items() if name != "state_dict"}
 
