@@ -9,11 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, OneCycleLR, SequentialLR
-from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.errors import UserError
 from src.engine.module.optimizers import WarmupCosine, build_optimizer, fill_lengths, param_groups, run_length
@@ -175,31 +173,6 @@ def test_a_schedule_as_long_as_a_run_without_an_end_is_refused(interval, ways):
     with pytest.raises(UserError) as refused:
         run_length(module)
     assert re.findall(r"--trainer\.(\w+)", str(refused.value)) == ways
-
-
-class Stream(IterableDataset):
-    """40 rows; nobody knows it before."""
-
-    def __iter__(self):
-        for number in range(40):
-            yield torch.ones(2) * (number % 2), torch.ones(1) * (number % 2)
-
-
-class Streams(LightningDataModule):
-    def train_dataloader(self):
-        return DataLoader(Stream(), 4)
-
-    val_dataloader = train_dataloader
-
-
-def test_a_limited_stream_has_a_length(cli):
-    cycle = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1", "--model.scheduler.total_steps=null")
-    fit = ("fit", "--config", SMALL, f"--data={__name__}.Streams", *cycle, "--model.scheduler_interval=step")
-    limits = ("--trainer.max_epochs=2", "--trainer.limit_train_batches=10", "--trainer.accumulate_grad_batches=2")
-    done = cli(*fit, *limits, "--test_after_fit=false")
-    assert done.code == 0, done.err
-    checkpoint = torch.load("runs/xor/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["schedule_length"] == checkpoint["global_step"] == 10
 
 
 GROUPS = [

@@ -110,10 +110,3 @@ def test_more_patience_takes_effect(resumed):
     code, _, run = resumed("early", "--trainer.callbacks.patience=5", epochs=20)
     assert code == 0
     assert len(rows(run)) == 6
-
-
-def test_a_schedule_is_not_prolonged(resumed):
-    code, (line,), _ = resumed("one-cycle")
-    assert code == 1
-    assert "ends at step 24" in line
-    assert "48" in line

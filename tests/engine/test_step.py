@@ -18,7 +18,7 @@ from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
 from tests.processes import launch, processes, rows, weights
-from tests.stopping import fit
+from tests.stopping import config, fit
 from tests.test_module import Same, sgd, trainer
 
 
@@ -44,32 +44,6 @@ def test_a_batch_is_taken_apart_and_counted():
 def test_an_unclear_batch_is_refused(batch, problem):
     with pytest.raises(UserError, match=rf"{problem}.*Say in LitModule.step\(\)"):
         take_apart(batch)
-
-
-def test_a_loss_may_give_a_mean_a_sum_with_its_weight_or_its_parts():
-    three, parts = torch.tensor(3.0), {"kl": torch.tensor(1.0), "mse": torch.tensor(2.0)}
-    assert StepOutput(three, 4).num_samples == 4
-    made = StepOutput((torch.tensor(6.0), 4), 2)
-    assert (made.loss, made.num_samples) == (1.5, 4)
-    made = StepOutput({"loss": three, **parts}, 4)
-    assert (made.loss, made.num_samples, made.parts) == (three, 4, parts)
-
-
-def test_a_net_that_returns_an_object_is_taken_at_its_word():
-    class Pretrained(Same):
-        def forward(self, input_ids, labels=None):
-            logits = super().forward(input_ids)
-            loss = None if labels is None else (logits.sum(dim=1) - labels).square().mean()
-            return SimpleNamespace(loss=loss, logits=logits)
-
-    x, y = torch.arange(6.0).reshape(3, 2), torch.tensor([1.0, 4.0, 9.0])
-    module = LitModule(Pretrained(), None, sgd, activation="identity")
-    output = module.step({"input_ids": x, "labels": y})
-    assert (float(output.loss.detach()), output.num_samples) == (pytest.approx(1 / 3), 3)
-    assert torch.equal(module.predict_step({"input_ids": x}, 0), x)
-    # With a loss of one's own its logits alone are used.
-    output = LitModule(Pretrained(), nn.MSELoss(), sgd).step({"input_ids": x, "labels": x + 2})
-    assert output.loss == 4.0
 
 
 @pytest.mark.parametrize(
@@ -197,20 +171,6 @@ def test_steps_of_ones_own_log_their_own_numbers():
     assert logged == {"train/loss": pytest.approx(4.0), "val/loss": 7.0, "val/mse": pytest.approx(4.0)}
 
 
-def unequal(loss: dict) -> dict:
-    return {
-        "seed_everything": 0,
-        "experiment": "sums",
-        "model": {
-            "net": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 3}},
-            "loss": loss,
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
-        },
-        "data": {"class_path": "tests.engine.test_step.Data"},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
-    }
-
-
 class Data(LightningDataModule):
     def __init__(self, batch_size: int = 6):
         super().__init__()
@@ -227,9 +187,14 @@ class Data(LightningDataModule):
 
 @pytest.mark.slow
 def test_processes_train_like_one_where_classes_have_weights(tmp_path):
-    loss = {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"weight": [1.0, 5.0, 16.0]}}
-    one = fit(tmp_path / "1", unequal(loss))
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(unequal(loss)))
+    made = config(max_epochs=2) | {"data": {"class_path": f"{__name__}.Data"}}
+    made["model"] = {
+        "net": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 3}},
+        "loss": {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"weight": [1.0, 5.0, 16.0]}},
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+    }
+    one = fit(tmp_path / "1", made)
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(made))
     launch("fit", "--config", "sums.yaml", "--data.batch_size=3", *processes(2), cwd=tmp_path)
     two = tmp_path / "runs/sums/version_0"
     for name, value in weights(one).items():
@@ -291,14 +256,19 @@ def test_the_loss_of_a_net_is_weighted_by_its_labels(num_classes, ahead):
     assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-6)
 
 
-def test_scores_of_tokens_are_probabilities_over_the_classes():
-    module = LitModule(Tokens(3), None, sgd, activation="softmax")
-    scores = module.predict_step({"input_ids": torch.arange(8).reshape(2, 4)}, 0)
-    assert torch.allclose(scores.sum(dim=2), torch.ones(2, 4))
-    # The classes of images stand second, and so they do for torch's cross-entropy.
-    for loss, shape in ((None, (2, 3, 4, 4)), (nn.CrossEntropyLoss(), (2, 3, 4))):
-        scores = LitModule(Same(), loss, sgd, activation="softmax").scores(torch.randn(shape))
-        assert torch.allclose(scores.sum(dim=1), torch.ones(2, *shape[2:]))
+@pytest.mark.parametrize(
+    ("loss", "shape", "dim"),  # a net that computes its loss gives the classes of tokens last, of images second
+    [(None, (2, 4, 3), 2), (None, (2, 3, 4, 4), 1), (nn.CrossEntropyLoss(), (2, 3, 4), 1)],
+)
+def test_scores_are_probabilities_over_the_classes(loss, shape, dim):
+    scores = LitModule(Same(), loss, sgd, activation="softmax").scores(torch.randn(shape))
+    assert torch.allclose(scores.sum(dim=dim), torch.ones(1))
+
+
+def test_of_a_net_that_has_a_loss_the_logits_alone_are_used_with_another_loss():
+    batch = {"input_ids": torch.arange(3)[None], "labels": torch.zeros(1, 3, 3)}
+    output = LitModule(Tokens(3), nn.MSELoss(), sgd).step(batch)
+    assert torch.equal(output.loss, output.outputs.square().mean())
 
 
 class TokenLoss(nn.Module):
@@ -335,11 +305,7 @@ class NoLoss(Same):
 @pytest.mark.parametrize(
     ("net", "batch", "problem"),
     [
-        (
-            Tokens(3),
-            {"input_ids": torch.arange(3)[None]},
-            "Tokens has to return an object with loss and log",
-        ),
+        (Tokens(3), {"input_ids": torch.arange(3)[None]}, "Tokens has to return an object with loss and log"),
         (NoLoss(), {"x": X, "labels": CLASSES}, r"it returned \(16, 3\) float32"),
         (NoLoss(), (X, CLASSES), r"has to be a dict of the net's keywords. It was x \(16, 3\)"),
     ],

@@ -15,13 +15,7 @@ from tests.stopping import config
 
 
 class Series(Dataset[Any]):
-    """Each of another length, so that no two of them make a batch.
-
-    Args:
-        length: How many.
-        equal: Whether they have one length after all.
-        rows: Whether an item is a batch of so many rows as its index says.
-    """
+    """Each of another length, so that no two of them make a batch, or `equal`; with `rows` an item is a batch."""
 
     def __init__(self, length: int, equal: bool = False, rows: bool = False) -> None:
         self.length, self.equal, self.rows = length, equal, rows
@@ -36,12 +30,7 @@ class Series(Dataset[Any]):
 
 
 class Data(LightningDataModule):
-    """An odd number of everything.
-
-    Args:
-        form: `ones`, batches of one sample; or `items`, a data set whose items are batches.
-        batch_size: Of training.
-    """
+    """An odd number of everything: `ones`, batches of one sample; or `items`, a data set whose items are batches."""
 
     def __init__(self, form: str, batch_size: int = 1) -> None:
         super().__init__()

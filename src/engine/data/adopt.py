@@ -52,7 +52,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
         for hook in HOOKS:
             Wrapped(source, hook, trainer, take_over)
         if isinstance(source, LightningModule):
-            repair_logs(trainer, functools.partial(is_padding, trainer))
+            repair_logs(trainer, is_padding)
             Wrapped(source, "backward", trainer, _weigh)
             for hook in LAST:
                 Wrapped(source, hook, trainer, _call_callbacks_last)

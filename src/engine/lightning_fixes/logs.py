@@ -19,7 +19,7 @@ from torch import Tensor
 COUNTED = "counted"
 
 
-def repair_logs(trainer: pl.Trainer, is_padding: Callable[[], bool]) -> None:
+def repair_logs(trainer: pl.Trainer, is_padding: Callable[[pl.Trainer], bool]) -> None:
     """Let a trainer collect what is logged over all processes; a second call changes nothing.
 
     `is_padding` returns whether the rows of this training batch belong to another process.
@@ -121,7 +121,7 @@ class Results(_ResultCollection):
         is_padding: See `repair_logs`. Such a batch counts for nothing in a mean.
     """
 
-    def __init__(self, trainer: pl.Trainer, training: bool, is_padding: Callable[[], bool]) -> None:
+    def __init__(self, trainer: pl.Trainer, training: bool, is_padding: Callable[[pl.Trainer], bool]) -> None:
         super().__init__(training)
         self._trainer = trainer
         self._is_padding = is_padding
@@ -131,7 +131,7 @@ class Results(_ResultCollection):
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
         self.restore()
-        if fx == "training_step" and self._is_padding():
+        if fx == "training_step" and self._is_padding(self._trainer):
             options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__

@@ -50,13 +50,13 @@ class BaseModule(QuickAttributes):
     def _forget(self) -> None:
         """Forget an earlier run of this module."""
         self.metrics = self._new_metrics()
-        self.further_metrics: dict[int, MetricCollection] = {}  # of all data sets but the first, by their number
+        self._metrics = {0: self.metrics}  # by the number of the data set
         self.schedule_length: int | None = None
         self._keys: dict[str, Key] = {}  # which number has a name
 
     def setup(self, stage: str) -> None:
         self._forget()
-        repair_logs(self.trainer, functools.partial(is_padding, self.trainer))
+        repair_logs(self.trainer, is_padding)
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
             graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
@@ -105,7 +105,7 @@ class BaseModule(QuickAttributes):
                     f"return {FORM}, or give --model.metrics null."
                 )
             scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
-            for metric in self.metrics_of(number).values():
+            for metric in self._metrics_of(number).values():
                 metric.update(*suited(metric, scores, output.target, dim))
         if isinstance(output.num_samples, Tensor):
             output.loss = output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
@@ -132,18 +132,18 @@ class BaseModule(QuickAttributes):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def metrics_of(self, number: int) -> MetricCollection:
+    def _metrics_of(self, number: int) -> MetricCollection:
         """Return the metrics of a data set."""
-        if number and number not in self.further_metrics:
-            self.further_metrics[number] = self._new_metrics().to(self.device)
-        return self.further_metrics[number] if number else self.metrics
+        if number not in self._metrics:
+            self._metrics[number] = self._new_metrics().to(self.device)
+        return self._metrics[number]
 
     def _log_metrics(self, stage: str) -> None:
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         for number in range(len(dataset_names(loaders_of(self.trainer, stage)))):
             if not is_logged(self.trainer, self._names((stage, number, "", "loss"))[0]):
                 continue  # no batch was counted: a subclass has its own step
-            metrics = self.metrics_of(number)
+            metrics = self._metrics_of(number)
             for metric, computed in metrics.items():
                 for name, value in named(metric, computed.compute(), class_names):
                     if not isinstance(value, Tensor) or value.dim():
