@@ -63,6 +63,21 @@ class Buckets(Sampler[list[int]]):
         yield from batches
 
 
+class Turns(Sampler[int]):
+    """Starts at the row that has the number of the epoch."""
+
+    first = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.first = epoch
+
+    def __len__(self) -> int:
+        return N
+
+    def __iter__(self):
+        return iter([*range(self.first, N), *range(self.first)])
+
+
 def weighted(length: int = N) -> WeightedRandomSampler:
     return WeightedRandomSampler([float(k % 3) for k in range(length)], length)
 
@@ -84,6 +99,7 @@ OTHERS = {
     "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted()),
     "with replacement": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 40)),
     "fewer": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), num_samples=17)),
+    "generator": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 9, torch.Generator())),
     "drop_last": lambda size: DataLoader(Numbers(), size, True, drop_last=True),
 }
 FORMS = EACH_ONCE | OWN_BATCHES | OTHERS
@@ -143,6 +159,11 @@ def test_a_sampler_of_the_users_decides_what_comes():
     assert flat(epoch(take_over("permutation"))) == np.random.default_rng(0).permutation(N).tolist()
     assert [len(batch) for batch in epoch(take_over("drop_last"))] == [4] * 5
     assert (len(flat(epoch(take_over("with replacement")))), len(set(flat(epoch(take_over("fewer")))))) == (40, 17)
+
+
+def test_set_epoch_of_a_users_sampler_gets_the_epoch():
+    made = MapLoader(DataLoader(Numbers(), 4, sampler=Turns()), Role())
+    assert [epoch(made, number)[0] for number in (0, 5)] == [[0, 1, 2, 3], [5, 6, 7, 8]]
 
 
 def test_a_loader_that_starts_again_within_an_epoch_has_another_order_each_time():
