@@ -79,6 +79,7 @@ def test_later_file_wins_and_options_win_over_files(tmp_path, monkeypatch):
     both = merged("--data.passes=7", "--config=sub/top.yaml", "--config={note: later}", carried={"note": "carried"})
     trainer = {"max_epochs": 2, "devices": 2, "callbacks": ["A", "B"]}
     assert both == {"trainer": trainer, "note": "later", "data": {"init_args": {"passes": "7"}}}
+    assert merged(carried={"note": "carried"})["note"] == "carried"  # a checkpoint wins over this machine's defaults
 
 
 def test_entries_are_changed_added_and_deleted(config):

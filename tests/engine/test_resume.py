@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
@@ -94,6 +95,11 @@ def test_stopped_again_and_again_with_half_written_files(undisturbed, tmp_path):
     assert run_differences(undisturbed("plain"), run) == []
 
 
+def test_each_epoch_is_saved(tmp_path):
+    run = fit(tmp_path, config(every_n_steps=1_000), ("on_train_batch_end", 30))
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
+
+
 @pytest.mark.parametrize(("seconds", "saved"), [(50, False), (200, True)])
 def test_slow_steps_are_saved_every_10_minutes(seconds, saved, tmp_path, monkeypatch):
     clock = SimpleNamespace(monotonic=itertools.count(step=seconds).__next__)  # read once a step
@@ -167,15 +173,31 @@ class ByCounts(Sums):
         return DataLoader(TensorDataset(*self.data), self.batch_size, sampler=Counts())
 
 
-@pytest.mark.parametrize(("data", "stop"), [("SideBySide", 4), ("ByCounts", 37)])
+@pytest.mark.parametrize(("data", "stop"), [("SideBySide", 4), ("ByCounts", 41)])
 def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop, tmp_path):
     counts = data == "ByCounts"
-    made = config(every_n_steps=1, reload_dataloaders_every_n_epochs=2 * counts)
+    made = config(max_epochs=4, every_n_steps=1, reload_dataloaders_every_n_epochs=2 * counts)
     made["data"] = {"class_path": f"{__name__}.{data}"}
     if not counts:
         made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
     whole = fit(tmp_path / "whole", made)
     run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+class FreezesOnce(Callback):
+    """Freezes a layer at the start of the second epoch, and never again."""
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            module.net[0].requires_grad_(False)
+
+
+def test_a_frozen_layer_stays_frozen_after_a_resume(tmp_path):
+    made = config(callbacks=({"class_path": f"{__name__}.FreezesOnce"},))
+    whole = fit(tmp_path / "whole", made)
+    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", 27))
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 
