@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.data.order import OrderedLoader, permutation
+from src.engine.data.order import OrderedLoader, Role, permutation
 
 
 class TensorLoader(OrderedLoader):
@@ -23,6 +23,8 @@ class TensorLoader(OrderedLoader):
         shuffle: Draw a new order for each pass.
         seed: Of the order. By default that of the run (`--seed_everything`).
         passes: How often an epoch goes through the rows: an epoch has a fixed cost, which few rows would feel.
+        rank: 0 to W-1, for a loop of your own; a run sets it.
+        world_size: W, likewise.
 
     Raises:
         UserError: If the tensors differ in length, or `batch_size` or `passes` is below 1.
@@ -38,6 +40,8 @@ class TensorLoader(OrderedLoader):
         shuffle: bool = False,
         seed: int | None = None,
         passes: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(seed)
         for name, value in (("batch_size", batch_size), ("passes", passes)):
@@ -51,6 +55,7 @@ class TensorLoader(OrderedLoader):
         self.transform = transform
         self.shuffle = shuffle
         self.passes = passes
+        self.follow(Role(rank=rank, world_size=world_size))
 
     def arrange(self, number: int) -> tuple[Tensor, Sequence[tuple[int, int]]]:
         """Return the rows, and where the global batches of a pass begin and end."""

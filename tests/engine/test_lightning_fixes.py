@@ -161,6 +161,13 @@ class Quick(QuickAttributes, Plain):
     mode = property(lambda self: self.kept, lambda self, value: setattr(self, "kept", value.strip()))
 
 
+def test_lightning_still_makes_a_context_for_each_hook():
+    profiler = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).profiler
+    assert profiler.profile("a") is profiler.profile("b")
+    stock = PassThroughProfiler()
+    assert stock.profile("a") is not stock.profile("a"), "contexts are shared: NoProfiler can go"
+
+
 def test_lightning_still_sets_attributes_in_each_step(monkeypatch):
     numbers, setattr_ = [], nn.Module.__setattr__
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
 from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
-from src.engine.data.seeding import STREAMS, RunSeed, draw_all, first_draws, hash_seed, seeded
+from src.engine.data.seeding import STREAMS, RunSeed, draw_all, first_draws, hash_seed, seed_evaluation, seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
@@ -44,6 +44,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
     run_seed = RunSeed(seed)
+    seed_evaluation(trainer, run_seed)
     take_over = functools.partial(_take_over, run_seed, {}, [])
     for source in sources:
         vars(source)["run_seed"] = seed
@@ -142,7 +143,7 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
             loader = copy.copy(loader)  # one that stands in two hooks serves each
             loader.follow(mine)
             new = [tensor for tensor in loader.tensors if tensor not in moved]  # tensors are hashed by identity
-            moved.update({tensor: tensor.to(trainer.strategy.root_device) for tensor in new})
+            moved.update({tensor: _to_device(tensor, trainer.strategy.root_device) for tensor in new})
             loader.tensors = tuple(moved[tensor] for tensor in loader.tensors)
         if isinstance(loader, RunLoader):
             # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
@@ -152,6 +153,11 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
     if trains:
         hand_back_between_epochs(trainer, made)
     return combined if combined is loaders else combined.iterables
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    lacks_double = device.type == "mps" and tensor.dtype == torch.float64
+    return tensor.to(device, torch.float32 if lacks_double else tensor.dtype)
 
 
 def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:

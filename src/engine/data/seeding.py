@@ -5,6 +5,7 @@ Hooks of data draw the same in every stage, verb and process. `setup()` runs for
 (seed, epoch, index), in an evaluation of (seed, stage, index). Training notices none of it.
 """
 
+import functools
 import hashlib
 import operator
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import Subset, TensorDataset, default_collate, get_worker_info
 
 from src.engine.errors import UserError
@@ -24,6 +26,7 @@ from src.engine.processes import is_rank_zero
 # Hooks that return loaders share the seed's own stream: a split that is drawn in each of them is one split.
 STREAMS = {"__init__": 1, "prepare_data": 2, "setup": 3}
 PROBE = 17
+_outside: list[dict[str, Any]] = []  # states from before each `seeded` block
 _number = torch.empty((), dtype=torch.int64)
 _spare = np.random.MT19937(0)  # np.random.seed takes this kind, whatever the run's own is
 
@@ -75,7 +78,8 @@ def preserve_rng_state() -> Iterator[None]:
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
     """Seed every generator of the process, with up to 64 bits, for a block; then put each back where it was."""
-    before = random_state()
+    before = _current_state()
+    _outside.append(before)
     try:
         seed_all(number)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -84,11 +88,16 @@ def seeded(number: int) -> Iterator[None]:
             torch.mps.manual_seed(number)
         yield
     finally:
+        _outside.pop()
         set_random_state(before)
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of this process's generators as plain values."""
+    """Return the states of this process's generators as plain values; in an evaluation, those from before it."""
+    return _outside[0] if _outside else _current_state()
+
+
+def _current_state() -> dict[str, Any]:
     kind, key, *rest = np.random.get_state()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
     return {
@@ -193,6 +202,24 @@ class RunSeed:
     """Holds the seed of a run: this process's own, and from `setup` on rank zero's."""
 
     value: int
+
+
+def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
+    """Let each evaluation of a trainer draw from the run's seed, apart from training; a later test draws as the fit's."""
+    for stage, loop in (
+        ("val", trainer.fit_loop.epoch_loop.val_loop),
+        ("val", trainer.validate_loop),
+        ("test", trainer.test_loop),
+        ("predict", trainer.predict_loop),
+    ):
+        # Spawned processes need an object that can be pickled.
+        loop.run = functools.partial(_run_seeded, loop, stage, trainer, seed)  # type: ignore[method-assign]
+
+
+def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> Any:
+    # Each process has other rows, and draws other numbers.
+    with seeded(hash_seed(seed.value, stage, trainer.global_rank)):
+        return type(loop).run(loop)
 
 
 def settle_seed(given: bool | int) -> int:

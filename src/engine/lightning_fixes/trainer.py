@@ -2,11 +2,13 @@
 
 import inspect
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
@@ -45,6 +47,8 @@ class Trainer(pl.Trainer):
         limit_predict_batches: Batches = None,
         **options: Any,
     ) -> None:
+        if options.get("profiler") is None and not options.get("barebones"):
+            options["profiler"] = NoProfiler()
         super().__init__(
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
@@ -66,6 +70,15 @@ def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> N
     step: Any = type(module).training_step
     if inspect.isfunction(step):
         step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # read at each step, slow to make
+
+
+class NoProfiler(PassThroughProfiler):
+    """Without a profile Lightning still makes a context for each hook of each step; this one is made once."""
+
+    NOTHING: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.NOTHING
 
 
 class QuickAttributes(pl.LightningModule):
