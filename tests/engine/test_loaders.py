@@ -48,6 +48,7 @@ ON_TWO_PROCESSES = [("two-workers", "between"), ("buckets", "amid"), ("loader-an
 QUICKLY = [
     ("buckets", AMID_AN_EPOCH),
     ("stream-with-state", BETWEEN_EPOCHS),
+    ("stream-with-state", AMID_AN_EPOCH),
     ("dict", AMID_AN_EPOCH),
     ("short-loader-and-stream", ("on_train_batch_end", 23)),  # the third cycle of the short loader
 ]
