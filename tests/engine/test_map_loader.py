@@ -192,7 +192,7 @@ RESTS = {
 }
 
 
-@pytest.mark.parametrize("length", [21, 22, 24])
+@pytest.mark.parametrize("length", [21, 22, 24, 25])
 @pytest.mark.parametrize("form", RESTS)
 def test_a_rest_is_shared_by_the_ranks(form, length):
     ranks = {}
