@@ -51,6 +51,7 @@ class MNISTDataModule(LightningDataModule):
         super().__init__()
         self.root = root if root.exists() or not (PROJECT / root).exists() else PROJECT / root
         self.source: type[datasets.MNIST] = getattr(datasets, dataset)
+        self.raw = self.root / dataset / "raw"
         self.class_names = [name.split(" - ")[0] for name in self.source.classes]  # MNIST's own are "0 - zero"
         self.batch_size = batch_size
         self.val_size = val_size
@@ -60,8 +61,7 @@ class MNISTDataModule(LightningDataModule):
         self.fold = fold
 
     def prepare_data(self) -> None:
-        raw = self.root / self.source.__name__ / "raw"
-        missing = [name for name, _ in self.source.resources if not (raw / name).with_suffix("").is_file()]
+        missing = [name for name, _ in self.source.resources if not (self.raw / name).with_suffix("").is_file()]
         if missing and not (self.trainer and self.trainer.predicting):
             self._read(download=True)
 
@@ -70,14 +70,13 @@ class MNISTDataModule(LightningDataModule):
         source, name = self.source, self.source.__name__
         if self.mirror:
             source = type(name, (source,), {"mirrors": [f"{self.mirror.rstrip('/')}/"]})
-        raw = self.root / name / "raw"
         try:
-            raw.mkdir(parents=True, exist_ok=True)
-            with FileLock(raw / ".lock") if download else nullcontext():  # another run may download, too
+            self.raw.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.raw / ".lock") if download else nullcontext():  # another run may download, too
                 return source(self.root, train=train, download=download)
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
             raise UserError(
-                f"Cannot get {name} from {raw}: {' '.join(str(error).split()) or type(error).__name__} Check the "
+                f"Cannot get {name} from {self.raw}: {' '.join(str(error).split()) or type(error).__name__} Check the "
                 "connection and the disk, set --data.root, set --data.mirror to an address (https://...), put the "
                 "packed files there, or delete that folder to download them again."
             ) from error

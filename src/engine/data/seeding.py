@@ -205,7 +205,7 @@ class RunSeed:
 
 
 def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
-    """Let each evaluation of a trainer draw from the run's seed, apart from training; a later test draws as the fit's."""
+    """Let each evaluation draw from the run's seed, apart from training: a later test draws as that of the fit."""
     for stage, loop in (
         ("val", trainer.fit_loop.epoch_loop.val_loop),
         ("val", trainer.validate_loop),
