@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -114,16 +115,12 @@ def test_mnist_normalises_each_batch_once_and_never_reads_a_single_image(fit, mn
 
 
 class Watched(Metric):
-    """Notes at each update whether the module was training."""
+    """Notes at each update whether the module was training, also of its copies."""
 
-    updates: list[bool]
-
-    def __init__(self):
-        super().__init__()
-        self.updates = []
+    updates: ClassVar[list[bool]] = []
 
     def update(self, scores, target):
-        self.updates.append(self.training)
+        Watched.updates.append(self.training)
 
     def compute(self):
         return torch.tensor(0.0)
@@ -132,15 +129,15 @@ class Watched(Metric):
 def test_training_steps_touch_no_metric_and_log_nothing(monkeypatch):
     logged = []
     monkeypatch.setattr(LightningModule, "log", lambda module, name, *args, **kwargs: logged.append(name))
-    metric = Watched()
+    monkeypatch.setattr(Watched, "updates", [])
     module = LitModule(
-        nn.Linear(2, 1), nn.MSELoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), {"m": metric}
+        nn.Linear(2, 1), nn.MSELoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), {"m": Watched()}
     )
     loader = TensorLoader((torch.ones(8, 2), torch.ones(8, 1)), 2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     options = {"max_epochs": 2, "num_sanity_val_steps": 0, "enable_model_summary": False}
     Trainer(accelerator="cpu", devices=1, **quiet, **options).fit(module, loader, loader)
-    assert metric.updates == [False] * 4 * 2  # one for each validation batch
+    assert Watched.updates == [False] * 4 * 2  # one for each validation batch
     assert logged == []
 
 

@@ -21,8 +21,8 @@ SHORT = {"xor": ["--data.passes=5"], "mnist": SMALL_MNIST, "mnist_augmented": SM
 FILES = {
     "rows": {"models/crocus", "data/crocus"},
     "xor": {"models/crocus", "data/crocus", "callbacks/crocus_surface", "callbacks/crocus_table"},
-    "mnist": {"models/crocus", "data/crocus", "data/crocus_files", "data/crocus_images"},
-    "mnist_augmented": {"models/crocus", *(f"data/crocus{more}" for more in ("", "_base", "_files", "_images"))},
+    "mnist": {"models/crocus", "data/crocus", "data/crocus_images"},
+    "mnist_augmented": {"models/crocus", *(f"data/crocus{more}" for more in ("", "_base", "_images"))},
 }
 examples = pytest.mark.parametrize("source", EXAMPLES)
 
