@@ -34,6 +34,17 @@ SIZES = (1, 7, 512)
 TOLERANCE = 1e-4  # of values up to 1; of larger ones this share
 
 
+class ByName(nn.Module):
+    """Takes the tensors of a batch as one dict: torch's exporter fails where several go by keyword."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, fields: dict[str, Tensor]) -> Any:
+        return self.model(**fields)
+
+
 def inputs_of(net: nn.Module, trained: Predictor) -> dict[str, Tensor]:
     """Return what `predict_step` hands to the net for the first batch, by the names of the net's own arguments."""
     calls: list[Any] = []
@@ -64,7 +75,7 @@ def trace(model: nn.Module, fields: dict[str, Tensor]) -> tuple[torch.export.Exp
     shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for value in inputs.values():
         shapes[value] = {0: torch.export.Dim("batch")}
-    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
+    program = torch.export.export(ByName(model), (inputs,), dynamic_shapes=shapes)
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
     given = zip(fields, program.graph_signature.user_inputs, strict=True)
     kept = {name: fields[name] for name, place in given if place in used}
@@ -84,7 +95,7 @@ def save(path: Path, model: nn.Module, fields: dict[str, Tensor]) -> tuple[Calla
         for value in again.state_dict().values():
             value.zero_()
         again.load_state_dict(load_file(path))
-        return again, fields
+        return ByName(again), fields
     program, fields = trace(model, fields)
     if path.suffix == ".pt2":
         torch.export.save(program, path)
@@ -95,7 +106,7 @@ def save(path: Path, model: nn.Module, fields: dict[str, Tensor]) -> tuple[Calla
     torch.onnx.export(program, f=path, input_names=list(fields), output_names=names, external_data=False, verbose=False)
     session = InferenceSession(path)
 
-    def run(**inputs: Tensor) -> list[Tensor]:
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
         return [torch.from_numpy(value) for value in session.run(None, {k: x.numpy() for k, x in inputs.items()})]
 
     return run, fields
@@ -143,7 +154,7 @@ def main(args: list[str]) -> None:
             for size in SIZES:
                 batch = rows(fields, size)
                 expected = outputs_of(model(**batch))
-                largest = max(largest, difference(expected, outputs_of(run(**batch))))
+                largest = max(largest, difference(expected, outputs_of(run(batch))))
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in frames if "site-packages" not in frame.filename][-1]

@@ -131,7 +131,7 @@ def test_a_pt2_file_gives_the_scores_of_any_number_of_rows(exported):
     program = torch.export.load(f"runs/net/version_0/export/{file}").module()
     with torch.no_grad():
         logits = LitModule.load_from_checkpoint(best).net(3 * X[:3] + 1)  # as the data module's hook scales them
-        assert torch.allclose(program(x=X[:3]), logits.softmax(dim=1), atol=1e-6)
+        assert torch.allclose(program({"x": X[:3]}), logits.softmax(dim=1), atol=1e-6)
 
 
 def test_safetensors_hold_the_weights_under_the_names_of_the_net(exported):
