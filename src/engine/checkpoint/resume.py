@@ -19,7 +19,7 @@ from src.engine.checkpoint.files import is_plain, pack_checkpoint, python_number
 from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
-from src.engine.lightning_fixes.loops import align_reloads
+from src.engine.lightning_fixes.loops import align_reloads, take_up_progress
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
@@ -104,8 +104,8 @@ class Resume(RunCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint
-        if trainer.state.fn != "fit":  # a loss may depend on `global_step` and `current_epoch`
-            trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+        if trainer.state.fn != "fit":
+            take_up_progress(trainer, checkpoint["loops"]["fit_loop"])
         for each in trainer.early_stopping_callbacks:  # an option, which Lightning restores as a state
             if saved := checkpoint["callbacks"].get(each.state_key):
                 saved["patience"] = each.patience

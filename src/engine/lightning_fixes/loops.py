@@ -25,6 +25,15 @@ def weight_of_the_rest(trainer: pl.Trainer) -> float:
     return every / min(every, total - first)
 
 
+def take_up_progress(trainer: pl.Trainer, loops: dict[str, Any]) -> None:
+    """Set `global_step` and `current_epoch` of an evaluation to the checkpoint's: a loss may depend on them."""
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    automatic, manual = epoch.automatic_optimization.optim_progress, epoch.manual_optimization.optim_step_progress
+    fit.epoch_progress.load_state_dict(loops["epoch_progress"])
+    automatic.load_state_dict(loops["epoch_loop.automatic_optimization.optim_progress"])
+    manual.load_state_dict(loops["epoch_loop.manual_optimization.optim_step_progress"])
+
+
 def align_reloads(trainer: pl.Trainer) -> None:
     """Reload loaders in the same epochs as a run that never stopped; Lightning counts from the resume.
 
