@@ -62,7 +62,7 @@ class TopMistakes:
         self.num_samples += len(wrong)
 
     def merge_state(self, other: "TopMistakes") -> None:
-        """Take in those of another process."""
+        """Merge the mistakes that another process kept."""
         self._take(other.mistakes)
         self.num_mistakes += other.num_mistakes
         self.num_samples += other.num_samples

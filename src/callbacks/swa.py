@@ -38,7 +38,7 @@ class Swa(AverageAlsoInTheTest):
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """At the end of an epoch, before it is validated."""
+        """Update at the end of an epoch, before it is validated."""
         return step_idx is not None and self._due
 
     def _mean(self, mean: Tensor, now: Tensor, _: Any) -> Tensor:

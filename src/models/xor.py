@@ -1,4 +1,4 @@
-"""The lesson's net: two inputs, a few hidden units, one output."""
+"""A net for XOR: two inputs, a few hidden units, one output."""
 
 from torch import Tensor, nn
 

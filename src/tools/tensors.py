@@ -1,4 +1,4 @@
-"""The lesson's first program: a tensor, arithmetic on it, and a gradient. Run it with `python -m src tensors`."""
+"""Shows a tensor, arithmetic on it, and a gradient. Run it with `python -m src tensors`."""
 
 import torch
 from torch import Tensor

@@ -78,7 +78,7 @@ class Wrapped:
 
     @property
     def __wrapped__(self) -> Any:
-        """The method: Lightning looks at its code to see whether somebody wrote it."""
+        """Return the method: Lightning looks at its code to see whether somebody wrote it."""
         return getattr(self.method, "func", self.method)
 
     @property

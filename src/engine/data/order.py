@@ -157,7 +157,7 @@ class OrderedLoader(RunLoader):
 
     @property
     def shares(self) -> list[range]:
-        """This rank's batches, as places among the rows of the present order."""
+        """Return this rank's batches, as places among the rows of the present order."""
         return self.plan(self.number).shares
 
     def __len__(self) -> int:

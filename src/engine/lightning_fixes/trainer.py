@@ -73,7 +73,7 @@ def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> N
 
 
 class NoProfiler(PassThroughProfiler):
-    """Without a profile Lightning still makes a context for each hook of each step; this one is made once."""
+    """Makes one context for all hooks; without a profile Lightning still makes one for each hook of each step."""
 
     NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -82,7 +82,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 class QuickAttributes(pl.LightningModule):
-    """Lightning notes in the module which hook runs, 44 times a step; nn.Module looks if it is a parameter.
+    """Sets one attribute fast: Lightning notes which hook runs 44 times a step, and nn.Module looks for parameters.
 
     Only this attribute takes the short way: any other may be a property, a parameter or a module.
     """
@@ -95,7 +95,7 @@ class QuickAttributes(pl.LightningModule):
 
 
 class AverageAlsoInTheTest(WeightAveraging):
-    """In the test after a fit Lightning's would load the weights without the average."""
+    """Keeps the average in the test after a fit, where Lightning would load the weights without it."""
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":

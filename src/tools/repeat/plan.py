@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def stage(self) -> str:
-        """The stage whose metrics are compared: `test` or `val`."""
+        """Return the stage whose metrics are compared: `test` or `val`."""
         return "test" if self.base["test_after_fit"] else "val"
 
     def point(self, value: int) -> dict[str, Any]:

@@ -45,12 +45,12 @@ class Sweep:
 
     @cached_property
     def space(self) -> list[Option]:
-        """The searched options."""
+        """Return the searched options."""
         return read_space(self.plan["space"])
 
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
-        """All points of a grid; none for another sampler."""
+        """Return all points of a grid; none for another sampler."""
         return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
 
     def point(self, params: dict[str, Any]) -> dict[str, Any]:
