@@ -57,7 +57,7 @@ def answer(trained: Predictor, scores: Tensor) -> Any:
 def show_images(gr: Any, page: Any, trained: Predictor) -> None:
     """Lay out a page for images, which the data module reads as for `predict`."""
 
-    def look(path: str | None) -> tuple[Any, Image.Image | None]:
+    def look(path: str | None) -> tuple[Any, Path | None]:
         """Return the answer for an image file, and what the net saw; nothing for a blank image, or none."""
         if path is None:
             return None, None
@@ -69,7 +69,9 @@ def show_images(gr: Any, page: Any, trained: Predictor) -> None:
         if not seen.any():
             return None, None
         picture = to_pil_image(make_grid(seen.float(), normalize=True))
-        return answer(own, scores_of(own())), ImageOps.contain(picture, (280, 280), Image.Resampling.NEAREST)
+        shown = Path(path).with_name("seen.png")  # of a picture Gradio would write the file again while it is sent
+        ImageOps.contain(picture, (280, 280), Image.Resampling.NEAREST).save(shown)
+        return answer(own, scores_of(own())), shown
 
     with gr.Row():
         with gr.Column():
