@@ -64,7 +64,7 @@ def succeed(cli, *commands):
         ({"data": {"a": 1}}, {"data": {"class_path": "A"}}, {"data": {"class_path": "A", "init_args": {"a": 1}}}),
         ({"a": [{"class_path": "A"}]}, {"a": {"c": 1}}, {"a": [{"class_path": "A", "init_args": {"c": 1}}]}),
     ],
-)  # fmt: skip
+)
 def test_rule(base, over, result):
     assert merge(base, over) == result
 
@@ -199,7 +199,7 @@ def test_run_records_values_and_an_escaped_text(cli, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "hint"),
     [("${nope.x}", "trainer.max_epochs: Interpolation key 'nope.x' not found"), ("${oc.env:NOPE_X}", "'NOPE_X'")],
-)  # fmt: skip
+)
 def test_wrong_reference_is_one_line(cli, tmp_path, value, hint):
     done = cli(*FIT, f"--trainer.max_epochs={value}")
     assert done.code == 1
@@ -374,7 +374,7 @@ def test_tensor_of_no_numbers_is_one_line(cli, signs, value):
         ("experiment: für\n", ": this is no UTF-8 text"),
         ("", ": the file holds no options"),
     ],
-)  # fmt: skip
+)
 def test_wrong_file_is_named(tmp_path, monkeypatch, text, hint):
     monkeypatch.chdir(tmp_path)
     Path("wrong.yaml").write_text(text, encoding="latin-1")

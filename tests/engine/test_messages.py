@@ -67,7 +67,7 @@ WRONG = {
     "required of a metric": ("--model.metrics.f1=MulticlassF1Score", "num_classes", "--model.metrics.f1.num_classes"),
     "required of yours": (f"--trainer.callbacks={HERE}.Needy", "every", "--trainer.callbacks.every VALUE"),
     "library refuses": ("{trainer: {callbacks: [{class_path: Timer, init_args: {interval: day}}]}}", "Timer", "day"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

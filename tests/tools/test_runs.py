@@ -98,8 +98,10 @@ def test_table_has_a_line_for_each_run_with_the_figures_of_its_files(runs, rows,
     assert head.split()[:4] == ["run", "verb", "state", "started"]
     found = {line.split()[0]: " ".join(line.split()[1:3]) for line in lines}
     assert found == dict.fromkeys([*ALL[:2], "small/version_0"], "fit finished") | {
-        ALL[2]: "test finished", ENDED[0]: "fit stopped", ENDED[1]: "fit failed"
-    }  # fmt: skip
+        ALL[2]: "test finished",
+        ENDED[0]: "fit stopped",
+        ENDED[1]: "fit failed",
+    }
     assert all(word in "".join(lines) for word in ("SIGINT", "RuntimeError: broke down", "the first"))
     (row,) = rows("xor/version_0")
     with (root / "xor/version_0/metrics.csv").open() as file:

@@ -201,7 +201,9 @@ def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.interval == "step":  # Lightning moves it after the checkpoint is saved
             name = type(config.scheduler).__name__
-            raise UserError(f"{name} with interval: step cannot be resumed exactly. Set the interval to epoch.")
+            raise UserError(
+                f"{name} with interval: step cannot be resumed exactly. Set the scheduler's interval to epoch."
+            )
     for watcher, monitor in watchers:
         mode = best_mode(module, monitor or "")
         if mode and getattr(watcher, "mode", mode) != mode:

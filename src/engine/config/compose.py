@@ -148,7 +148,8 @@ def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
     lost = [name for name in given if name not in kept and not (name in usual and usual[name].default == given[name])]
     if lost and is_rank_zero():
         values = ", ".join(f"{name}={given[name]}" for name in lost)
-        print(f"note: {at} changed to {over['class_path']}; the old class's {values} is dropped", file=sys.stderr)
+        text = f"{at} changed to {over['class_path']}; arguments of the old class are dropped: {values}"
+        print(f"note: {text}", file=sys.stderr)
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -29,7 +29,7 @@ class Dumper(yaml.SafeDumper):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, a date is a text, keys are unique, and `init_args` may be empty."""
+    """Reads YAML in which 1e-3 is a number, a date is a text, keys are unique, and `init_args` may be empty."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, PyYAML's own table
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]

@@ -32,7 +32,7 @@ def main(args: list[str]) -> None:
     elif given.seeds:
         plan = begin("seed", read_seeds(given.seeds), given.config, options)
     elif given.folds < 2:
-        refuse(f"--folds {given.folds} must be at least 2.")
+        refuse(f"--folds {given.folds}: give at least 2.")
     else:
         plan = begin("fold", list(range(given.folds)), given.config, options)
     from src.tools.repeat.fits import run_all  # seconds, which a wrong option need not wait

@@ -17,13 +17,20 @@ def main(args: list[str]) -> None:
     parser = Parser("python -m src sweep", usage=usage, description=__doc__)
     add = parser.add_argument
     add("-c", "--config", metavar="FILE", action="append", help="YAML of an experiment, as of fit")
-    add("--sweep", metavar="FILE", help="YAML with space, metric, direction, sampler, pruner and trials; "
-        "configs/sweep/mnist.yaml explains it")  # fmt: skip
+    add(
+        "--sweep",
+        metavar="FILE",
+        help="YAML with space, metric, direction, sampler, pruner and trials; configs/sweep/mnist.yaml explains it",
+    )
     add("--trials", type=int, metavar="N", help="how many in all; default: as the YAML says, else 20")
     add("--workers", type=int, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
     add("--resume", type=Path, metavar="FOLDER", help="continue a sweep; with a --storage another machine may join it")
-    add("--storage", metavar="URL", help="postgresql://host/name: the database of a study that several machines share, "
-        "by Optuna's heartbeat and retry, which are experimental")  # fmt: skip
+    add(
+        "--storage",
+        metavar="URL",
+        help="postgresql://host/name: the database of a study that several machines share, "
+        "by Optuna's heartbeat and retry, which are experimental",
+    )
     add("--max_failures", type=int, default=3, metavar="N", help="stop after so many failures in a row; default: 3")
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):

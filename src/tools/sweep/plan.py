@@ -55,8 +55,12 @@ class Sweep:
 
     def point(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the config of a trial's parameters."""
-        choices = {(each.name, label(value)): value for each in self.space
-                   for value in each.given if isinstance(value, list | dict)}  # fmt: skip
+        choices = {
+            (each.name, label(value)): value
+            for each in self.space
+            for value in each.given
+            if isinstance(value, list | dict)
+        }
         choices |= {(FILES, file): options for file, options in self.plan["files"].items()}
         return fragment({name: choices.get((name, value), value) for name, value in by_name(params).items()})
 

@@ -66,8 +66,10 @@ def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
     trials, sign = trials_of(study), -1 if sweep.plan["direction"] == "maximize" else 1
     if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
         last = [trial.user_attrs for trial in trials if trial.state == TrialState.FAIL][-1]
-        refuse(f"too many trials in a row failed, {left} are left; the last one, {last['folder']}: "
-               f"{last['error'].rstrip('.')}. Continue with: {again}")  # fmt: skip
+        refuse(
+            f"too many trials in a row failed, {left} are left; the last one, {last['folder']}: "
+            f"{last['error'].rstrip('.')}. Continue with: {again}"
+        )
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         refuse(f"no trial is complete; see {sweep.folder / TRIALS}")

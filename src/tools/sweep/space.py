@@ -139,8 +139,11 @@ def points(space: list[Option]) -> list[dict[str, Any]]:
             values = [at.low + at.step * k for k in range(round((at.high - at.low) / at.step) + 1)]
         if len(rows) * len(values) > MAX_POINTS:
             refuse(f"the grid has more than {MAX_POINTS:,} points. Take wider steps, or another sampler.")
-        rows = [row | more for row in rows
-                for more in ([{each.key: value} for value in values] if each.belongs_to(row) else [{}])]  # fmt: skip
+        rows = [
+            row | more
+            for row in rows
+            for more in ([{each.key: value} for value in values] if each.belongs_to(row) else [{}])
+        ]
     return rows
 
 

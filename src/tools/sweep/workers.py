@@ -50,8 +50,10 @@ def search_with_workers(search: Search, number: int) -> None:
                 if message is None:
                     search.deaths[trial.number] += 1
                     search.interrupted.append(trial)
-                    print(f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
-                          flush=True)  # fmt: skip
+                    print(
+                        f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
+                        flush=True,
+                    )
                 else:
                     search.finish(trial, message)
     finally:
