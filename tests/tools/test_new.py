@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -12,7 +11,6 @@ from PIL import Image
 from src.tools import new
 from tests.conftest import CONFIGS, PROJECT, write_synthetic
 from tests.copies import copy_of_project, lint, python
-from tests.stopping import run_differences
 
 EXAMPLES = [name for name in ("rows", "xor", "mnist", "mnist_augmented") if (CONFIGS / f"{name}.yaml").is_file()]
 MODULE = re.compile(r"\bsrc\.(models|data|callbacks)\.(\w+)")
@@ -115,7 +113,7 @@ def succeeds(done):
 
 @pytest.mark.slow
 @examples
-def test_copy_survives_a_kill_and_the_removal_of_the_examples(tmp_path, monkeypatch, source):
+def test_copy_works_after_the_removal_of_the_examples(tmp_path, source):
     write_synthetic(tmp_path / "small/MNIST/raw", 400, 100)
     copy = copy_of_project(tmp_path)
     made = succeeds(python("-m", "src", "new", "crocus", "--from", source, cwd=copy))
@@ -123,16 +121,11 @@ def test_copy_survives_a_kill_and_the_removal_of_the_examples(tmp_path, monkeypa
     subprocess.run(["make", "remove-examples"], cwd=copy, check=True, capture_output=True)
     assert {path.stem for path in (copy / "configs").glob("*.yaml")} == {"rows", "crocus"}
     fit = ["fit", "--config", "configs/crocus.yaml", *SHORT.get(source, []), "--trainer.max_epochs=2"]
-    fit += ["--trainer.callbacks+=tests.stopping.Stop", "--checkpoint.every_n_steps=3"]
-    succeeds(python("-m", "src", *fit, "--trainer.default_root_dir=whole", cwd=copy))
-    monkeypatch.setenv("STOP", "SIGKILL:on_train_batch_end:7")
-    assert python("-m", "src", *fit, cwd=copy).returncode == -signal.SIGKILL
-    monkeypatch.delenv("STOP")
+    succeeds(python("-m", "src", *fit, cwd=copy))
     Image.new("L", (28, 28)).save(copy / "digit.png")
     images = ["--data.predict_path=digit.png"] if "mnist" in source else []
-    for args in (["fit"], ["test"], ["predict", *images]):
+    for args in (["test"], ["predict", *images]):
         succeeds(python("-m", "src", *args, "--ckpt_path", "runs/crocus/version_0", cwd=copy))
-    assert run_differences(copy / "whole/crocus/version_0", copy / "runs/crocus/version_0") == []
     predictions = (copy / "runs/crocus/version_2/predictions.csv").read_text().splitlines()
     assert len(predictions) == 1 + {"rows": 138, "xor": 4}.get(source, 1)
 

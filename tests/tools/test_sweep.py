@@ -5,26 +5,26 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
 import yaml
 from filelock import FileLock
 from jsonargparse import get_loader
 
-from src.tools.common.fits import as_yaml
+from src.tools.common.fits import BASE, composed
 from src.tools.sweep import main, results
-from src.tools.sweep.plan import Sweep, read_sweep
+from src.tools.sweep.plan import Sweep, check, read_sweep
 from src.tools.sweep.search import Search
-from src.tools.sweep.space import fragment, points, probes, read_space
+from src.tools.sweep.space import points, probes, read_space
 from tests.conftest import SMALL, Done
 from tests.xor import XorMLP
 
-SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--data.passes=5")
+SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--data.passes=5")
 SPACE = {"model.optimizer.lr": {"low": 0.05, "high": 2.0, "log": True}, "model.net.hidden": [4, 8]}
 GRID, TPE, RANDOM = (f"optuna.samplers.{name}" for name in ("GridSampler", "TPESampler", "RandomSampler"))
 SGD, ADAM = "torch.optim.SGD", "torch.optim.Adam"
 FOLDER = Path("runs/xor/sweep_0")
+PLOTS = results.PLOTS
 
 
 class BrokenMLP(XorMLP):
@@ -38,6 +38,7 @@ class BrokenMLP(XorMLP):
 def sweep(tmp_path, monkeypatch, capfd):
     """Run `python -m src sweep ...` in this process, in a folder of its own, with a YAML of these contents."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "PLOTS", results.PLOTS[:1])  # the others take longer than the trials
 
     def run(content=None, *args):
         capfd.readouterr()
@@ -66,20 +67,18 @@ WRONG = {
     "step": ({"space": {"model.optimizer.lr": {"low": 0.0, "high": 0.9, "step": 0.2}}}, "0.8"),
     "text as a bound": ({"space": {"model.net.hidden": {"low": "a", "high": 8}}}, "hidden: expected a range"),
     "below": ({"space": {"model.optimizer": {SGD: None, ADAM: {"model.optimizer.momentum": [0.9]}}}}, "momentum"),
-    "equal": ({"space": {"model.optimizer.lr": [1, 0.5, 1.0]}}, "1 and 1.0"),
+    "equal": ({"space": {"model.optimizer.lr": [1, 0.5, 1.0]}}, "1, 0.5, 1.0"),
     "twice": ({"space": {"a.b": [1], "c.d": {"x": {"a.b": [2]}}}}, "a.b"),
     "own": ({"space": {"checkpoint.mode": ["min", "max"]}}, "checkpoint.mode"),
-    "no file": ({"space": {"config": ["a.yaml"]}}, "a.yaml: No such file"),
+    "no file": ({"space": {"config": ["a.yaml"]}}, "config: a.yaml: No such file"),
     "sampler": ({"sampler": {"class_path": TPE, "init_args": {"seeds": 1}}}, "seeds"),
     "grid": ({"sampler": GRID}, "model.optimizer.lr: a grid needs a step"),
     "direction": ({"metric": "val/acc"}, "direction"),
     "unknown key": ({"trails": 3}, "trails"),
-    "--trainer.devices=2": ({}, "--workers"),
     "--experiment=a::b": ({}, "--experiment"),
-    "--ckpt_path=x": ({}, "--ckpt_path"),
     "--model.net.hidden=3": ({}, "model.net.hidden is in the space"),
     "--storage=postgresql://a:b@c/d": ({}, "--storage"),
-    "--resume=runs": ({}, "--resume FOLDER continues one"),
+    "--resume=runs": ({}, "not allowed with argument --sweep"),
 }
 
 
@@ -95,13 +94,14 @@ def test_mistake_is_one_line_before_anything_starts(case, sweep):
     assert not Path("runs").exists()
 
 
-def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
+def test_grid_takes_each_point_once_and_reports_it(sweep, cli, monkeypatch):
     """Conditional choices and files; the config of the start counts; the best trial alone is tested."""
+    monkeypatch.setattr(results, "PLOTS", PLOTS)
     Path("base.yaml").write_text(SMALL.read_text())
     Path("wide.yaml").write_text("model: {net: {hidden: 8}}\n")
-    momentum = {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}
-    space = {"model.optimizer": {SGD: momentum, ADAM: None}, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
-    words = ("--config", "base.yaml", *SHORT[2:], "--trainer.max_epochs=1", "--experiment", "at once", "--trials", 4)
+    kinds = {SGD: {"model.optimizer.momentum": {"low": 0.0, "high": 0.5, "step": 0.5}}, ADAM: None}
+    space = {"model.optimizer": kinds, "config": ["wide.yaml", {"data": {"batch_size": 2}}]}
+    words = ("--config", "base.yaml", *SHORT[2:], "--experiment", "at once", "--trials", 4)
     done = sweep({"space": space, "sampler": GRID}, *words)
     assert done.code == 0, done.err
     folder, found = Path("runs/at once/sweep_0"), []
@@ -109,6 +109,8 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
     Path("base.yaml").write_text(SMALL.read_text().replace("hidden: 4", "hidden: 5"))
     Path("wide.yaml").write_text("model: {net: {hidden: 9}}\n")
     assert "has 4 trials" in sweep(None, "--resume", folder, "--trials", 1).err
+    with FileLock(folder / ".lock"):
+        assert "another process works on" in sweep(None, "--resume", folder).err
     done = sweep(None, "--resume", folder, "--trials", 50)
     assert done.code == 0, done.err
     for row in rows(folder):
@@ -121,38 +123,39 @@ def test_grid_takes_each_point_once_and_reports_it(sweep, cli):
         assert "test/loss" not in Path(row["folder"], "metrics.csv").read_text()
         assert f"trial {row['number']}" in done.out or int(row["number"]) < 4
     kinds = ((SGD, 0.0), (SGD, 0.5), (ADAM, None))
-    assert found == [(*kind, *rest) for kind in kinds for rest in ((8, 4), (4, 2))]
-    assert rows(folder)[0]["config"] == "wide.yaml"
+    assert sorted(found, key=str) == sorted(((*kind, *rest) for kind in kinds for rest in ((8, 4), (4, 2))), key=str)
+    assert {row["config"] for row in rows(folder)} == {"wide.yaml", '{"data": {"batch_size": 2}}'}
     best = min(rows(folder), key=lambda row: float(row["value"]))
     assert (folder / f"test_{best['number']}/summary.json").exists()
     assert {path.stem for path in folder.glob("*.png")} == set(results.PLOTS)
-    assert mpl.rcParams["axes.facecolor"] == "white"  # Optuna's style is that of its own plots
-    # base.yaml and best.yaml give the same fit, without the sweep.
-    assert f"next  python -m src fit --config '{folder}/base.yaml' --config '{folder}/best.yaml'" in done.out
-    again = cli("fit", "--config", folder / "base.yaml", "--config", folder / "best.yaml")
-    assert again.metrics["val/loss"] == float(best["value"])
-    # Nothing is left to run.
-    written = {path: path.read_bytes() for path in folder.rglob("record.yaml")}
-    assert sweep(None, "--resume", folder).code == 0
-    assert {path: path.read_bytes() for path in folder.rglob("record.yaml")} == written
+    # best.yaml gives the same fit, without the sweep.
+    assert f"next  python -m src fit --config '{folder}/best.yaml'" in done.out
+    assert cli("fit", "--config", folder / "best.yaml").metrics["val/loss"] == float(best["value"])
 
 
 @pytest.mark.parametrize(("seed", "fits"), [("5", 1), pytest.param("true", 3, marks=pytest.mark.slow)])
 def test_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep, monkeypatch):
     resets = []  # else torch compiles the nets of 8 trials, and leaves the others as they are
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
-    content = {"space": {"model.net.hidden": [4]}, "sampler": RANDOM, "trials": 3}
-    done = sweep(content, *SHORT, "--trainer.max_epochs=1", f"--seed_everything={seed}")
+    content = {"space": {"model.net.hidden": [2]}, "sampler": RANDOM, "trials": 3}
+    reference = "--data.batch_size=${model.init_args.net.init_args.hidden}"
+    done = sweep(content, *SHORT, f"--seed_everything={seed}", reference)
     assert done.code == 0, done.err
+    # A reference follows the searched option.
+    assert yaml.safe_load((FOLDER / "version_0/config.yaml").read_text())["data"]["init_args"]["batch_size"] == 2
     assert len(list(FOLDER.glob("version_*"))) == fits
     assert done.out.count("version_0 has this point already") == 3 - fits
     assert len({row["value"] for row in rows()}) == fits
-    assert len(resets) == 4  # and the test
+    assert len(resets) == fits + 1  # and the test
+    # Nothing is left to run.
+    written = {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")}
+    assert sweep(None, "--resume", FOLDER).code == 0
+    assert {path: path.read_bytes() for path in FOLDER.rglob("record.yaml")} == written
 
 
 def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
     space = {"model.optimizer.lr": [1.0e30, 0.5], "model.net": ["tests.xor.XorMLP", f"{__name__}.BrokenMLP"]}
-    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--trainer.max_epochs=1", "--max_failures", 2)
+    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--max_failures", 2)
     assert done.code == 1
     assert [row["state"] for row in rows()] == ["failed", "failed"]
     errors = [row["error"] for row in rows()]
@@ -161,37 +164,36 @@ def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
     assert "Traceback" in (FOLDER / "version_1/output.txt").read_text()
     assert len(done.err.splitlines()) == 1
     assert f"{errors[1]}. Continue with: python -m src sweep --resume {FOLDER}" in done.err
-    assert sweep(None, "--resume", FOLDER, "--max_failures", 2).code == 0
-    assert [row["state"] for row in rows()] == ["failed", "failed", "complete", "failed"]
-
-
-def test_range_has_fractions_where_the_option_takes_them_and_one_process_works(sweep):
-    space = {"model.optimizer.lr": {"low": 0, "high": 1}, "model.net.hidden": {"low": 2, "high": 9}}
-    done = sweep({"space": space, "sampler": RANDOM}, *SHORT, "--trainer.max_epochs=1", "--trials", 1)
-    assert done.code == 0, done.err
-    ((lr, hidden),) = [(row["model.optimizer.lr"], row["model.net.hidden"]) for row in rows()]
-    assert 0 < float(lr) < 1
-    assert int(hidden) in range(2, 10)
-    with FileLock(FOLDER / ".lock"):
-        assert "another process works on" in sweep(None, "--resume", FOLDER).err
+    assert sweep(None, "--resume", FOLDER, "--trials", 3).code == 0
+    assert [row["state"] for row in rows()] == ["failed", "failed", "complete"]
 
 
 PLAN = {"files": {}, "metric": "val/loss", "direction": "minimize", "storage": None}
 PLAN |= {"sampler": {"class_path": TPE}, "pruner": {"class_path": "optuna.pruners.NopPruner"}}
 
 
+def test_range_has_fractions_where_the_option_takes_them():
+    space = {"model.optimizer.lr": {"low": 0, "high": 1}, "model.net.hidden": {"low": 2, "high": 9}}
+    sweep = Sweep(PLAN | {"space": space}, composed([str(word) for word in SHORT]))
+    check(sweep)
+    for each in sweep.space, read_space(yaml.safe_load(yaml.safe_dump(space, sort_keys=False))):  # also from sweep.yaml
+        assert [option.is_whole for option in each] == [False, True]
+
+
 def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path('a?b%20#{i} it\'s "so"', "sweep_0")
     folder.mkdir(parents=True)
-    space = {"a": {4: None, 0.5: {"b": {"low": 1, "high": 2}}, True: None, None: None, "1e3": None}}
+    (folder / BASE).write_text("{}")
+    space = {"a": {4: None, 0.5: {"b": {"low": 1, "high": 2}}, True: None, None: None, "1e3": None, "[x]": None}}
     sweep = Sweep(PLAN | {"space": space}, {}, folder=folder)
     Search(sweep, 3)
     sweep.save()
     assert read_sweep(folder).plan == sweep.plan
     assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
     for value in space["a"]:
-        read = get_loader("yaml")(as_yaml(sweep.point({"a": value})))
+        (word,) = sweep.options({"a": value})
+        read = get_loader("yaml")(word.removeprefix("--config="))
         assert read == {"a": value}
         assert type(read["a"]) is type(value)
 
@@ -201,13 +203,13 @@ def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
 
     def draws(name, seed, again):
         kind = {"class_path": TPE, "init_args": {"seed": seed, "n_startup_trials": 2}}
-        sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {}, folder=tmp_path / name)
+        sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {"seed_everything": 1}, folder=tmp_path / name)
         sweep.folder.mkdir()
         search, found = Search(sweep, 3), []
         for value in range(5):
             search = Search(sweep, 3) if again else search
             trial = search.study.ask()
-            found.append(search.draw(trial))
+            found.append(search.place(trial)[1])
             search.study.tell(trial, value)
         assert len({str(point) for point in found}) == 5
         return found
@@ -215,7 +217,7 @@ def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
     assert draws("a", 1, again=False) == draws("b", 1, again=True) != draws("c", 2, again=False)
 
 
-def test_each_bound_and_choice_is_probed_and_becomes_a_config():
+def test_each_bound_and_choice_is_probed_and_becomes_options():
     space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
     found = probes(space)
     assert len(found) == 5
@@ -224,10 +226,9 @@ def test_each_bound_and_choice_is_probed_and_becomes_a_config():
     assert pairs == {("x", 1), ("x", 2), ("x", 3), ("x", 4), ("y", None)}
     grid = points(read_space({"a.width": {"low": 2, "high": 8, "step": 3}, "a.on": [True, None]}))
     assert [(point["a.width"], point["a.on"]) for point in grid] == [(w, on) for w in (2, 5, 8) for on in (True, None)]
-
-    values = {"model.optimizer.lr": 0.1, "model.optimizer": "SGD", "config": {"data": 1}, "seed_everything": 3}
-    optimizer = {"class_path": "SGD", "init_args": {"lr": 0.1}}
-    assert fragment(values) == {"seed_everything": 3, "data": 1, "model": {"optimizer": optimizer}}
+    sweep = Sweep(PLAN | {"space": {"a.b.c": [1], "a.b": ["X"]}}, {})
+    words = ['--config={"a": {"b": "X"}}', '--config={"a": {"b": {"c": 1}}}']  # a class before its arguments
+    assert sweep.options({"a.b.c": 1, "a.b": "X"}) == words
 
 
 def test_missing_optuna_is_one_line(monkeypatch):

@@ -6,13 +6,11 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch import Callback
 
 from src.tools.sweep import main, search
 from tests.conftest import SMALL
@@ -23,7 +21,7 @@ pytestmark = pytest.mark.slow
 FOLDER = Path("runs/xor/sweep_0")
 # Checkpoints within each epoch, so that a trial can be resumed at many places.
 SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=3", "--data.passes=20")
-SHORT = (*SHORT, "--checkpoint.every_n_steps=7", f"--trainer.callbacks+={__name__}.KillAt", "--sweep", "space.yaml")
+SHORT = (*SHORT, "--checkpoint.every_n_steps=7", "--trainer.callbacks+=tests.stopping.Stop", "--sweep", "space.yaml")
 SPACE = {"model.optimizer.lr": {"low": 0.05, "high": 2.0, "log": True}, "model.net.hidden": [4, 8]}
 GUIDED = {
     "space": SPACE,
@@ -32,25 +30,6 @@ GUIDED = {
     "trials": 6,
 }
 RANDOM = {"space": SPACE, "sampler": "optuna.samplers.RandomSampler", "trials": 4}
-
-
-class KillAt(Callback):
-    """Ends the process as `kill -9` does when it touches a file of the sweep for the KILL_AT-th time."""
-
-    left = int(os.environ.get("KILL_AT", 0))
-    listening = False
-
-    def __init__(self) -> None:
-        if KillAt.left and not KillAt.listening:
-            sys.addaudithook(self._hear)
-            KillAt.listening = True
-
-    @staticmethod
-    def _hear(event, args):
-        if event in ("open", "os.rename", "os.mkdir") and "sweep_0" in str(args[0]):
-            KillAt.left -= 1
-            if KillAt.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
@@ -71,9 +50,9 @@ def commands(folder: Path) -> list[int]:
     return [len(yaml.safe_load(record.read_text())) for record in records]
 
 
-def until_a_trial_ends(process) -> None:
-    while not process.stdout.readline().startswith("trial "):
-        assert process.poll() is None
+def killed_once(mark: Path) -> list[str]:
+    """Return the options that kill the process that comes to step 37 first."""
+    return [f"--trainer.callbacks+={fail(0, 0)[0].partition('=')[2]}", *fail(0, 37, kill="true", once=mark)[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +71,7 @@ def undisturbed(tmp_path_factory):
 def test_killed_at_random_it_ends_with_the_same_trials(undisturbed, tmp_path):
     write(tmp_path, GUIDED)
     dice, kills, words = random.Random(0), 0, SHORT
-    while (done := finish(start("sweep", *words, cwd=tmp_path, KILL_AT=str(dice.randint(40, 160))))).returncode:
+    while (done := finish(start("sweep", *words, cwd=tmp_path, STOP=f"SIGKILL::{dice.randint(10, 60)}"))).returncode:
         assert done.returncode == -signal.SIGKILL, done.stderr
         kills, words = kills + 1, ("--resume", FOLDER)
     assert kills > 1
@@ -103,11 +82,8 @@ def test_killed_at_random_it_ends_with_the_same_trials(undisturbed, tmp_path):
 
 
 def test_one_of_two_workers_is_killed_and_its_trial_continues(undisturbed, tmp_path):
-    once = tmp_path / "killed"
-    killer = [f"--trainer.callbacks+={fail(0, 0)[0].partition('=')[2]}", *fail(0, 37, kill="true", once=once)[1:]]
     write(tmp_path, RANDOM)
-    done = launch("sweep", *SHORT, *killer, "--workers", 2, cwd=tmp_path)
-    assert once.exists()
+    done = launch("sweep", *SHORT, *killed_once(tmp_path / "killed"), "--workers", 2, cwd=tmp_path)
     deaths = done.stdout.count("worker died (exit code -9); another continues trial")
     assert deaths in (1, 2)  # both, where they come to that step at the same instant
     assert rows(tmp_path / FOLDER) == undisturbed["random"]
@@ -130,7 +106,8 @@ def test_a_stopped_sweep_continues(workers, name, undisturbed, tmp_path):
     number = getattr(signal, name)  # Windows has no SIGKILL
     write(tmp_path, RANDOM)
     process = start("sweep", *SHORT, "--workers", workers, cwd=tmp_path)
-    until_a_trial_ends(process)
+    while not process.stdout.readline().startswith("trial "):
+        assert process.poll() is None
     process.send_signal(number)
     done = finish(process)  # returns when no worker holds the other end of the pipe any more
     assert "Traceback" not in done.stderr
@@ -170,9 +147,8 @@ def postgres():
 def test_two_machines_share_a_study_and_one_continues_the_trial_of_the_other(postgres, tmp_path, monkeypatch, capfd):
     """Here two processes stand for two machines, the first of which is killed within its second trial."""
     write(tmp_path, RANDOM)
-    killer = [f"--trainer.callbacks+={fail(0, 0)[0].partition('=')[2]}"]
-    killer += fail(0, 37, kill="true", once=tmp_path / "killed")[1:]
-    done = finish(start("sweep", *SHORT, *killer, "--storage", postgres, cwd=tmp_path))
+    killed = killed_once(tmp_path / "killed")
+    done = finish(start("sweep", *SHORT, *killed, "--storage", postgres, cwd=tmp_path))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(commands(tmp_path)) == 1
     monkeypatch.chdir(tmp_path)

@@ -1,10 +1,9 @@
-"""Share code among the tools: one-line errors, numbered folders, whole files, text tables."""
+"""Share code among the tools: one-line errors, whole files, text tables."""
 
 import argparse
 import contextlib
 import csv
 import io
-import itertools
 import os
 import sys
 from collections.abc import Collection, Iterator
@@ -35,19 +34,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         refuse(message)
-
-
-def claim(root: Path, kind: str) -> Path:
-    """Make the next free folder `<kind>_<n>` under root; whoever makes it owns it."""
-    for number in itertools.count():
-        try:
-            (root / f"{kind}_{number}").mkdir(parents=True)
-            break
-        except FileExistsError:
-            continue
-        except OSError as error:
-            refuse(f"Cannot make a folder under {root}: {error.strerror}. Set --trainer.default_root_dir.")
-    return root / f"{kind}_{number}"
 
 
 def write(path: Path, text: str) -> None:

@@ -1,10 +1,10 @@
-"""Share what sweep and repeat do with many fits: one base config, a point for each, one fit in a warm process."""
+"""Share what sweep and repeat do with many fits: one base config, options for each fit, one fit in a warm process."""
 
 import contextlib
 import gc
 import io
+import itertools
 import json
-import re
 import shlex
 import shutil
 import signal
@@ -13,30 +13,23 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from src.tools.common import refuse, write, written_to
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-
-BASE, POINT = "base.yaml", "point.yaml"  # the config of all fits, and in each run's folder what is its own
+BASE = "base.yaml"  # the config of all fits
 
 
-def composed(options: list[str]) -> dict[str, Any]:
-    """Compose the config that `fit` would run with; nothing is run.
-
-    Raises:
-        SystemExit: With the parser's line, if an option is wrong.
-    """
+def composed(words: list[str]) -> dict[str, Any]:
+    """Return the config that `fit` would run with; a wrong option exits with the parser's line."""
     from src.cli import main
 
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()):
         try:
-            main(["fit", *options, "--print_config"])
+            main(["fit", *words, "--print_config"])
         except SystemExit as stop:
             if stop.code:
                 raise
@@ -44,7 +37,7 @@ def composed(options: list[str]) -> dict[str, Any]:
     return config
 
 
-def compose_base(files: list[str] | None, options: list[str], own: set[str]) -> tuple[dict[str, Any], Path]:
+def compose_base(files: list[str], options: list[str], own: set[str]) -> tuple[dict[str, Any], Path]:
     """Compose the config that all fits of a tool share, and refuse what they cannot have; nothing is run.
 
     Args:
@@ -53,14 +46,17 @@ def compose_base(files: list[str] | None, options: list[str], own: set[str]) -> 
         own: The names of options that the tool sets itself.
 
     Returns:
-        The config, and the folder of its experiment.
+        The config, in which references stay, and the folder of its experiment.
     """
+    from src.cli import compose
+
     if not files:
         refuse("name the YAML of an experiment first, --config configs/<name>.yaml.")
     given = {word.lstrip("-").partition("=")[0] for word in options}
     if wrong := given & {*own, "ckpt_path", "print_config"}:
         refuse(f"--{wrong.pop()}: each fit is a new run, and this option is set for it. Leave it out.")
-    base = composed([*(f"--config={file}" for file in files), *options])
+    words = [*(f"--config={file}" for file in files), *options]
+    base = composed(words)
     trainer = base["trainer"]
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("trainer.fast_dev_run, barebones, enable_checkpointing: fits are compared by their checkpoints.")
@@ -69,25 +65,39 @@ def compose_base(files: list[str] | None, options: list[str], own: set[str]) -> 
             f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit runs on one "
             "device. Choose it by CUDA_VISIBLE_DEVICES; sweep uses several by --workers."
         )
-    trainer["devices"] = 1
     base["experiment"] = base["experiment"] or Path(files[0]).stem
     root = str(trainer["default_root_dir"] or ".")
     folder = Path(root).expanduser() / base["experiment"]
     if "://" in root or "::" in str(folder.absolute()):
         refuse(f"{folder}: the path of a run cannot hold `::` or `://`. Change --experiment or the folder of runs.")
+    base = with_references(base, compose({}, words)[0])
+    base["trainer"]["devices"] = 1
     return base, folder
 
 
-class Dumper(yaml.SafeDumper):
-    """Quotes a text that a reader of YAML 1.2 would take for a number, such as `1e3`."""
+def with_references(values: Any, written: Any) -> Any:
+    """Put each `${...}` back where its value stands, so that a fit resolves it after its own options."""
+    if isinstance(values, dict) and isinstance(written, dict):
+        return {key: with_references(value, written.get(key)) for key, value in values.items()}
+    if isinstance(values, list) and isinstance(written, list) and len(values) == len(written):
+        return [with_references(*pair) for pair in zip(values, written, strict=True)]
+    return written if isinstance(written, str) and "${" in written else values
 
 
-Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+.\d].*"), list("-+.0123456789"))
+def claim(root: Path, kind: str, base: dict[str, Any]) -> Path:
+    """Make the next free folder `<kind>_<n>` under root, with `base.yaml` in it; whoever makes it owns it."""
+    from src.cli import as_yaml
 
-
-def as_yaml(tree: dict[str, Any], **more: Any) -> str:
-    """Return a config as text."""
-    return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, **{"width": 120} | more))
+    for number in itertools.count():
+        try:
+            (root / f"{kind}_{number}").mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            refuse(f"Cannot make a folder under {root}: {error.strerror}. Set --trainer.default_root_dir.")
+    write(root / f"{kind}_{number}" / BASE, as_yaml(base))
+    return root / f"{kind}_{number}"
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -133,35 +143,32 @@ def working_on(folder: Path, tool: str, shared: bool = False) -> Iterator[str]:
             signal.signal(number, handler)
 
 
-def fit(run: Path, point: dict[str, Any], callbacks: Iterable["Callback"] = (), output: Path | None = None) -> str:
-    """Fit a point on top of `base.yaml`, or resume that fit from its checkpoint; see `run_verb`."""
+def fit(run: Path, options: list[str], **more: Any) -> str:
+    """Fit with options on top of `base.yaml`, or resume that fit from its checkpoint; see `run_verb`."""
     if (run / "checkpoints" / "last.ckpt").exists():
-        return run_verb(["fit", "--ckpt_path", run], callbacks, run, output)
+        return run_verb(["fit", "--ckpt_path", run], run, **more)
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
-    write(run / POINT, as_yaml(point))
-    return run_verb(["fit", "--config", run.parent / BASE, "--config", run / POINT], callbacks, run, output)
+    return run_verb(["fit", "--config", run.parent / BASE, *options], run, **more)
 
 
-def evaluate(
-    words: list[str], run: Path, folder: Path, callbacks: Iterable["Callback"] = (), output: Path | None = None
-) -> str:
+def evaluate(words: list[str], run: Path, folder: Path, **more: Any) -> str:
     """Run `validate`, `test` or `predict` with options in a folder, from a fit's best checkpoint; see `run_verb`."""
     best = run / "checkpoints" / "best.ckpt"
     best = best if best.exists() else best.with_name("last.ckpt")
     accelerator = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["accelerator"]
     folder.mkdir(exist_ok=True)
-    more = ["--ckpt_path", best, "--trainer.accelerator", accelerator, "--trainer.devices", "1"]
-    return run_verb([*words, *more], callbacks, folder, output)
+    place = ["--trainer.accelerator", accelerator, "--trainer.devices", "1"]
+    return run_verb([*words, "--ckpt_path", best, *place], folder, **more)
 
 
-def run_verb(args: list[Any], callbacks: Iterable["Callback"], folder: Path, output: Path | None = None) -> str:
-    """Run one verb in this process and leave it as fresh as it was.
+def run_verb(args: list[Any], folder: Path, callbacks: Iterable[Any] = (), output: Path | None = None) -> str:
+    """Run one verb in this process and leave it as fresh as it was; a run that has finished is left alone.
 
     Args:
         args: What follows `python -m src`.
-        callbacks: The caller's own.
         folder: The run's folder.
+        callbacks: The caller's own.
         output: File that gets everything printed, appended; None leaves it on the terminal.
 
     Returns:
@@ -174,6 +181,10 @@ def run_verb(args: list[Any], callbacks: Iterable["Callback"], folder: Path, out
 
     from src.cli import main
 
+    if summary_of(folder).get("state") == "finished":
+        return ""
+    if not gc.get_freeze_count():  # what is imported: to look through it after each run takes longer than a small fit
+        gc.freeze()
     with written_to(output) if output else contextlib.nullcontext():
         try:
             main(args, callbacks, folder)
@@ -188,14 +199,10 @@ def run_verb(args: list[Any], callbacks: Iterable["Callback"], folder: Path, out
         finally:
             gc.collect()
             torch.compiler.reset()  # torch compiles a net 8 times per process, and later ones run uncompiled
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
     return ""
 
 
 def summary_of(run: Path) -> dict[str, Any]:
     """Read the `summary.json` of a run; empty where there is none."""
-    found: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return found
+    path = run / "summary.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

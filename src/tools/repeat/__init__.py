@@ -20,7 +20,7 @@ def main(args: list[str]) -> None:
     """Run the fits that are not finished, and report the results."""
     parser = Parser("python -m src repeat", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seeds", nargs="+", help="how many, from 0 on; or a list of them")
+    what.add_argument("--seeds", type=int, nargs="+", metavar="N", help="how many, from 0 on; or a list of them")
     what.add_argument("--folds", type=int, metavar="N", help="how many; the data module needs an option `fold`")
     what.add_argument("--resume", type=Path, metavar="FOLDER", help="resume a repeat, which has all options")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML of an experiment")

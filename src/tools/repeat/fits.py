@@ -4,9 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from src.tools.common import refuse
+from src.tools.common import fits, refuse
 from src.tools.common.fits import evaluate, summary_of, working_on
-from src.tools.common.fits import fit as fit_point
 from src.tools.repeat.folds import join, predict
 from src.tools.repeat.plan import Plan
 from src.tools.repeat.report import Row, metrics_of, report, report_row
@@ -43,10 +42,10 @@ def run_all(plan: Plan) -> None:
 def fit(plan: Plan, value: int, run: Path) -> Row:
     """Run the fit of a seed or a fold to its end; validate its best checkpoint if that is compared."""
     result = run if plan.stage == "test" else run / "validate"
-    error = "" if is_finished(run) else fit_point(run, plan.point(value))
+    error = fits.fit(run, plan.options(value))
     if not error and not summary_of(run).get("steps"):
         error = "there was no training batch: the part is empty, or --trainer.limit_train_batches is 0."
-    if not error and not is_finished(result):
+    if not error and result != run:
         error = evaluate(["validate"], run, result)
     metrics = {} if error else metrics_of(summary_of(result)["metrics"], plan.stage)
     if plan.kind == "fold" and not error:
@@ -54,8 +53,3 @@ def fit(plan: Plan, value: int, run: Path) -> Row:
             error = "no metric was logged in the validation: the part is empty, or --trainer.limit_val_batches is 0."
         predict(run)
     return Row(value, run, metrics, error)
-
-
-def is_finished(run: Path) -> bool:
-    """Return whether a run came to its end."""
-    return summary_of(run).get("state") == "finished"

@@ -1,6 +1,7 @@
 """Predict the rows of each fold by the net that has not seen them, and put them into one table."""
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def predict(run: Path) -> None:
     if (run / FILE).exists():
         return
     unseen, folder = ValidationRows(), run / "predict"
-    error = evaluate(["predict", *UNTRACKED], run, folder, [unseen], folder / "output.txt")
+    shutil.rmtree(folder, ignore_errors=True)  # of a kill before the rows were written
+    error = evaluate(["predict", *UNTRACKED], run, folder, callbacks=[unseen], output=folder / "output.txt")
     predicted, rows = read_table(folder / "predictions.csv"), unseen.rows
     if not error and not (isinstance(rows, list) and all(type(row) is int for row in rows)):
         error = "val_rows of the data module must be the row numbers of val_dataloader, as fold_of gives them"

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.tools.common import claim, refuse, write
-from src.tools.common.fits import BASE, as_yaml, compose_base, load
+import yaml
+
+from src.tools.common import refuse, write
+from src.tools.common.fits import claim, compose_base, load
 
 FILE = "repeat.yaml"
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -34,21 +36,17 @@ class Plan:
         """Return the stage whose metrics are compared: `test` or `val`."""
         return "test" if self.base["test_after_fit"] else "val"
 
-    def point(self, value: int) -> dict[str, Any]:
+    def options(self, value: int) -> list[str]:
         """Return the options in which the fit of a seed or a fold differs."""
-        return {"seed_everything": value} if self.kind == "seed" else {"data": {"fold": [value, len(self.values)]}}
+        return [f"--seed_everything={value}" if self.kind == "seed" else f"--data.fold=[{value}, {len(self.values)}]"]
 
 
-def read_seeds(words: list[str]) -> list[int]:
-    """Read seeds: `5` is 0 to 4; `1 7 9`, `1,7,9` and `[1, 7, 9]` are these three."""
-    text = " ".join(words)
-    parts = text.strip("[]").replace(",", " ").split()
-    seeds = [int(part) for part in parts if part.isdecimal() and int(part) <= MAX_SEED]
-    if not 0 < len(parts) == len(set(seeds)) or text == "0":
-        refuse(
-            f"--seeds {text}: give a count (5 means 0 to 4), or different seeds from 0 to {MAX_SEED}, such as 1 7 9."
-        )
-    return list(range(int(text))) if text.isdecimal() else seeds
+def read_seeds(given: list[int]) -> list[int]:
+    """Return seeds: `5` is 0 to 4; `1 7 9` are these three."""
+    seeds = list(range(given[0])) if len(given) == 1 else given
+    if not seeds or len(seeds) > len(set(seeds)) or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        refuse(f"--seeds {given}: give a count (5 means 0 to 4), or different seeds from 0 to {MAX_SEED}, as 1 7 9.")
+    return seeds
 
 
 def begin(kind: str, values: list[int], files: list[str], options: list[str]) -> Plan:
@@ -70,10 +68,9 @@ def begin(kind: str, values: list[int], files: list[str], options: list[str]) ->
             "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
         )
     base["test_after_fit"] = kind == "seed" and has_test(base)
-    plan = Plan(claim(root, "repeat"), base, kind, values)
-    write(plan.folder / BASE, as_yaml(base))
-    write(plan.folder / FILE, as_yaml({"kind": kind, "values": values}))
-    return plan
+    folder = claim(root, "repeat", base)
+    write(folder / FILE, yaml.safe_dump({"kind": kind, "values": values}))
+    return Plan(folder, base, kind, values)
 
 
 def has_test(config: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """Searches a space of options by many fits: `sweep --config configs/mnist.yaml --sweep configs/sweep/mnist.yaml`.
 
 Each trial is an ordinary run in `runs/<experiment>/sweep_<n>/version_<k>/`, on one device. A sweep that was stopped or
-killed is continued by --resume; an interrupted trial continues from its own checkpoint.
+killed is continued by --resume; an interrupted trial continues from its own checkpoint. A new sweep takes every option
+of `fit`.
 """
 
 from pathlib import Path
@@ -12,32 +13,27 @@ from src.tools.common.fits import working_on
 
 def main(args: list[str]) -> None:
     """Begin or continue a sweep; print a line per trial and a table at the end."""
-    usage = """%(prog)s --config FILE --sweep FILE [options] [any option of fit]
-       %(prog)s --resume FOLDER [--trials N] [--workers W]"""
-    parser = Parser("python -m src sweep", usage=usage, description=__doc__)
+    parser = Parser("python -m src sweep", description=__doc__)
     add = parser.add_argument
     add("-c", "--config", metavar="FILE", action="append", help="YAML of an experiment, as of fit")
-    add(
-        "--sweep",
-        metavar="FILE",
-        help="YAML with space, metric, direction, sampler, pruner and trials; configs/sweep/mnist.yaml explains it",
+    what = parser.add_mutually_exclusive_group(required=True)
+    about = (
+        "begin: a YAML with space, metric, direction, sampler, pruner and trials; configs/sweep/mnist.yaml explains it"
     )
+    what.add_argument("--sweep", metavar="FILE", help=about)
+    about = "continue a sweep; with a --storage another machine may join it"
+    what.add_argument("--resume", type=Path, metavar="FOLDER", help=about)
     add("--trials", type=int, metavar="N", help="how many in all; default: as the YAML says, else 20")
     add("--workers", type=int, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
-    add("--resume", type=Path, metavar="FOLDER", help="continue a sweep; with a --storage another machine may join it")
-    add(
-        "--storage",
-        metavar="URL",
-        help="postgresql://host/name: the database of a study that several machines share, "
-        "by Optuna's heartbeat and retry, which are experimental",
+    about = (
+        "postgresql://host/name: a database that several machines share, by Optuna's experimental heartbeat and retry"
     )
+    add("--storage", metavar="URL", help=about)
     add("--max_failures", type=int, default=3, metavar="N", help="stop after so many failures in a row; default: 3")
     own, options = parser.parse_known_args(args)
     for name in ("trials", "workers", "max_failures"):
         if (value := getattr(own, name)) is not None and value < 1:
             refuse(f"--{name} {value}: must be at least 1.")
-    if (own.sweep is None) == (own.resume is None):
-        refuse("--sweep FILE, a YAML with the space, begins a sweep; --resume FOLDER continues one. Give one of them.")
     if own.resume and (options or own.config or own.storage):
         refuse("--resume continues a sweep as it began: leave out all but --trials, --workers and --max_failures.")
     needs(["optuna", "sqlalchemy"], "pip install 'optuna>=5,<6' sqlalchemy")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -11,18 +12,21 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.trial import BaseTrial
 
-from src.tools.common import claim, refuse, write
-from src.tools.common.fits import BASE, as_yaml, compose_base, composed, load
-from src.tools.sweep.space import FILES, Option, by_name, fragment, label, points, probes, read_space
+from src.cli import as_yaml
+from src.tools.common import refuse, write
+from src.tools.common.fits import claim, compose_base, composed, load
+from src.tools.sweep.space import Option, points, probes, read_space
 
 FILE = "sweep.yaml"
+FILES = "config"  # choices of this name are YAML files, or dicts with options
 KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
 NUM_TRIALS = 20
 OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")  # set by a sweep itself
+KINDS = {"sampler": (BaseSampler, "TPESampler"), "pruner": (BasePruner, "NopPruner")}
 GRIDS = ("GridSampler", "BruteForceSampler")
 
 
@@ -31,9 +35,9 @@ class Sweep:
     """All that decides what the trials are, and where they lie.
 
     Attributes:
-        plan: `space` as the YAML has it, the options of its `files`, `metric`, `direction`, `sampler`, `pruner`, and
+        plan: `space` as the YAML has it, the texts of its `files`, `metric`, `direction`, `sampler`, `pruner`, and
             `storage`, the database that several machines share. It stays the same as long as the sweep lives.
-        base: The composed config of all trials; a trial's point is applied on top.
+        base: The config of all trials; a trial's options come on top, and references are resolved after them.
         trials: How many there are to be.
         folder: Where everything lies.
     """
@@ -53,22 +57,29 @@ class Sweep:
         """Return all points of a grid; none for another sampler."""
         return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
 
-    def point(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return the config of a trial's parameters."""
-        choices = {
-            (each.name, label(value)): value
-            for each in self.space
-            for value in each.given
-            if isinstance(value, list | dict)
-        }
-        choices |= {(FILES, file): options for file, options in self.plan["files"].items()}
-        return fragment({name: choices.get((name, value), value) for name, value in by_name(params).items()})
+    def values(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial's parameters by the names of the options."""
+        drawn = [(each, params[each.key]) for each in self.space if each.key in params]
+        return {each.name: each.choices.get(value, value) for each, value in drawn}
+
+    def options(self, params: dict[str, Any]) -> list[str]:
+        """Return the options of a trial: a config for each, since those have types, a class before its arguments."""
+        words = []
+        for name, value in sorted(self.values(params).items(), key=lambda each: each[0].count(".")):
+            for part in [] if name == FILES else reversed(name.split(".")):
+                value = {part: value}
+            text = self.plan["files"][value] if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            words.append(f"--config={text}")
+        return words
+
+    def run(self, trial: BaseTrial) -> Path:
+        """Return the folder of a trial's run."""
+        return self.folder / str(trial.user_attrs["folder"])
 
     def save(self) -> None:
-        """Write `base.yaml` once, and `sweep.yaml`."""
-        if not (self.folder / BASE).is_file():
-            write(self.folder / BASE, as_yaml(self.base))
-        write(self.folder / FILE, as_yaml(self.plan | {"trials": self.trials}))
+        """Write `sweep.yaml`."""
+        text = yaml.safe_dump(self.plan | {"trials": self.trials}, sort_keys=False, allow_unicode=True)
+        write(self.folder / FILE, text)
 
 
 def read_sweep(folder: Path, trials: int | None = None) -> Sweep:
@@ -83,13 +94,16 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     """Read and check the YAML, the options, and each bound and choice; make the sweep's folder."""
     if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
         refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
-    given = _read(f"--sweep {own.sweep}", own.sweep)
-    if unknown := [*(given.keys() - set(KEYS)), *({"space"} - given.keys())]:
-        refuse(f"--sweep {own.sweep}: expected `space` and optionally {', '.join(KEYS[1:])}; see {', '.join(unknown)}.")
+    try:
+        given = get_loader("yaml")(_read("--sweep", own.sweep))
+    except yaml.YAMLError as error:
+        refuse(f"--sweep {own.sweep}: this is no YAML: {' '.join(str(error).split())}.")
+    if not isinstance(given, dict) or given.keys() - set(KEYS):
+        refuse(f"--sweep {own.sweep}: expected the keys {', '.join(KEYS)}; got {', '.join(map(str, given))}.")
     trials = own.trials or given.get("trials")
     if trials is not None and (type(trials) is not int or trials < 1):
         refuse(f"trials: {trials} must be a number of trials, at least 1.")
-    space = read_space(given["space"])
+    space = read_space(given.get("space"))
     own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
     if taken := [each.name for each in space if each.name.replace(".init_args", "") in own_names]:
         refuse(f"{taken[0]} is in the space, and also an option, or what a sweep sets itself. Leave out one of them.")
@@ -102,64 +116,52 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse(f"direction: {direction} must be minimize or maximize. Say in --sweep which {metric} is better.")
     base["test_after_fit"] = False
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
-    files = {file for each in space if each.name == FILES for file in each.given if isinstance(file, str)}
-    plan = {"space": given["space"], "files": {file: _read(f"config: {file}", file) for file in sorted(files)}}
+    files = {file for each in space if each.name == FILES for file in each.choices.values() if isinstance(file, str)}
+    plan = {"space": given["space"], "files": {file: _read("config:", file) for file in sorted(files)}}
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
-    for key, base_class, default in (("sampler", BaseSampler, "TPESampler"), ("pruner", BasePruner, "NopPruner")):
+    for key, (_, default) in KINDS.items():
         kind = given.get(key) or f"optuna.{key}s.{default}"
         kind = {"class_path": kind} if isinstance(kind, str) else kind
         plan[key] = {name: value for name, value in kind.items() if value is not None}  # init_args, left empty
         if not str(plan[key].get("class_path")).endswith(GRIDS):
-            make(base_class, plan[key])
+            make(key, plan[key])
     sweep = Sweep(plan, base)
-    _check(sweep)
+    check(sweep)
     sweep.trials = min(trials or len(sweep.grid) or NUM_TRIALS, len(sweep.grid) or sys.maxsize)
-    sweep.folder = claim(root, "sweep")
+    sweep.folder = claim(root, "sweep", base)
     return sweep
 
 
-def _read(name: str, path: str) -> dict[str, Any]:
+def _read(name: str, path: str) -> str:
     try:
-        found = get_loader("yaml")(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+        return Path(path).expanduser().read_text(encoding="utf-8-sig") + "\n"  # --config takes a line for a name
     except OSError as error:
-        refuse(f"{name}: {error.strerror}.")
-    except yaml.YAMLError as error:
-        refuse(f"{name}: this is no YAML: {' '.join(str(error).split())}.")
-    if not isinstance(found, dict) or FILES in found:
-        refuse(f"{name}: expected a YAML with options, without a `config` of its own.")
-    return found
+        refuse(f"{name} {path}: {error.strerror}.")
 
 
-def _check(sweep: Sweep) -> None:
+def check(sweep: Sweep) -> None:
     """Let the parser read each bound and each choice.
 
     A range between whole numbers gets fractions where the option takes them: `{low: 0, high: 1}` of a rate.
     """
-
-    def read(params: dict[str, Any]) -> None:
-        texts = [as_yaml(tree, width=1_000_000, default_flow_style=True) for tree in (sweep.base, sweep.point(params))]
-        composed([word for text in texts for word in ("--config", text)])
-
+    base = ["--config", as_yaml(sweep.base)]
     for point in probes(sweep.space):
-        read(point)
+        composed([*base, *sweep.options(point)])
     for each in sweep.space:
-        at = each.distribution
-        if isinstance(at, IntDistribution) and "step" not in each.given:
+        if each.is_whole and "step" not in each.range:
             with contextlib.suppress(SystemExit):
-                read(each.above | {each.key: at.low + 0.5})
-                each.given |= {"low": float(at.low), "high": float(at.high)}
-                each.distribution = FloatDistribution(at.low, at.high, at.log)
+                composed([*base, *sweep.options(each.above | {each.key: each.range["low"] + 0.5})])
+                each.range |= {name: float(each.range[name]) for name in ("low", "high")}
 
 
-def make(base: type, given: dict[str, Any], seed: int | None = None) -> Any:
-    """Instantiate a sampler or a pruner, with a seed if it takes one."""
+def make(key: str, given: dict[str, Any], seed: int | None = None) -> Any:
+    """Instantiate the `sampler` or the `pruner`, with a seed if it takes one."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=base)
+    parser.add_argument(f"--{key}", type=KINDS[key][0])
     try:
-        config = parser.parse_object({"value": given})
-        if "seed" in config.value.get("init_args", {}):
-            config.value.init_args.seed = seed
-        return parser.instantiate(config).value
+        config = parser.parse_object({key: given})
+        if "seed" in (arguments := config[key].get("init_args", {})):
+            arguments["seed"] = seed
+        return parser.instantiate(config)[key]
     except Exception as error:  # jsonargparse's, or the class's own
-        reason = " ".join(str(error).split()).replace('"value": ', "").removeprefix("Parser key ")
-        refuse(f"{base.__name__.removeprefix('Base').lower()}: {given.get('class_path')}: {reason}")
+        refuse(f"{key}: {' '.join(str(error).split())}")

@@ -3,7 +3,6 @@
 import json
 import shlex
 import warnings
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,9 +11,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from src.tools.common import refuse, write, write_table
-from src.tools.common.fits import BASE, as_yaml, evaluate, summary_of
+from src.tools.common.fits import evaluate, summary_of
 from src.tools.sweep.plan import Sweep
-from src.tools.sweep.space import by_name
 
 TRIALS, BEST = "trials.csv", "best.yaml"
 PLOTS = ("optimization_history", "param_importances", "slice", "parallel_coordinate")
@@ -32,13 +30,13 @@ def state_of(trial: FrozenTrial) -> str:
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def cells_of(trial: FrozenTrial, digits: str = "") -> dict[str, str]:
+def cells_of(sweep: Sweep, trial: FrozenTrial, digits: str = "") -> dict[str, str]:
     """Return a trial's value of each option as YAML has it; digits formats fractions."""
 
     def cell(value: Any) -> str:
         return value if isinstance(value, str) else f"{value:{digits}}" if type(value) is float else json.dumps(value)
 
-    return {name: cell(value) for name, value in by_name(trial.params).items()}
+    return {name: cell(value) for name, value in sweep.values(trial.params).items()}
 
 
 def write_trials(sweep: Sweep, study: optuna.Study) -> None:
@@ -47,49 +45,48 @@ def write_trials(sweep: Sweep, study: optuna.Study) -> None:
     for trial in trials_of(study):
         ended = {"number": trial.number, "state": state_of(trial), "value": trial.value}
         about = {key: trial.user_attrs.get(key, "") for key in ("folder", "seconds", "error")}
-        rows.append(ended | unknown | cells_of(trial) | about)
+        about["folder"] = sweep.folder / about["folder"]
+        rows.append(ended | unknown | cells_of(sweep, trial) | about)
     write_table(sweep.folder / TRIALS, rows)
 
 
 def describe(sweep: Sweep, trial: FrozenTrial) -> str:
     """Return a line for a trial that has ended."""
     about, is_complete = trial.user_attrs, trial.state == TrialState.COMPLETE
-    words = [f"{sweep.plan['metric']} {trial.value:.4f}" if is_complete else state_of(trial)]
-    words += [f"{about['seconds']:.1f} s", *(f"{name} {cell}" for name, cell in cells_of(trial, ".4g").items())]
-    if not about["folder"].endswith(f"_{trial.number}"):
-        words += [f"{Path(about['folder']).name} has this point already"]
-    return "  ".join([f"trial {trial.number:<3}", *words, about["error"]]).rstrip()
+    words = [f"trial {trial.number:<3}"]
+    words += [f"{sweep.plan['metric']} {trial.value:.4f}" if is_complete else state_of(trial)]
+    words += [f"{about['seconds']:.1f} s", *map(" ".join, cells_of(sweep, trial, ".4g").items())]
+    if about["folder"] != f"version_{trial.number}":
+        words += [f"{about['folder']} has this point already"]
+    return "  ".join([*words, about["error"]]).rstrip()
 
 
 def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
     """Test the best trial once; write and print what the sweep found; `again` is the command that continues it."""
-    trials, sign = trials_of(study), -1 if sweep.plan["direction"] == "maximize" else 1
+    trials = trials_of(study)
     if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
-        last = [trial.user_attrs for trial in trials if trial.state == TrialState.FAIL][-1]
+        last = [trial for trial in trials if trial.state == TrialState.FAIL][-1]
         refuse(
-            f"too many trials in a row failed, {left} are left; the last one, {last['folder']}: "
-            f"{last['error'].rstrip('.')}. Continue with: {again}"
+            f"too many trials in a row failed, {left} are left; the last one, {sweep.run(last)}: "
+            f"{last.user_attrs['error'].rstrip('.')}. Continue with: {again}"
         )
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
+    states = [state_of(trial) for trial in trials]
+    if "complete" not in states:
         refuse(f"no trial is complete; see {sweep.folder / TRIALS}")
-    best = min(complete, key=lambda trial: sign * (trial.value or 0.0))
+    best = study.best_trial
     with FileLock(sweep.folder / ".locks" / "close"):  # one of several machines tests
-        folder, error = sweep.folder / f"test_{best.number}", ""
-        if summary_of(folder).get("state") != "finished":
-            error = evaluate(["test"], Path(best.user_attrs["folder"]), folder, output=folder / "output.txt")
+        folder = sweep.folder / f"test_{best.number}"
+        error = evaluate(["test"], sweep.run(best), folder, output=folder / "output.txt")
         tested = {} if error else summary_of(folder)["metrics"]
         found = {sweep.plan["metric"]: best.value} | {k: v for k, v in tested.items() if k.startswith("test")}
         text = f"trial {best.number}, {', '.join(f'{name} {float(value):.4f}' for name, value in found.items())}"
-        write(sweep.folder / BEST, f"# {text}\n{as_yaml(sweep.point(best.params))}")
+        write(sweep.folder / BEST, f"# {text}\n{(sweep.run(best) / 'config.yaml').read_text(encoding='utf-8')}")
         notes = [f"the best trial was not tested: {error}"] if error else []
         notes += _plot(sweep, study)
-    states = [state_of(trial) for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    configs = [word for name in (BASE, BEST) for word in ("--config", str(sweep.folder / name))]
     print(f"sweep {len(trials)} trials: {counts}", f"best  {text}", sep="\n")
     print(f"files {TRIALS}, {BEST} and plots in {sweep.folder}", *(f"note: {note}" for note in notes), sep="\n")
-    print(f"next  python -m src fit {shlex.join(configs)}", flush=True)
+    print(f"next  python -m src fit --config {shlex.quote(str(sweep.folder / BEST))}", flush=True)
 
 
 def _plot(sweep: Sweep, study: optuna.Study) -> list[str]:
@@ -103,13 +100,11 @@ def _plot(sweep: Sweep, study: optuna.Study) -> list[str]:
     notes = []
     for name in PLOTS:
         try:
-            with warnings.catch_warnings(), mpl.rc_context():  # Optuna sets a style for all later plots
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"), mpl.rc_context():  # Optuna sets a style for all later plots
                 getattr(plots, f"plot_{name}")(study, target_name=sweep.plan["metric"])
-                pyplot.gcf().set_size_inches(max(8, 4 * len(sweep.space)), 5)
-                pyplot.gcf().savefig(sweep.folder / f"{name}.png", dpi=120, bbox_inches="tight")
+                figure = pyplot.gcf()
+                figure.set_size_inches(max(8, 4 * len(sweep.space)), 5)
+                figure.savefig(sweep.folder / f"{name}.png", dpi=120, bbox_inches="tight")
         except (ValueError, RuntimeError, ImportError) as error:
             notes.append(f"{name}.png is left out: {' '.join(str(error).split())}")
-        finally:
-            pyplot.close("all")
     return notes

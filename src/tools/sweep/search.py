@@ -5,11 +5,10 @@ Several machines share a database instead, by Optuna's own means alone: see `sea
 """
 
 import functools
-import hashlib
+import random
 import sqlite3
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -26,11 +23,10 @@ from src.tools.common import refuse
 from src.tools.common.fits import fit, summary_of
 from src.tools.sweep.plan import Sweep, make
 from src.tools.sweep.results import describe, trials_of, write_trials
-from src.tools.sweep.space import draw
 
 HEARTBEAT_S = 20
 NUM_RETRIES = 3
-PRUNED = "pruned"  # attribute of a trial that the pruner found hopeless
+PRUNED = "pruned"  # file in the run of a trial that the pruner found hopeless
 STEPS = "steps"  # attribute with the training step of each validation
 Report = Callable[[tuple[int, float]], bool]  # takes a step and a value, returns whether to stop
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -49,10 +45,10 @@ class Reports(Callback):
             trainer.should_stop |= self.report((trainer.global_step, float(found)))
 
 
-def fit_trial(folder: Path, point: dict[str, Any], metric: str, report: Report) -> str:
-    """Fit a point in a run's folder, or resume its fit; return the reason of a failure in one line, or nothing."""
+def fit_trial(folder: Path, options: list[str], metric: str, report: Report) -> str:
+    """Fit with options in a run's folder, or resume its fit; return the reason of a failure in one line, or nothing."""
     with FileLock(folder.parent / ".locks" / folder.name):  # a process whose sweep was killed may still be saving
-        return fit(folder, point, [Reports(metric, report)], folder / "output.txt")
+        return fit(folder, options, callbacks=[Reports(metric, report)], output=folder / "output.txt")
 
 
 def open_storage(sweep: Sweep) -> RDBStorage:
@@ -76,19 +72,18 @@ class Search:
 
     Args:
         sweep: The sweep.
-        max_failures: So many failures in a row end the search; so many processes may die with one trial.
+        max_failures: So many failures in a row end the search.
     """
 
     def __init__(self, sweep: Sweep, max_failures: int) -> None:
         self.sweep, self.max_failures = sweep, max_failures
         self.num_failed = 0  # in a row
-        self.deaths: Counter[int] = Counter()
         storage, name = open_storage(sweep), str(sweep.folder.absolute()) if sweep.plan["storage"] else "sweep"
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,
             direction=sweep.plan["direction"],
-            pruner=make(BasePruner, sweep.plan["pruner"]),
+            pruner=make("pruner", sweep.plan["pruner"]),
             load_if_exists=True,
         )
         for params in sweep.grid[len(self.study.get_trials(deepcopy=False)) :]:  # the others wait, or have begun
@@ -101,77 +96,70 @@ class Search:
         ids = [storage.get_trial_id_from_study_id_trial_number(study_id, number) for number in running]
         self.interrupted = [Trial(self.study, each) for each in ids]
 
-    def next(self) -> tuple[Trial, Path, dict[str, Any]] | None:
-        """Take the next trial, an interrupted one or a new one; return it with its folder and its point."""
-        while self.num_failed < self.max_failures:
-            if self.interrupted:
-                trial = self.interrupted.pop(0)
-            elif len(trials_of(self.study)) < self.sweep.trials:
-                trial = self.study.ask()
-            else:
-                return None
-            place = self.place(trial)
-            if (deaths := self.deaths[trial.number]) < self.max_failures:
-                return trial, *place
-            self.finish(trial, f"its worker died {deaths} times (out of memory?)")
-        return None
+    def next(self) -> tuple[Trial, Path, list[str]] | None:
+        """Take the next trial, an interrupted one or a new one; return it with its folder and its options."""
+        if self.num_failed >= self.max_failures:
+            return None
+        if not self.interrupted and len(trials_of(self.study)) >= self.sweep.trials:
+            return None
+        trial = self.interrupted.pop(0) if self.interrupted else self.study.ask()
+        return trial, *self.place(trial)
 
-    def draw(self, trial: Trial) -> dict[str, Any]:
-        """Return the point of a trial, the options in which it differs.
+    def place(self, trial: Trial) -> tuple[Path, list[str]]:
+        """Return the folder of a trial's run and the options in which it differs.
 
-        It depends on the sampler's seed, the trial's number and the study alone, so that a killed sweep draws the same.
+        A point that came before has its folder already, where nothing is left to do: another fit would give the same
+        bits, unless each draws a seed.
+        """
+        self.draw(trial)
+        if "folder" not in trial.user_attrs:
+            draws_seed = isinstance(trial.params.get("seed_everything", self.sweep.base["seed_everything"]), bool)
+            others = [] if draws_seed else self.study.get_trials(deepcopy=False)
+            first = min((each.number for each in others if each.params == trial.params), default=trial.number)
+            trial.set_user_attr("folder", f"version_{first}")
+        return self.sweep.run(trial), self.sweep.options(trial.params)
+
+    def draw(self, trial: Trial) -> None:
+        """Let a trial draw its parameters; one that has drawn keeps them.
+
+        They depend on the sampler's seed, the trial's number and the study alone: a killed sweep draws the same.
         """
         kind = self.sweep.plan["sampler"]
         if not self.sweep.grid:  # whose trials have their values from the start
             seed = int(kind.get("init_args", {}).get("seed") or 0)
-            own = int.from_bytes(hashlib.sha256(f"{seed} {trial.number}".encode()).digest()[:4])
+            own = random.Random(f"{seed} {trial.number}").getrandbits(32)
             # A quasi-random sequence is one for all trials.
-            self.study.sampler = make(BaseSampler, kind, seed if "QMC" in kind["class_path"] else own)
+            self.study.sampler = make("sampler", kind, seed if "QMC" in kind["class_path"] else own)
         try:
-            draw(self.sweep.space, trial)
+            for each in self.sweep.space:
+                if each.belongs_to(trial.params):
+                    each.draw(trial)
         except (ImportError, ValueError) as error:
             refuse(f"sampler: {kind['class_path']}: {' '.join(str(error).split())}")
-        return self.sweep.point(trial.params)
-
-    def place(self, trial: Trial) -> tuple[Path, dict[str, Any]]:
-        """Return the folder of a trial's run and its point.
-
-        A point that was fitted has its folder already, where nothing is left to do: another fit would give the same
-        bits, unless each draws a seed.
-        """
-        point, known = self.draw(trial), trial.user_attrs
-        if "folder" not in known:
-            draws_seed = isinstance(point.get("seed_everything", self.sweep.base["seed_everything"]), bool)
-            others = [] if draws_seed else self.study.get_trials(deepcopy=False)
-            fitted = [each.user_attrs for each in others if each.params == trial.params and "folder" in each.user_attrs]
-            known = [*fitted, {"folder": str(self.sweep.folder / f"version_{trial.number}")}][0]
-            trial.set_user_attr(PRUNED, known.get(PRUNED, False))
-            trial.set_user_attr("folder", known["folder"])
-        return Path(known["folder"]), point
 
     def report(self, trial: Trial, validation: tuple[int, float]) -> bool:
         """Report the n-th validation to Optuna as step n; return whether to prune the trial."""
         step, value = validation
-        steps = trial.user_attrs.get(STEPS, [])
-        if trial.user_attrs[PRUNED]:
+        steps, pruned = trial.user_attrs.get(STEPS, []), self.sweep.run(trial) / PRUNED
+        if pruned.exists():
             return True
         if step not in steps:  # else a resumed fit repeats it
             steps = [*steps, step]
             trial.report(value, len(steps))
             trial.set_user_attr(STEPS, steps)
-        is_hopeless = step == steps[-1] and trial.should_prune()  # decided again: a kill may have come in between
-        trial.set_user_attr(PRUNED, bool(is_hopeless))  # JSON knows no NumPy
-        return is_hopeless
+        if step == steps[-1] and trial.should_prune():  # decided again: a kill may have come in between
+            pruned.touch()
+        return pruned.exists()
 
     def note(self, trial: Trial, error: str) -> tuple[TrialState, float | None]:
         """Store what a trial left; return its state and its best validation."""
-        summary = summary_of(Path(trial.user_attrs["folder"]))
-        value = summary.get("best")
+        run = self.sweep.run(trial)
+        value = summary_of(run).get("best")
         if not isinstance(value, int | float):
             error = error or f"no validation gave a number for {self.sweep.plan['metric']}"
-        trial.set_user_attr("seconds", summary.get("seconds", 0.0))
+        trial.set_user_attr("seconds", summary_of(run).get("seconds", 0.0))
         trial.set_user_attr("error", error)
-        if trial.user_attrs[PRUNED]:
+        if (run / PRUNED).exists():
             return TrialState.PRUNED, None
         return (TrialState.FAIL, None) if error else (TrialState.COMPLETE, value)
 
@@ -186,9 +174,9 @@ class Search:
         write_trials(self.sweep, study)
         print(describe(self.sweep, trial), flush=True)
 
-    def fit(self, trial: Trial, folder: Path, point: dict[str, Any]) -> str:
+    def fit(self, trial: Trial, folder: Path, options: list[str]) -> str:
         """Fit a trial in this process."""
-        return fit_trial(folder, point, self.sweep.plan["metric"], functools.partial(self.report, trial))
+        return fit_trial(folder, options, self.sweep.plan["metric"], functools.partial(self.report, trial))
 
 
 def search_here(search: Search) -> None:

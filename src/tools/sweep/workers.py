@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,40 +23,40 @@ def search_with_workers(search: Search, number: int) -> None:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     context.set_forkserver_preload(["src.cli"])  # a process then starts in 0.1 s
     running: dict[Connection, tuple[BaseProcess, Trial, dict[str, str]]] = {}
-    free, metric = _places(number), search.sweep.plan["metric"]
+    free, metric, deaths = _places(number), search.sweep.plan["metric"], Counter[int]()
     try:
         while True:
             while free and (found := search.next()):
-                trial, folder, point = found
+                trial, folder, options = found
                 pipe, end = context.Pipe()
-                process = context.Process(target=work, args=(end, free[-1], folder, point, metric))
+                process = context.Process(target=work, args=(end, free[-1], folder, options, metric))
                 process.start()
                 end.close()
                 running[pipe] = process, trial, free.pop()
             if not running:
                 return
-            ready = wait(list(running))
-            for pipe in [pipe for pipe in running if pipe in ready]:
+            ready: list[Any] = wait(list(running))
+            for pipe in ready:
                 process, trial, place = running[pipe]
                 try:
                     message = pipe.recv()
+                    if isinstance(message, tuple):
+                        pipe.send(search.report(trial, message))
+                        continue
                 except (EOFError, OSError):
                     message = None
-                if isinstance(message, tuple):
-                    pipe.send(search.report(trial, message))
-                    continue
                 process.join()
                 del running[pipe]
                 free.append(place)
-                if message is None:
-                    search.deaths[trial.number] += 1
-                    search.interrupted.append(trial)
-                    print(
-                        f"worker died (exit code {process.exitcode}); another continues trial {trial.number}",
-                        flush=True,
-                    )
-                else:
+                deaths[trial.number] += message is None
+                if message is not None:
                     search.finish(trial, message)
+                elif deaths[trial.number] == search.max_failures:
+                    search.finish(trial, f"its worker died {search.max_failures} times (out of memory?)")
+                else:
+                    search.interrupted.append(trial)
+                    died = f"worker died (exit code {process.exitcode})"
+                    print(f"{died}; another continues trial {trial.number}", flush=True)
     finally:
         processes = [process for process, _, _ in running.values()]
         try:
@@ -69,16 +70,15 @@ def search_with_workers(search: Search, number: int) -> None:
 
 
 def _places(number: int) -> list[dict[str, str]]:
-    """Return the environment of each process: a GPU of its own, its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // number)))}
+    """Return the environment of each process: a GPU of its own, its share of the threads."""
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // number))}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(number)]
 
 
-def work(pipe: Connection, place: dict[str, str], folder: Path, point: dict[str, Any], metric: str) -> None:
-    """Fit a point; send (step, value) of each validation and wait for the answer; send the reason of a failure."""
+def work(pipe: Connection, place: dict[str, str], folder: Path, options: list[str], metric: str) -> None:
+    """Fit a trial; send (step, value) of each validation and wait for the answer; send the reason of a failure."""
     os.environ.update(place)
     torch.set_num_threads(int(place["OMP_NUM_THREADS"]))
     if hasattr(os, "setsid"):
@@ -86,13 +86,12 @@ def work(pipe: Connection, place: dict[str, str], folder: Path, point: dict[str,
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(validation: tuple[int, float]) -> bool:
-        try:
+        with contextlib.suppress(EOFError, OSError):  # the parent is gone: a signal follows
             pipe.send(validation)
             return bool(pipe.recv())
-        except (EOFError, OSError):  # the parent is gone: a signal follows
-            return False
+        return False
 
-    error = fit_trial(folder, point, metric, report)
+    error = fit_trial(folder, options, metric, report)
     with contextlib.suppress(OSError):
         pipe.send(error)
 
