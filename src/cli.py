@@ -1,14 +1,17 @@
 """The command line: Lightning's, plus a config in each checkpoint and a folder for each run."""
 
+import io
 import signal
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
+from dotenv import load_dotenv
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -16,8 +19,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
-from src.engine.config.compose import compose, given
-from src.engine.config.files import as_yaml, read_env_file
+from src.engine.config.compose import compose as compose
+from src.engine.config.compose import given
+from src.engine.config.files import as_yaml as as_yaml
+from src.engine.config.files import read_text
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser, instantiate
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
@@ -98,7 +103,8 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: Parser, args: ArgsType) -> None:  # type: ignore[override]
         """Merge the checkpoint's config, the files and the options, and parse the result."""
-        read_env_file(Path(".env"))
+        if (variables := Path(".env")).is_file():
+            load_dotenv(stream=io.StringIO(read_text(variables)))
         paths, files = given(self._words, "ckpt_path"), given(self._words, "config", "c")
         if paths and given(self._words, "transfer.weights"):
             raise UserError("--ckpt_path resumes a run, --transfer.weights begins one. Give one of them.")
@@ -143,7 +149,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         # Another verb may have another seed; objects of the config are made with that of the fit.
         with nullcontext() if self.verb == "fit" else seeded(self.seed):
-            self.config_init = instantiate(self.parser, self.config, self._seeds_data)
+            self.config_init = instantiate(self.parser, self.config, partial(seed_data, self.seed))
         self.model, self.datamodule = self.config_init.model, self.config_init.data
         if self.run.config.get("test_after_fit"):
             refuse_a_test_without_data(self.model, self.datamodule)
@@ -152,11 +158,6 @@ class CLI(LightningCLI):
             self.config_init.transfer.into(getattr(self.model, "net", self.model))
         self.trainer = self.instantiate_trainer()
         adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
-
-    def _seeds_data(self, cls: type) -> AbstractContextManager[None]:
-        """Seed a data module on its own, so that it draws the same whatever was made before it."""
-        is_data = isinstance(cls, type) and issubclass(cls, LightningDataModule)
-        return seeded(hash_seed(self.seed, STREAMS["__init__"])) if is_data else nullcontext()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Claim the run's folder; add the always-on callbacks to those of the config."""
@@ -190,6 +191,11 @@ class CLI(LightningCLI):
             self.trainer.predict(self.model, ckpt_path=path, return_predictions=False, **parts)
         else:  # the summary has the metrics in one line
             getattr(self.trainer, self.verb)(self.model, ckpt_path=path, verbose=False, **parts)
+
+
+def seed_data(seed: int, cls: type) -> AbstractContextManager[None]:
+    """Seed a data module on its own, so that it draws the same whatever was made before it."""
+    return seeded(hash_seed(seed, STREAMS["__init__"])) if issubclass(cls, LightningDataModule) else nullcontext()
 
 
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:

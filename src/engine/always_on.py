@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, LearningRateFinder, ProgressBar
 
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
@@ -50,6 +50,8 @@ def callbacks(trainer: Any, always_on: dict[str, Any], run: Run, callers: Iterab
         given = [callback for callback in given if not isinstance(callback, LearningRateFinder)]
     if trainer.barebones or trainer.enable_checkpointing is False:
         always_on.pop("checkpoint")
+    if any(isinstance(callback, BasePredictionWriter) for callback in given):
+        always_on.pop("predictions")
     report = always_on["report"]
     own_bar = any(isinstance(callback, ProgressBar) for callback in given)
     report.prints_epochs = not (own_bar or trainer.barebones or trainer.enable_progress_bar is False)

@@ -17,7 +17,6 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from src.data.loader import TensorLoader
 from src.module import LitModule
 
 NUM_ROWS = 47  # neither 2 nor 3 nor a batch divides it
@@ -63,19 +62,20 @@ class Own(DataLoader[Any]):
 
 
 class Buckets(Sampler[list[int]]):
-    """Batches of neighbours, some of them small, shuffled anew each time."""
+    """Batches of neighbours, shuffled within and among themselves; draws from all three generators."""
 
-    def __init__(self, num_rows: int = NUM_ROWS) -> None:
-        self.num_rows = num_rows
+    def __init__(self, length: int = NUM_ROWS, size: int = GLOBAL_BATCH) -> None:
+        self.length, self.size = length, size
 
     def __len__(self) -> int:
-        return -(-self.num_rows // GLOBAL_BATCH)
+        return -(-self.length // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = list(range(self.num_rows))
-        random.shuffle(rows)
-        batches = [rows[k : k + GLOBAL_BATCH] for k in range(0, self.num_rows, GLOBAL_BATCH)]
-        yield from (batches[k] for k in np.random.permutation(len(batches)))
+        rows = torch.arange(self.length).roll(int(torch.randint(0, self.length, ()))).tolist()
+        np.random.shuffle(rows)
+        batches = [rows[k : k + self.size] for k in range(0, self.length, self.size)]
+        random.shuffle(batches)
+        yield from batches
 
 
 def share() -> tuple[int, int]:
@@ -125,8 +125,12 @@ def plain(size: int, num_rows: int = NUM_ROWS, **options: Any) -> DataLoader[Any
     return DataLoader(Rows(num_rows), batch_size=size, shuffle=True, **options)
 
 
+def streams(size: int) -> list[DataLoader[Any]]:
+    return [DataLoader(StatefulStream(), size), DataLoader(Stream(), size)]
+
+
 def weighted(num_rows: int = NUM_ROWS) -> WeightedRandomSampler:
-    return WeightedRandomSampler([1.0 + k % 3 for k in range(num_rows)], num_rows)
+    return WeightedRandomSampler([float(k % 3) for k in range(num_rows)], num_rows)
 
 
 FORMS: dict[str, Callable[[int], Any]] = {
@@ -139,10 +143,13 @@ FORMS: dict[str, Callable[[int], Any]] = {
     "stream": lambda size: DataLoader(Stream(), size),
     "stream-with-state": lambda size: DataLoader(StatefulStream(), size),
     "stream-with-workers": lambda size: DataLoader(Stream(), size, num_workers=2, persistent_workers=True),
-    "dict": lambda size: {"a": plain(size, num_workers=1), "b": DataLoader(Rows(20), size, sampler=weighted(20))},
-    "loader-and-stream": lambda size: [plain(size), DataLoader(StatefulStream(), size)],
-    "short-loader-and-stream": lambda size: [plain(size, 20), DataLoader(Stream(), size)],
-    "tensors": lambda size: TensorLoader((X[:NUM_ROWS], X[:NUM_ROWS].sum(dim=1, keepdim=True)), size, shuffle=True),
+    "dict": lambda size: {
+        "a": plain(size, num_workers=1),
+        "b": DataLoader(Rows(20), size, sampler=weighted(20)),
+        "c": DataLoader(Rows(), batch_sampler=Buckets()),
+    },
+    "loader-and-streams": lambda size: [plain(size), *streams(size)],
+    "short-loader-and-streams": lambda size: [plain(size, 20), *streams(size)],
 }
 
 

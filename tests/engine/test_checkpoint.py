@@ -1,5 +1,6 @@
 """One file is enough: a checkpoint carries its config, and holds plain values only."""
 
+import json
 import pickletools
 import shutil
 import zipfile
@@ -15,6 +16,7 @@ from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL
 from tests.stopping import rows, run_main
+from tests.xor import XorMLP
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 WARM_UP = ("--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null")
@@ -30,7 +32,7 @@ def fitted(tmp_path_factory):
 
 
 def test_every_verb_runs_from_the_file_alone_and_options_win(fitted, cli, tmp_path):
-    at_fit = cli("fit", "--config", fitted / "config.yaml", "--trainer.default_root_dir=runs").metrics
+    at_fit = json.loads((fitted / "summary.json").read_text())["metrics"]
     shutil.copy(fitted / "checkpoints/best.ckpt", tmp_path / "mine.ckpt")
     (tmp_path / "more.yaml").write_text("data: {init_args: {passes: 3}}\ntrainer: {default_root_dir: runs}\n")
     for verb in ("validate", "test", "predict", "fit"):
@@ -38,7 +40,7 @@ def test_every_verb_runs_from_the_file_alone_and_options_win(fitted, cli, tmp_pa
         assert done.code == 0, done.err
         if verb == "test":
             assert done.metrics == pytest.approx({name: at_fit[name] for name in ("test/loss", "test/acc")})
-    config = yaml.safe_load((tmp_path / "runs/xor/version_4/config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "runs/xor/version_3/config.yaml").read_text())
     assert (config["data"]["init_args"]["batch_size"], config["data"]["init_args"]["passes"]) == (3, 3)
     assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
 
@@ -47,14 +49,27 @@ class Mine(LitModule):
     """A subclass that came later."""
 
 
+class Deeper(XorMLP):
+    """A net with a layer more."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.head = torch.nn.Linear(1, 1)
+
+
 def test_a_notebook_loads_it_in_one_line(fitted):
     weights = torch.load(fitted / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     for cls, path in ((LitModule, fitted / "checkpoints/last.ckpt"), (Mine, str(fitted))):
-        module = cls.load_from_checkpoint(path)
+        module = cls.load_from_checkpoint(checkpoint_path=path, hparams_file=None, weights_only=True)
         assert type(module) is cls
         assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
         assert not module.training
         assert module(torch.zeros(3, 2)).shape == (3, 1)
+    deeper = {"class_path": f"{__name__}.Deeper", "init_args": {"hidden": 7}}
+    with pytest.raises(RuntimeError, match=r"net\.head\.weight"):
+        LitModule.load_from_checkpoint(fitted, net=deeper)
+    loaded = LitModule.load_from_checkpoint(fitted, net=deeper, strict=False)
+    assert torch.equal(loaded.net.layers[0].weight, weights["net.layers.0.weight"])
     with pytest.raises(UserError, match=r"XorMLP\.width|width.*XorMLP"):
         LitModule.load_from_checkpoint(fitted, net={"class_path": "tests.xor.XorMLP", "init_args": {"width": 3}})
 
@@ -136,7 +151,7 @@ def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path)
 
 @pytest.mark.parametrize(("metric", "best"), [("val/acc", max), ("val/loss", min)])
 def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, metric, best):
-    short = ("--data.passes=50", "--trainer.max_epochs=4", "--trainer.callbacks=null", "--test_after_fit=false")
+    short = ("--data.passes=10", "--trainer.max_epochs=4", "--trainer.callbacks=null", "--test_after_fit=false")
     assert cli("fit", "--config", SMALL, f"--checkpoint.monitor={metric}", *short).code == 0
     values = [float(row[metric]) for row in rows(Path("runs/xor/version_0"))]
     assert min(values) < max(values)

@@ -5,13 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 
+from src.engine import always_on
+from src.engine.checkpoint.callback import RunCheckpoint
+from src.engine.loggers.trackers import Trackers
 from src.engine.run import failures
+from src.engine.run.report import Report, why_ended
+from src.engine.run.run import Run
 from tests.conftest import SMALL, run_process
 from tests.processes import XOR
 from tests.stopping import config, fit, resume
@@ -35,9 +40,6 @@ def test_a_fit_prints_its_epochs_its_result_and_the_next_command(cli):
     words = shlex.split(following)
     assert words[:5] == ["next", "python", "-m", "src", "predict"]
     assert cli(*words[4:]).code == 0
-    off = cli("fit", "--config", SMALL, *SHORT, "--trainer.enable_progress_bar=false")
-    assert "epoch 1/2" not in off.out
-    assert cli("fit", "--config", SMALL, *WITH_A_BAR, *SHORT, "--trainer.callbacks=TQDMProgressBar").code == 0
 
 
 @pytest.mark.slow
@@ -67,31 +69,44 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines_alone(tmp_path):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr)
 
 
+@pytest.mark.parametrize(
+    "options", [{"enable_progress_bar": False}, {"barebones": True}, {"callbacks": TQDMProgressBar()}]
+)
+def test_an_option_or_another_bar_turns_off_the_lines_of_epochs(options):
+    trainer = SimpleNamespace(callbacks=None, barebones=False, enable_progress_bar=None, enable_checkpointing=None)
+    vars(trainer).update(options)
+    report = Report()
+    always_on.callbacks(trainer, {"report": report, "track": Trackers(), "checkpoint": RunCheckpoint()}, Run())
+    assert not report.prints_epochs
+    assert trainer.enable_progress_bar is (None if "callbacks" in options else False)
+
+
 STOP = {"monitor": "val/loss", "patience": 1, "min_delta": 100.0}
 STOP = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": STOP}
 
 
-class Enough(Callback):
-    def on_train_epoch_end(self, trainer, module):
-        trainer.should_stop = True
+def test_a_fit_says_why_it_ended(tmp_path, capfd):
+    run = fit(tmp_path, config(callbacks=(STOP,), max_epochs=30))
+    assert "\nend   early stopping in epoch 2: Monitored metric val/loss did not " in capfd.readouterr().out
+    assert resume(run, "--trainer.max_epochs=2") == 0
+    assert "end   nothing left to do: max_epochs=2 reached" in capfd.readouterr().out
 
 
-REASONS = [
-    ({"max_steps": 7, "max_epochs": -1}, "max_steps=7 reached"),
-    ({"max_time": "00:00:00:01", "max_epochs": -1}, "max_time reached"),
-    ({"callbacks": ({"class_path": f"{__name__}.Enough"},)}, "trainer.should_stop was set by a callback or the module"),
-    ({"callbacks": (STOP,), "max_epochs": 30}, r"early stopping in epoch 2: Monitored metric val/loss did not .*"),
-    ({"limit_train_batches": 0}, "nothing left to do: there is no training batch"),
-]
-
-
-@pytest.mark.parametrize(("trainer", "why"), REASONS)
-def test_a_fit_says_why_it_ended(trainer, why, tmp_path, capfd):
-    run = fit(tmp_path, config(**trainer))
-    assert re.search(rf"^end   {why}$", capfd.readouterr().out, re.MULTILINE)
-    if "max_steps=7" in why:
-        assert resume(run) == 0
-        assert "end   nothing left to do: max_steps=7 reached" in capfd.readouterr().out
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"max_steps": 7}, "max_steps=7 reached"),
+        ({"callbacks": [Timer(duration={"seconds": -1})]}, "max_time reached"),
+        ({}, "trainer.should_stop was set by a callback or the module"),
+        ({"num_training_batches": 0}, "there is no training batch"),
+    ],
+)
+def test_each_end_has_its_reason(state, why):
+    lengths = {"max_steps": -1, "max_epochs": -1, "limit_train_batches": 1.0, "num_training_batches": 7}
+    now = {"early_stopping_callbacks": [], "callbacks": [], "should_stop": True, "global_step": 7, "current_epoch": 1}
+    trainer = SimpleNamespace(**lengths | now | state)
+    assert why_ended(trainer, first_step=0) == why
+    assert why_ended(trainer, first_step=7) == f"nothing left to do: {why}"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -117,15 +132,3 @@ def test_a_warning_is_one_line_and_stands_once(monkeypatch):
     assert [shown(f"Glyph {n} is missing", package) for n in (3, 4)] == ["note: letters: Glyph 3 is missing\n", ""]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert shown("the same on each", package) == ""
-
-
-class Warns(Callback):
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        warnings.warn_explicit(f"row {batch_idx} is odd", UserWarning, f"/site-packages/own{batch_idx}.py", batch_idx)
-
-
-@pytest.mark.slow
-def test_a_run_shows_warnings_as_notes(tmp_path):
-    short = ("--trainer.max_epochs=1", "--data.passes=3", f"--trainer.callbacks={__name__}.Warns")
-    done = run_process("fit", "--config", SMALL, *short, cwd=tmp_path)
-    assert done.stderr.splitlines() == ["note: own0: row 0 is odd"]

@@ -58,15 +58,6 @@ def test_two_processes_train_like_one(cli, together, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_xor_run_on_three_processes_equals_that_of_one(alone, together):
-    """They share four rows: one has two, and its loss counts more."""
-    one, several = alone(*XOR, *IN_DOUBLE), together(3, *XOR, *IN_DOUBLE, "--data.batch_size=2")
-    assert rows(one)[-1]["test/acc"] == 1.0
-    assert rows(one)[-1]["step"] == rows(several)[-1]["step"] == 2_000
-    assert_equal_runs(one, several, 1e-9)
-
-
-@pytest.mark.slow
 def test_an_epoch_of_mnist_equals_that_of_one_process(alone, together, mnist):
     """The last batch is smaller, and does not divide by the number of processes."""
     epoch = (*MNIST, *mnist.options, *IN_DOUBLE, "--trainer.max_epochs=1", "--trainer.callbacks=null")

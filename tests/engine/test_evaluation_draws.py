@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.module import LitModule
 from tests.processes import launch, processes
-from tests.stopping import config, differences, fit, resume, rows, run_differences
+from tests.stopping import config, differences, fit, killed_at, resume, rows, run_differences
 
 
 def noise() -> float:
@@ -78,8 +78,10 @@ def experiment(task: str = "tests.engine.test_evaluation_draws.Drawing", **data:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return fit(tmp_path_factory.mktemp("whole"), experiment())
+def runs(tmp_path_factory):
+    """A run, and a copy of it as it was amid its second validation."""
+    made = experiment() | {"test_after_fit": True}
+    return killed_at(("on_validation_batch_end", 10), tmp_path_factory.mktemp("whole"), made)
 
 
 def figures(run: Path, stage: str) -> dict[str, str]:
@@ -88,33 +90,32 @@ def figures(run: Path, stage: str) -> dict[str, str]:
     return [row for row in found if row][-1]
 
 
-def test_a_later_verb_draws_what_the_fit_drew(tmp_path, cli):
-    run = fit(tmp_path / "fit", experiment(num_workers=1) | {"test_after_fit": True})
-    assert cli("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--data.num_workers=0").code == 0
-    assert cli("validate", "--ckpt_path", run / "checkpoints/last.ckpt", "--data.num_workers=0").code == 0
-    assert figures(run.parent / "version_1", "test") == figures(run, "test")
-    assert figures(run.parent / "version_2", "val") == figures(run, "val")
+def test_a_later_verb_draws_what_the_fit_drew(runs, cli):
+    run, home = runs[0], "--trainer.default_root_dir=."
+    assert cli("test", "--ckpt_path", run / "checkpoints/best.ckpt", "--data.num_workers=1", home).code == 0
+    assert cli("validate", "--ckpt_path", run, home).code == 0
+    assert figures(Path("sums/version_0"), "test") == figures(run, "test")
+    assert figures(Path("sums/version_1"), "val") == figures(run, "val")
     files = []
-    for number, options in ((3, []), (4, ["--trainer.limit_predict_batches=2"])):
-        assert cli("predict", "--ckpt_path", run, *options).code == 0
-        files.append((run.parent / f"version_{number}/predictions.csv").read_text().splitlines())
+    for number, options in ((2, []), (3, ["--trainer.limit_predict_batches=2"])):
+        assert cli("predict", "--ckpt_path", run, home, *options).code == 0
+        files.append(Path(f"sums/version_{number}/predictions.csv").read_text().splitlines())
     assert files[1] == files[0][:9]
 
 
-def test_training_does_not_notice_what_a_validation_draws(whole, tmp_path):
+def test_training_does_not_notice_what_a_validation_draws(runs, tmp_path):
     made = experiment("src.module.LitModule")
     made["trainer"] |= {"limit_val_batches": 0}
-    runs = whole, fit(tmp_path, made)
-    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs]
+    both = runs[0], fit(tmp_path, made)
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in both]
     assert differences(*states) == []
 
 
-@pytest.mark.parametrize("stop", [("on_validation_batch_end", 7), ("on_train_batch_end", 6)])
-def test_a_run_that_draws_in_its_validation_goes_on_to_the_same_bits(stop, whole, tmp_path):
-    run = fit(tmp_path, experiment(), stop)
-    if stop[0] == "on_train_batch_end":  # saved by a validation, it holds the states of training
-        assert resume(run / "checkpoints/best.ckpt") == 0
-        assert run_differences(whole, run.parent / "version_1") == []
+def test_a_run_that_draws_in_its_validation_goes_on_to_the_same_bits(runs):
+    whole, run = runs
+    # Saved by the first validation, it holds the states of training.
+    assert resume(run / "checkpoints/best.ckpt", f"--trainer.default_root_dir={run.parent.parent}") == 0
+    assert run_differences(whole, run.parent / "version_1") == []
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 

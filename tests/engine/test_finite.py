@@ -1,5 +1,6 @@
 """A loss of NaN or infinity stops the run before the weights are spoilt."""
 
+import json
 from typing import Any
 
 import pytest
@@ -33,8 +34,9 @@ def test_it_stops_with_step_rate_and_last_good_checkpoint(value, loss, accumulat
     for file in run.glob("checkpoints/*.ckpt"):
         weights = torch.load(file, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in weights.values())
-    assert resume(run) == 1  # the same value again
-    assert resume(run, "--data=tests.stopping.Sums") == 0
+    if accumulate == 1:
+        assert resume(run) == 1  # the same value again
+        assert resume(run, "--data=tests.stopping.Sums", "--trainer.max_epochs=1") == 0
 
 
 class RootOfZero(torch.nn.Linear):
@@ -55,3 +57,5 @@ def test_weights_spoilt_by_a_gradient_alone_are_not_saved_unless_an_option_says_
     run = fit(tmp_path, broken)
     assert ("NaN or infinite weights" in capfd.readouterr().err) == enabled
     assert (run / "checkpoints/last.ckpt").exists() != enabled
+    if not enabled:
+        assert json.loads((run / "summary.json").read_text())["metrics"]["val/loss"] == "nan"

@@ -6,24 +6,26 @@ import functools
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch.utils.data import DataLoader, IterableDataset
 
+from src.engine.data.loaders import StreamLoader
+from src.engine.data.order import Role
 from tests import warm
 from tests.conftest import PROJECT
 from tests.processes import finish, launch, processes, start
-from tests.stopping import config, fit, resume, rows, run_differences, run_main
+from tests.stopping import behind, config, fit, killed_at, resume, rows, run_differences, run_main
 
 # Where a run of 12 steps an epoch, with a checkpoint at each fifth step and between epochs, is stopped.
-AMID_AN_EPOCH = ("on_train_batch_end", 17)
-BETWEEN_EPOCHS = ("on_train_batch_start", 13)
 STOPS = {
-    "amid": [("SIGKILL", *AMID_AN_EPOCH)],
-    "between": [("SIGKILL", *BETWEEN_EPOCHS)],
+    "amid": [("SIGKILL", "on_train_batch_end", 17)],
+    "between": [("SIGKILL", "on_train_batch_start", 13)],
     "twice": [("SIGKILL", "on_train_batch_end", 8), ("SIGKILL", "on_train_batch_end", 11)],
     "sigterm": [("SIGTERM", "on_train_batch_start", 8)],
 }
@@ -31,7 +33,6 @@ STOPS = {
 MATRIX = {
     "plain": "twice",
     "subclass": "amid",
-    "two-workers": "twice",
     "persistent": "between",
     "weighted": "sigterm",
     "buckets": "between",
@@ -39,18 +40,9 @@ MATRIX = {
     "stream-with-state": "twice",
     "stream-with-workers": "sigterm",
     "dict": "between",
-    "loader-and-stream": "amid",
-    "short-loader-and-stream": "sigterm",
-    "tensors": "amid",
+    "short-loader-and-streams": "sigterm",
 }
-ON_TWO_PROCESSES = [("two-workers", "between"), ("buckets", "amid"), ("loader-and-stream", "twice")]
-QUICKLY = [
-    ("buckets", AMID_AN_EPOCH),
-    ("stream-with-state", BETWEEN_EPOCHS),
-    ("stream-with-state", AMID_AN_EPOCH),
-    ("dict", AMID_AN_EPOCH),
-    ("short-loader-and-stream", ("on_train_batch_end", 23)),  # the third cycle of the short loader
-]
+ON_TWO_PROCESSES = [("two-workers", "between"), ("buckets", "amid"), ("loader-and-streams", "twice")]
 
 
 def experiment(form: str = "plain", task: str = "Task", **data: Any) -> dict[str, Any]:
@@ -87,26 +79,54 @@ def undisturbed(tmp_path_factory):
     return functools.cache(lambda form: fit(tmp_path_factory.mktemp("whole"), experiment(form)))
 
 
-@pytest.mark.parametrize(("form", "stop"), QUICKLY, ids=[f"{form}-{stop[1]}" for form, stop in QUICKLY])
-def test_a_stopped_run_ends_with_the_same_bits(form, stop, undisturbed, tmp_path):
-    run = fit(tmp_path, experiment(form), stop)
-    assert resume(run) == 0
-    assert run_differences(undisturbed(form), run) == []
-
-
-def test_without_a_seed_the_order_is_that_of_the_process_that_began(tmp_path, monkeypatch):
-    made = experiment("weighted") | {"seed_everything": False}
-    with monkeypatch.context() as patch:
-        patch.setattr("src.cli.settle_seed", lambda given: 5)  # both begin with the number that is drawn
-        whole, run = fit(tmp_path / "whole", made), fit(tmp_path / "stopped", made, AMID_AN_EPOCH)
+@pytest.mark.parametrize(
+    ("form", "limit", "stops"),
+    [
+        # Amid the third cycle of the short loader; then between epochs.
+        ("short-loader-and-streams", None, [("on_train_batch_end", 23), ("on_train_batch_start", 5)]),
+        # With a number of batches Lightning fetches none in advance, and an epoch ends amid the streams.
+        ("loader-and-streams", 7, [("on_train_batch_end", 6), ("on_train_batch_start", 3)]),
+    ],
+)
+def test_a_run_stopped_twice_ends_with_the_same_bits(form, limit, stops, tmp_path):
+    made = experiment(form)
+    made["trainer"] |= {"limit_train_batches": limit}
+    whole, run = killed_at(stops[0], tmp_path, made)
+    assert resume(run, stop_at=stops[1]) == -1
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 
 
-def test_another_seed_beside_a_checkpoint_has_no_effect(undisturbed, tmp_path):
-    run = fit(tmp_path, experiment("weighted"), BETWEEN_EPOCHS)
+class Counts(IterableDataset[int]):
+    """Counts on from epoch to epoch, by three."""
+
+    count = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(3):
+            self.count += 1
+            yield self.count
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def test_a_stream_that_was_exhausted_begins_again_or_not_until_the_next_epoch():
+    made, resumed = (StreamLoader(DataLoader(Counts(), batch_size=None), Role()) for _ in range(2))
+    assert [list(behind(made, fetched)) for fetched in (0, 3)] == [[1, 2, 3], [4, 5, 6]]
+    state = behind(made, 8).state_dict()
+    behind(resumed, 8, cycles=False).load_state_dict(state)  # beside a longer loader
+    assert list(resumed) == []
+    assert list(behind(resumed, 0)) == [7, 8, 9]
+
+
+def test_a_seed_that_was_drawn_is_kept_whatever_the_resume_says(tmp_path):
+    whole, run = killed_at(("on_train_batch_end", 17), tmp_path, experiment("dict") | {"seed_everything": False})
     assert resume(run, "--seed_everything=7") == 0
-    assert run_differences(undisturbed("weighted"), run) == []
+    assert run_differences(whole, run) == []
 
 
 @pytest.mark.slow
@@ -127,22 +147,6 @@ def test_two_processes_stopped_from_without_end_with_the_same_bits(form, kind, t
     launch("fit", *whole, cwd=tmp_path)
     assert rows(run)[-1]["step"] == "36"
     assert run_differences(tmp_path / "whole/sums/version_0", run) == []
-
-
-@pytest.mark.parametrize(
-    ("form", "stop"),
-    [
-        ("loader-and-stream", ("on_train_batch_start", 8)),  # between epochs, which cut the stream into pieces
-        ("stream", ("on_train_batch_end", 6)),
-    ],
-)
-def test_a_stream_of_which_a_number_of_batches_is_an_epoch_is_resumed(form, stop, tmp_path):
-    """Of these Lightning fetches none in advance."""
-    made = experiment(form)
-    made["trainer"] |= {"limit_train_batches": 7}
-    whole, run = fit(tmp_path / "whole", made), fit(tmp_path / "stopped", made, stop)
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
 
 
 @pytest.mark.slow

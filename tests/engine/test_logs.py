@@ -1,30 +1,155 @@
 """Whatever is logged, in whichever way: W processes print what one prints, and a resume ends with the same rows."""
 
-import functools
-
 import pytest
+import torch
 import yaml
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
+from src.module import LitModule
 from tests.processes import launch, processes, rows
-from tests.stopping import fit, resume
+from tests.stopping import config, fit, killed_at, resume
+
+EPOCH = {"on_step": False, "on_epoch": True}
+BOTH = {"on_step": True, "on_epoch": True}
 
 
-def experiment(kind, batch_size=8, **trainer):
-    return {
-        "seed_everything": 0,
-        "experiment": "sums",
-        "model": {"class_path": f"tests.engine.logs_task.{kind}"},
-        "data": {"class_path": "tests.engine.logs_task.Rows", "init_args": {"batch_size": batch_size}},
-        "trainer": {
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "callbacks": [{"class_path": "tests.stopping.Stop"}, {"class_path": "tests.engine.logs_task.Logs"}],
-            **trainer,
-        },
-        "checkpoint": {"every_n_steps": 1, "monitor": "val/loss"},
-        "test_after_fit": True,
-    }
+class Ways:
+    """Logs in each way that Lightning has; for a LightningModule with `net` that calls `make_metrics`."""
+
+    def make_metrics(self):
+        several = MetricCollection({"mse": MeanSquaredError(), "r2": R2Score()})
+        stages = ("train", "val", "test")
+        self.single = nn.ModuleDict({f"{stage}_": MeanAbsoluteError() for stage in stages})
+        self.several = nn.ModuleDict({f"{stage}_": several.clone(prefix=f"{stage}/several_") for stage in stages})
+
+    def on_train_start(self):
+        self.log("train/began", 2.0 / self.trainer.world_size, reduce_fx="sum", **EPOCH)
+
+    def log_all(self, stage, batch, batch_idx):
+        x, target = batch
+        guess = self.net(x)
+        errors = (guess - target).square()
+        loss = errors.mean()
+        self.log(f"{stage}/plain", loss, **EPOCH)
+        self.log(f"{stage}/default", loss)
+        self.log(f"{stage}/asked", loss, sync_dist=True, **BOTH)
+        self.log_dict({f"{stage}/pair_a": loss, f"{stage}/pair_b": guess.mean()}, **EPOCH)
+        self.log_dict({f"{stage}/sized": loss}, batch_size=len(x), **BOTH)
+        self.log(f"{stage}/max", errors.max(), reduce_fx="max", **EPOCH)
+        self.log(f"{stage}/min", errors.min(), reduce_fx=min, **EPOCH)
+        self.log(f"{stage}/sum_both", errors.sum(), reduce_fx=sum, **BOTH)
+        # Names that one process has alone, in an order of its own.
+        for row, error in zip(x, errors, strict=True):
+            self.log(f"{stage}/part_{int(row[0] > 0)}{int(row[1] > 0)}", error.mean(), batch_size=1, **EPOCH)
+        if batch_idx == 0:
+            self.log(f"{stage}/first", loss, **EPOCH)
+            self.log(f"{stage}/first_max", errors.max(), reduce_fx="max", **EPOCH)
+            self.log(f"{stage}/first_step", errors.sum(), reduce_fx="sum", on_step=True, on_epoch=False)
+        if self.trainer.is_global_zero:
+            self.log(f"{stage}/zero_alone", 1.0, rank_zero_only=True, **EPOCH)
+        single, several = self.single[f"{stage}_"], self.several[f"{stage}_"]
+        single(guess, target)
+        self.log(f"{stage}/single", single, **EPOCH)
+        several.update(guess, target)
+        self.log_dict(several, **EPOCH)
+        return loss
+
+
+class Plain(Ways, LightningModule):
+    """Any LightningModule."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 1)
+        self.make_metrics()
+
+    def training_step(self, batch, batch_idx):
+        return self.log_all("train", batch, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer):
+        self.log("grad", self.net.weight.grad.norm())
+
+    def on_train_epoch_start(self):
+        self.log("started", float(self.trainer.current_epoch), reduce_fx="max")
+
+    def on_train_epoch_end(self):
+        self.log("train/weight", self.net.weight.sum())
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log_all("val", batch, batch_idx)
+
+    def on_validation_epoch_end(self):
+        self.log("val/weight", self.net.weight.sum())
+        self.log_dict({"val/loss": self.trainer.callback_metrics.get("val/plain/dataloader_idx_0", torch.tensor(1.0))})
+
+    def test_step(self, batch, batch_idx):
+        self.log_all("test", batch, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+class Lit(Ways, LitModule):
+    """A LitModule that logs besides."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 1), nn.MSELoss(), lambda params: torch.optim.SGD(params, lr=0.05))
+        self.make_metrics()
+
+    def training_step(self, batch, batch_idx):
+        self.log_all("train", batch, batch_idx)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log_all("val", batch, batch_idx)
+        return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log_all("test", batch, batch_idx)
+        return super().test_step(batch, batch_idx, dataloader_idx)
+
+
+class Logs(Callback):
+    """Logs from outside of the module."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.log("callback/rows", float(len(batch[0])), reduce_fx="sum", **EPOCH)
+
+    def on_train_epoch_end(self, trainer, module):
+        self.log_dict({"callback/epoch": float(trainer.current_epoch)})
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.log("val/callback", 2.0)
+
+
+class Rows(LightningDataModule):
+    """Rows that two processes cannot share evenly; `batch_size` counts those of one process."""
+
+    def __init__(self, batch_size=8):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def loader(self, seed, num_rows):
+        x = torch.randn(num_rows, 2, generator=torch.Generator().manual_seed(seed))
+        return DataLoader(TensorDataset(x, x.prod(1, keepdim=True)), self.batch_size, shuffle=seed == 0)
+
+    def train_dataloader(self):
+        return self.loader(0, 29)
+
+    def val_dataloader(self):
+        return [self.loader(1, 21), self.loader(2, 10)]
+
+    def test_dataloader(self):
+        return self.loader(3, 17)
+
+
+def experiment(kind, batch_size=8):
+    made = config(callbacks=({"class_path": f"{__name__}.Logs"},), max_epochs=2, every_n_steps=1)
+    made["data"] = {"class_path": f"{__name__}.Rows", "init_args": {"batch_size": batch_size}}
+    return made | {"model": {"class_path": f"{__name__}.{kind}"}, "test_after_fit": True}
 
 
 @pytest.mark.slow
@@ -35,23 +160,19 @@ def test_two_processes_log_what_one_logs(kind, tmp_path):
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(experiment(kind, batch_size=4)))
     launch("fit", "--config", file, *processes(2), f"--trainer.default_root_dir={tmp_path / 'two'}", cwd=tmp_path)
-    (two,) = (tmp_path / "two").glob("*/version_0")
-    assert len(rows(one)) == len(rows(two)) == 3
+    two = tmp_path / "two/sums/version_0"
+    assert len(rows(one)) == len(rows(two)) == 4  # what training began with, two epochs, the test
     for alone, together in zip(rows(one), rows(two), strict=True):
         assert together == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Fit once for each kind, without a stop."""
-    return functools.cache(lambda kind: fit(tmp_path_factory.mktemp(kind), experiment(kind)))
-
-
-STOPS = [("Plain", "on_train_batch_end", 2), ("Lit", "on_train_batch_start", 8), ("Plain", "on_train_epoch_end", 1)]
-
-
-@pytest.mark.parametrize(("kind", "hook", "number"), STOPS)
-def test_a_resume_within_an_epoch_ends_with_the_same_rows(kind, hook, number, whole, tmp_path):
-    run = fit(tmp_path, experiment(kind), (hook, number))
+@pytest.mark.parametrize(
+    ("kind", "stops"),
+    [("Plain", [("on_train_batch_end", 3), ("on_train_epoch_end", 1)]), ("Lit", [("on_train_batch_start", 8)])],
+)
+def test_a_resume_within_an_epoch_ends_with_the_same_rows(kind, stops, tmp_path):
+    whole, run = killed_at(stops[0], tmp_path, experiment(kind))
+    for stop in stops[1:]:
+        assert resume(run, stop_at=stop) == -1
     assert resume(run) == 0
-    assert (run / "metrics.csv").read_bytes() == (whole(kind) / "metrics.csv").read_bytes()
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()

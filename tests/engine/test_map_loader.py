@@ -17,11 +17,11 @@ from torch.utils.data import (
     Sampler,
     Subset,
     TensorDataset,
-    WeightedRandomSampler,
 )
 
 from src.engine.data.loaders import MapLoader
 from src.engine.data.order import Role
+from tests.engine.loader_tasks import Buckets, weighted
 from tests.stopping import behind
 
 N = 23
@@ -46,23 +46,6 @@ class Own(DataLoader[Any]):
             yield batch + 0
 
 
-class Buckets(Sampler[list[int]]):
-    """Batches of neighbours, shuffled within and among themselves; draws from all three generators."""
-
-    def __init__(self, length: int, size: int) -> None:
-        self.length, self.size = length, size
-
-    def __len__(self) -> int:
-        return -(-self.length // self.size)
-
-    def __iter__(self):
-        rows = torch.arange(self.length).roll(int(torch.randint(0, self.length, ()))).tolist()
-        np.random.shuffle(rows)
-        batches = [rows[k : k + self.size] for k in range(0, self.length, self.size)]
-        random.shuffle(batches)
-        yield from batches
-
-
 class Turns(Sampler[int]):
     """Starts at the row that has the number of the epoch."""
 
@@ -76,10 +59,6 @@ class Turns(Sampler[int]):
 
     def __iter__(self):
         return iter([*range(self.first, N), *range(self.first)])
-
-
-def weighted(length: int = N) -> WeightedRandomSampler:
-    return WeightedRandomSampler([float(k % 3) for k in range(length)], length)
 
 
 # Each makes a new loader of a batch size.
@@ -96,7 +75,7 @@ EACH_ONCE = {
 OWN_BATCHES = {"buckets": lambda size: DataLoader(Numbers(), batch_sampler=Buckets(N, 6))}
 OTHERS = {
     "sampler of batches": lambda size: DataLoader(Numbers(), None, sampler=BatchSampler(weighted(24), 4, False)),
-    "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted()),
+    "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted(N)),
     "with replacement": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 40)),
     "fewer": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), num_samples=17)),
     "generator": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 9, torch.Generator())),
@@ -264,7 +243,7 @@ def test_workers_change_nothing_and_stay_if_they_are_to():
 def test_an_order_that_is_kept_is_the_datas_and_each_epochs():
     made = MapLoader(DataLoader(Numbers(), 4, True), Role(keep_order=True))
     assert flat(epoch(made, 0)) == flat(epoch(made, 1)) == list(range(N))
-    made = MapLoader(DataLoader(Numbers(), 4, sampler=weighted()), Role(keep_order=True))
+    made = MapLoader(DataLoader(Numbers(), 4, sampler=weighted(N)), Role(keep_order=True))
     assert epoch(made, 0) == epoch(made, 1)
 
 

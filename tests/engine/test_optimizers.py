@@ -1,18 +1,28 @@
 """Groups of parameters, and schedulers: as long as the run, of one's own, on a plateau."""
 
-import csv
 import functools
 import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LRScheduler, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
+from src.engine.checkpoint.callback import refuse_wrong_directions
 from src.engine.errors import UserError
 from src.engine.module.optimizers import WarmupCosine, build_optimizer, fill_lengths, param_groups, run_length
 from src.module import LitModule
@@ -99,10 +109,6 @@ def test_a_scheduler_has_a_rate_for_each_group(groups, scheduler):
         LitModule(Net(), nn.MSELoss(), adam, groups=groups, scheduler=same).configure_optimizers()
 
 
-FIT = ("fit", "--config", SMALL, "--trainer.max_epochs=5", "--data.passes=4")
-PLATEAU = "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau"
-
-
 def own_sgd(parameters, lr: float = 0.25) -> Optimizer:
     return SGD(parameters, lr=lr)
 
@@ -111,57 +117,35 @@ def own_schedule(optimizer: Optimizer) -> LRScheduler:
     return SequentialLR(optimizer, [ConstantLR(optimizer, 1.0), ExponentialLR(optimizer, 0.1)], [2])
 
 
-def rates(run="runs/xor/version_0"):
-    """The learning rate of each epoch."""
-    with Path(run, "metrics.csv").open(newline="") as file:
-        return [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
-
-
-def test_the_fragment_warms_up_and_ends_at_nothing(cli):
-    done = cli(*FIT, "--config", CONFIGS / "scheduler/warmup_cosine.yaml")
-    assert done.code == 0, done.err
-    # 2 of 20 steps up to 0.5, then 18 down.
-    expected = [0.25 * (1 + math.cos(math.pi * (step - 2) / 18)) for step in (4, 8, 12, 16, 20)]
-    assert rates() == pytest.approx(expected, abs=1e-9)
-
-
-def test_functions_of_ones_own_are_named_by_their_path(cli):
-    done = cli(*FIT, f"--model.optimizer={__name__}.own_sgd", f"--model.scheduler={__name__}.own_schedule")
-    assert done.code == 0, done.err
-    assert rates() == pytest.approx([0.25, 0.25, 0.025, 0.0025, 0.00025])
-    assert cli("test", "--ckpt_path=runs/xor/version_0").code == 0
+OWN = [f"--model.optimizer={__name__}.own_sgd", f"--model.scheduler={__name__}.own_schedule"]
+PLATEAU = [
+    "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+    *(f"--model.scheduler.{each}" for each in ("monitor=val/acc", "mode=max", "patience=0", "factor=0.5")),
+    *("--model.scheduler.threshold=10", "--model.scheduler.threshold_mode=abs", "--trainer.check_val_every_n_epoch=2"),
+]
 
 
 @pytest.mark.parametrize(
-    ("options", "looks"),
+    ("options", "rates"),
     [
-        (["--model.scheduler.monitor=train/loss"], 5),
-        (["--model.scheduler.monitor=val/acc", "--model.scheduler.mode=max", "--trainer.check_val_every_n_epoch=2"], 2),
+        (OWN, [0.25, 0.25, 0.025, 0.0025, 0.00025]),
+        (PLATEAU, [0.5, 0.5, 0.5, 0.25, 0.25]),  # of two looks the second is not better by 10
     ],
 )
-def test_a_plateau_lowers_the_learning_rate(cli, options, looks):
-    still = ("--model.scheduler.patience=0", "--model.scheduler.threshold=10", "--model.scheduler.factor=0.5")
-    done = cli(*FIT, PLATEAU, *still, "--model.scheduler.threshold_mode=abs", *options)
+def test_a_schedule_that_the_command_line_names(cli, options, rates):
+    done = cli("fit", "--config", SMALL, "--trainer.max_epochs=5", "--data.passes=4", *options)
     assert done.code == 0, done.err
-    # The first value is the best; no other is better by 10.
-    assert rates()[-1] == pytest.approx(0.5 * 0.5 ** (looks - 1))
+    rows = stopping.rows(Path("runs/xor/version_0"))
+    assert [float(row["lr"]) for row in rows if row["lr"]] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize(
-    ("options", "hint"),
-    [
-        (
-            [PLATEAU, "--model.scheduler.monitor=val/loss", "--model.scheduler_interval=step"],
-            "interval to epoch",
-        ),
-        (["--model.scheduler=ReduceLROnPlateau"], "lightning.pytorch.cli.ReduceLROnPlateau"),
-    ],
-)
-def test_a_plateau_that_cannot_be_is_one_line(cli, options, hint):
-    done = cli(*FIT, *options)
-    assert done.code != 0
-    assert hint in done.err
-    assert "Traceback" not in done.err
+def test_a_plateau_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"Name lightning.pytorch.cli.ReduceLROnPlateau, with monitor"):
+        LitModule(Net(), nn.MSELoss(), adam, scheduler=ReduceLROnPlateau).configure_optimizers()
+    plateau = SimpleNamespace(scheduler=None, monitor="val/loss", reduce_on_plateau=True, interval="step")
+    trainer: Any = SimpleNamespace(early_stopping_callbacks=[], lr_scheduler_configs=[plateau])
+    with pytest.raises(UserError, match="Set the scheduler's interval to epoch"):
+        refuse_wrong_directions(trainer, Net())
 
 
 @pytest.mark.parametrize(
@@ -181,22 +165,29 @@ GROUPS = [
 ]
 
 
-def test_groups_and_a_schedule_as_long_as_the_run_resume_to_the_bit_and_not_beyond(tmp_path, capfd):
-    made = stopping.config(scheduler=("CosineAnnealingLR", {"T_max": None}), interval="step")
+def test_groups_and_a_warm_up_as_long_as_the_run_resume_to_the_bit_and_not_beyond(tmp_path, capfd):
+    made = stopping.config()
+    made["model"] |= yaml.safe_load((CONFIGS / "scheduler/warmup_cosine.yaml").read_text())["model"]
     made["model"]["groups"] = GROUPS
-    whole = stopping.fit(tmp_path / "whole", made)
-    stopped = stopping.fit(tmp_path / "stopped", made, ("on_train_batch_end", 17))
-    first = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert stopping.resume(stopped) == 0
-    assert stopping.run_differences(whole, stopped) == []
+    whole, killed = stopping.killed_at(("on_train_batch_end", 17), tmp_path, made)
+    first = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert stopping.resume(killed) == 0
+    assert stopping.run_differences(whole, killed) == []
     last = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert [torch.equal(first[name], last[name]) for name in ("net.0.weight", "net.2.bias")] == [True, False]
-    row = {name: float(value) for name, value in stopping.rows(whole)[0].items() if name.startswith("lr")}
-    assert (row["lr/1"], row["lr/2"]) == (0.0, pytest.approx(0.1 * row["lr"]))
-    assert row["lr"] == pytest.approx(0.01 * (1 + math.cos(math.pi / 3)) / 2)
+    found = [{name: float(value) for name, value in row.items() if value} for row in stopping.rows(whole)]
+    # 3.6 of 36 steps up to 0.01, then down to nothing.
+    expected = [0.01 * (1 + math.cos(math.pi * (step - 3.6) / 32.4)) / 2 for step in (12, 24, 36)]
+    assert [row["lr"] for row in found] == pytest.approx(expected, abs=1e-9)
+    assert [(row["lr/1"], row["lr/2"]) for row in found] == [(0.0, pytest.approx(0.1 * row["lr"])) for row in found]
     capfd.readouterr()
     assert stopping.resume(whole, "--trainer.max_epochs=4") == 1
     assert "ends at step 36" in capfd.readouterr().err
+
+
+def test_a_warm_up_rises_and_falls_to_what_is_to_be_left():
+    (factor,) = WarmupCosine(own_sgd(Net().parameters()), total_steps=20, warmup=0.1, final=0.5).lr_lambdas
+    assert [factor(step) for step in (0, 1, 2, 11, 20, 30)] == pytest.approx([0, 0.5, 1, 0.75, 0.5, 0.5])
 
 
 def test_only_what_is_null_is_filled():

@@ -4,23 +4,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+import yaml
+from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from src.cli import main
 from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
-from tests.pictures import CLASSIFICATION, Own, pixels, run, write_yaml
+from tests.pictures import pixels
 from tests.processes import launch, processes
 
 
 class Dot(Picture):
-    """Draws how many test steps it knows of."""
-
-    drawn = 0
+    """Draws a dot."""
 
     def draw(self, trainer, module):
-        Dot.drawn += 1
+        print("drawn")
         figure = new_figure(2, 1)
         figure.add_subplot().plot([0], [0], ".")
         self.save(trainer, "dot", figure)
@@ -119,70 +119,50 @@ def test_a_thumbnail_keeps_proportions_and_means(shape):
         assert torch.equal(small, image.float())
 
 
-HERE = "tests.engine.test_pictures"
+def write(folder, *callbacks, **options):
+    """Write an experiment of an epoch with callbacks of this file, each a name and its arguments."""
+    made = [{"class_path": f"{__name__}.{name}", "init_args": init_args} for name, init_args in callbacks]
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "callbacks": made}
+    model = {"net": {"class_path": "tests.pictures.Net"}, "loss": {"class_path": "torch.nn.CrossEntropyLoss"}}
+    model["optimizer"] = {"class_path": "torch.optim.Adam"}
+    experiment = {"model": model, "data": {"class_path": "tests.pictures.Data"}, "trainer": trainer} | options
+    (folder / "plots.yaml").write_text(yaml.safe_dump(experiment | {"experiment": "plots"}))
+    return ["--config", str(folder / "plots.yaml"), f"--trainer.default_root_dir={folder}"]
 
 
-@pytest.fixture
-def draw(tmp_path):
-    """Run the classification with a callback of this file."""
-    numbers = iter(range(9))
-
-    def go(callback, *options, verb="fit", **init_args):
-        config = write_yaml(tmp_path / f"{next(numbers)}.yaml", CLASSIFICATION, f"{HERE}.{callback}", **init_args)
-        return run(config, *options, verb=verb)
-
-    return go
-
-
-@pytest.mark.parametrize(("verb", "options"), [("fit", []), ("fit", ["--test_after_fit=false"]), ("validate", [])])
-def test_a_picture_is_drawn_once(verb, options, draw):
-    before = Dot.drawn
-    drawn = draw("Dot", *options, verb=verb)
-    assert Dot.drawn == before + 1
-    assert pixels(drawn.folder / "dot.png").shape == (110, 220, 3)
-    assert not list(drawn.folder.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("word", "said"),
-    [
-        (None, "KeyError: 'no such key'\nwarning: Broken drew nothing; the run itself is whole\n"),
-        ("there is\nno color", "note: Broken drew nothing: there is no color\n"),
-    ],
-)
-def test_a_picture_that_fails_ends_no_run(word, said, draw, capfd):
-    drawn = draw("Broken", word=word)
-    assert "test/acc" in drawn.trainer.callback_metrics
-    assert (drawn.folder / "checkpoints/last.ckpt").exists()
-    err = capfd.readouterr().err
-    assert said in err
-    assert ('return {}["no such key"]' in err) == (word is None)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--test_after_fit=false"], ["seen validation True 50"]),
-        (["--data.sets=2", "--data.form=dict"], ["seen_day test True 50", "seen_night_rain test True 25"]),
-    ],
-)
-def test_each_sample_of_each_data_set_is_seen_once(options, said, draw, capfd):
+def test_after_the_test_each_picture_is_drawn_once_and_a_failure_ends_no_run(tmp_path, capfd):
+    word = "there is\nno color"
+    pictures = ("Dot", {}), ("Broken", {}), ("Broken", {"word": word}), ("Seen", {}), ("Matrix", {})
     before = Rows.num_batches
-    draw("Seen", *options)
-    assert [line for line in capfd.readouterr().out.splitlines() if line.startswith("seen")] == said
-    if "--data.sets=2" in options:
-        assert Rows.num_batches == before + 4 + 2  # a test follows: no validation is looked at
-
-
-def test_a_plot_may_name_a_metric(draw, capfd):
-    folder = draw("Matrix", "--data.sets=2").folder
-    assert "test day [17, 17, 16]\ntest night rain [9, 8, 8]\n" in capfd.readouterr().out
+    main(["fit", *write(tmp_path, *pictures, test_after_fit=True), '--data.names=["day", "night/rain"]'])
+    out, err = capfd.readouterr()
+    folder = tmp_path / "plots/version_0"
+    assert [line for line in out.splitlines() if line.startswith(("seen", "drawn", "test day", "test night"))] == [
+        *("drawn", "seen_day test True 50", "seen_night_rain test True 25"),
+        *("test day [17, 17, 16]", "test night rain [9, 8, 8]"),
+    ]
+    assert Rows.num_batches == before + 4 + 2  # a test follows: no validation is looked at
+    assert pixels(folder / "dot.png").shape == (110, 220, 3)
     assert (folder / "matrix_night_rain.png").is_file()
+    assert not list(folder.glob(".*"))
+    assert "KeyError: 'no such key'\nwarning: Broken drew nothing; the run itself is whole\n" in err
+    assert "note: Broken drew nothing: there is no color\n" in err
+    assert err.count('return {}["no such key"]') == err.count("Traceback") == 1
 
 
-def evaluated(module, outputs, batch=None):
-    trainer = Trainer(logger=False, barebones=True)
-    return Evaluated(trainer, module, outputs, batch, 0, 0)
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_without_a_test_the_validation_is_drawn(verb, tmp_path, capfd):
+    main([verb, *write(tmp_path, ("Dot", {}), ("Seen", {}))])
+    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith(("seen", "drawn"))]
+    assert said == ["drawn", "seen validation True 50"]
+
+
+class Own(LightningModule):
+    """Returns what a test wants."""
+
+
+def evaluated(outputs, batch=None, module=None):
+    return Evaluated(Trainer(logger=False, barebones=True), module or Own(), outputs, batch, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +175,7 @@ def evaluated(module, outputs, batch=None):
     ids=["classes", "one column", "one number"],
 )
 def test_classes_are_read_from_probabilities(scores, target, guess, sure):
-    seen = evaluated(Own(), {"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
+    seen = evaluated({"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
     assert seen.guess.flatten().tolist() == guess
     assert seen.confidence.flatten().tolist() == pytest.approx(sure)
 
@@ -212,34 +192,40 @@ def test_classes_are_read_from_probabilities(scores, target, guess, sure):
     ids=["values", "counts", "no probabilities", "several labels", "class numbers"],
 )
 def test_other_tasks_than_classification_are_rejected(scores, target):
-    outputs = {"scores": torch.tensor(scores), "target": torch.tensor(target)}
     with pytest.raises(UserError, match="this is no classification"):
-        evaluated(Own(), outputs).guesses()
+        evaluated({"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
+
+
+@pytest.mark.parametrize("ignored", [-100, 255, "the loss"])
+def test_pixels_without_a_class_and_an_ignored_class_are_left_out(ignored):
+    module, first = Own(), [0]
+    if ignored == "the loss":
+        module.loss, ignored, first = torch.nn.CrossEntropyLoss(ignore_index=0), 0, []
+    scores = torch.tensor([[0.9, 0.2], [0.3, 0.7]]).expand(1, 1, 2, 2)
+    target = torch.tensor([[[0, 1], [ignored, 1]]])
+    outputs = {"scores": torch.cat([scores, 1 - scores], dim=1), "target": target}
+    seen = evaluated(outputs, module=module).guesses()
+    assert (seen.truth.tolist(), seen.guess.tolist()) == ([*first, 1, 1], [*first, 1, 0])
 
 
 def test_logits_become_probabilities():
     logits = torch.tensor([[2.0, 0.0]])
-    seen = evaluated(Own(), {"logits": logits}, (None, torch.tensor([0]))).guesses()
+    seen = evaluated({"logits": logits}, (None, torch.tensor([0]))).guesses()
     assert float(seen.confidence) == pytest.approx(float(logits.softmax(dim=1)[0, 0]))
-    one = evaluated(Own(), {"logits": torch.tensor([-1.0])}, (None, torch.tensor([0]))).guesses()
+    one = evaluated({"logits": torch.tensor([-1.0])}, (None, torch.tensor([0]))).guesses()
     assert float(one.confidence) == pytest.approx(1 - float(torch.tensor(-1.0).sigmoid()))
 
 
 def test_a_step_without_scores_is_named():
     for outputs, said in (({"hidden": torch.zeros(2, 3)}, r"hidden \(2, 3\) float32"), (None, "nothing")):
         with pytest.raises(UserError, match=rf"Own\.validation_step returned {said}\. Let it return a dict"):
-            evaluated(Own(), outputs).guesses()
+            evaluated(outputs).guesses()
 
 
 @pytest.mark.slow
-def test_several_processes_draw_once_and_none_waits_for_a_failed_one(tmp_path):
-    for number, (plot, init_args, said) in enumerate(
-        [
-            ("Seen", {}, "seen test True 50"),
-            ("Seen", {"fails": 1}, "note: Seen drew nothing"),
-            ("Matrix", {}, "test [17, 17, 16]"),
-        ]
-    ):
-        config = write_yaml(tmp_path / f"{number}.yaml", CLASSIFICATION, f"{HERE}.{plot}", **init_args)
-        done = launch("fit", "--config", config, *processes(2), "--data.batch_size=8", cwd=tmp_path)
-        assert (done.stdout + done.stderr).count(said) == 1
+@pytest.mark.parametrize(("fails", "said"), [(None, "seen validation True 50"), (0, "note: Seen drew nothing")])
+def test_several_processes_draw_once_and_none_waits_for_a_failed_one(fails, said, tmp_path):
+    config = write(tmp_path, ("Seen", {"fails": fails}), ("Matrix", {}))
+    done = launch("fit", *config, *processes(2), cwd=tmp_path)
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert done.stdout.count("validation [17, 17, 16]") == 1

@@ -7,23 +7,117 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
+from src.data.loader import TensorLoader
 from src.engine.errors import UserError
 from src.engine.loggers.predictions import columns_of
-from tests.engine.prediction_tasks import NUM_ROWS, boxes, image
 from tests.processes import finish, launch, processes, start
 from tests.stopping import differences
 
-X = torch.arange(float(NUM_ROWS))
+NUM_ROWS = 11  # neither 2 nor a batch of 4 divides it
+X = torch.arange(float(NUM_ROWS))  # rows that are their own number
 FOUR = torch.arange(4.0)
+
+
+def boxes(x):
+    """Of sample k there are k % 3, each of 4 numbers."""
+    return [torch.full((int(k) % 3, 4), float(k)) for k in x]
+
+
+def image(x):
+    """(B,) to (B, 3, 32, 32): a large output."""
+    return x.view(-1, 1, 1, 1) + torch.arange(3 * 32 * 32).view(3, 32, 32) / 4096
+
+
+FORMS = {
+    "scalar": lambda x: x / 3,
+    "dict": lambda x: {"label": x.long(), "name": [f"row {k:.0f}" for k in x], "pair": torch.stack([x, x / 3], dim=1)},
+    "twice": lambda x: {"pair": torch.stack([x, x], dim=1), "pair_0": x},
+    "ragged": boxes,
+    "detections": lambda x: [{"boxes": b, "label": int(k)} for k, b in zip(x, boxes(x), strict=True)],
+    "image": image,
+    # Padded within a batch: the width differs from batch to batch.
+    "padded": lambda x: x.view(-1, 1).expand(-1, int(x.max()) + 1),
+}
+
+
+class Predicts(LightningModule):
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return FORMS[self.form](batch if isinstance(batch, torch.Tensor) else batch[0])
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+def by_remainder(size):
+    """Batches of buckets: rows with one remainder by 3, the largest first."""
+    buckets = [list(range(k, NUM_ROWS, 3))[::-1] for k in range(3)]
+    return [bucket[k : k + size] for bucket in buckets for k in range(0, len(bucket), size)]
+
+
+LOADERS = {
+    "loader": lambda size: DataLoader(X, size),
+    "two": lambda size: {"a": DataLoader(X, size), "b": DataLoader(100 + X[:3], size)},
+    "stream": lambda size: DataLoader(Stream(), size),
+    "shuffled-set": lambda size: DataLoader(TensorDataset(X), size, shuffle=True),
+    "shuffled-tensors": lambda size: TensorLoader((X, X.long()), size, shuffle=True),
+    "subset": lambda size: DataLoader(X, size, sampler=SubsetRandomSampler(range(1, NUM_ROWS, 2))),
+    "again": lambda size: DataLoader(X, size, sampler=[3, 1, 3, 0, 7, 1]),
+    "buckets": lambda size: DataLoader(X, batch_sampler=by_remainder(size)),
+    "batches": lambda size: DataLoader(torch.arange(12.0).split(4), batch_size=None, sampler=[2, 0, 1]),
+    "two-shuffled": lambda size: [DataLoader(k + X, size, shuffle=True) for k in (0, 100)],
+}
+
+
+class Data(LightningDataModule):
+    def __init__(self, loader: str = "loader", batch_size: int = 4) -> None:
+        super().__init__()
+        self.loader = loader
+        self.batch_size = batch_size
+
+    def predict_dataloader(self):
+        return LOADERS[self.loader](self.batch_size)
+
+
+class Named(Data):
+    """Rows that name what lies in the batch; `harm` spoils them."""
+
+    def __init__(self, harm: str = "") -> None:
+        super().__init__("shuffled-tensors")
+        self.harm = harm
+
+    def prediction_rows(self, outputs, batch):
+        pairs = zip(batch[1].tolist(), outputs.tolist(), strict=True)
+        rows = [{"name": f"row {k}", "third": round(value, 3)} for k, value in pairs]
+        if self.harm == "later" and 0 not in batch[1]:
+            rows = [{"name": ""} for _ in rows]
+        return rows[:-1] if self.harm == "short" else rows
+
+
+class Writer(BasePredictionWriter):
+    """Writes a file for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__("batch")
+
+    def write_on_batch_end(self, trainer, module, prediction, *rest):
+        torch.save(prediction, Path(trainer.default_root_dir, f"{rest[2]}.pt"))
 
 
 def experiment(folder, form, data="Data", callbacks=(), **options):
     """Write a YAML; returns the command that reads it."""
-    tasks = "tests.engine.prediction_tasks"
     made = {
-        "model": {"class_path": f"{tasks}.Predicts", "init_args": {"form": form}},
-        "data": {"class_path": f"{tasks}.{data}", "init_args": options},
+        "model": {"class_path": f"{__name__}.Predicts", "init_args": {"form": form}},
+        "data": {"class_path": f"{__name__}.{data}", "init_args": options},
         "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "callbacks": list(callbacks)},
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(made))
@@ -55,7 +149,8 @@ def column(rows, name):
 
 def test_a_row_has_a_column_for_each_number(predict, monkeypatch):
     monkeypatch.setenv("COLUMNS", "23")
-    done, rows, large = predict("dict", "--predictions.max_printed=2")
+    monkeypatch.setattr("src.engine.loggers.predictions.MAX_PRINTED", 2)
+    done, rows, large = predict("dict")
     assert rows[4] == {"sample": "4", "label": "4", "name": "row 4", "pair_0": "4.0", "pair_1": "1.33333"}
     assert "sample  label  name   p\n0       0      row 0  0\n1       1      row 1  1\n... and 9 more\n" in done.out
     assert large == {}
@@ -83,7 +178,7 @@ def test_more_than_the_memory_names_lightnings_writer_which_replaces_ours(predic
     done, *_ = predict("image", "--predictions.max_gb=0.0001", code=1)
     assert "--predictions.max_gb 0.0001" in done.err
     assert "BasePredictionWriter" in done.err
-    writer = {"class_path": "tests.engine.prediction_tasks.Writer"}
+    writer = {"class_path": f"{__name__}.Writer"}
     predict("image", "--predictions.max_gb=0.0001", callbacks=[writer])
     assert (tmp_path / "runs/task/version_1/2.pt").exists()
     assert not list(tmp_path.glob("runs/task/*/predictions.csv"))
@@ -111,14 +206,12 @@ def test_rows_are_in_the_order_of_the_data_set(predict, loader):
 
 
 def test_prediction_rows_see_the_batch_and_are_sorted(predict):
-    _, rows, _ = predict("scalar", data="Named", loader="shuffled-tensors")
+    _, rows, _ = predict("scalar", data="Named")
     assert column(rows, "name") == [f"row {k}" for k in range(NUM_ROWS)]
     assert rows[7] == {"name": "row 7", "third": "2.333"}
 
 
-@pytest.mark.parametrize(
-    ("harm", "said"), [("later", "one sample has name, third, another name."), ("short", "for a batch of 4")]
-)
+@pytest.mark.parametrize(("harm", "said"), [("later", "one sample has name"), ("short", "for a batch of 4")])
 def test_prediction_rows_that_do_not_fit_are_one_line(predict, harm, said):
     done, rows, _ = predict("scalar", data="Named", harm=harm, code=1)
     (line,) = done.err.splitlines()

@@ -5,21 +5,19 @@ import itertools
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from src.module import LitModule
 from tests import warm
 from tests.conftest import PROJECT, SMALL, run_process
-from tests.stopping import Sums, config, fit, resume, rows, run_differences, run_main
+from tests.stopping import Sums, config, fit, killed_at, resume, rows, run_differences, run_main
 
 EARLY = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
@@ -44,7 +42,6 @@ CASES: dict[str, dict[str, Any]] = {
     "plateau": config(scheduler=PLATEAU, max_epochs=4),
     "early stopping": config(callbacks=(EARLY,), max_epochs=10, min_epochs=2, val_check_interval=3, every_n_steps=3),
 }
-OFTEN = ("accumulation", "max_steps", "plateau", "early stopping")
 STOPS = [
     ("on_train_batch_end", 7),
     ("on_train_batch_start", 13),
@@ -60,44 +57,43 @@ PAIRS = [(case, stop) for k, case in enumerate(CASES) for n, stop in enumerate(S
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The run of a case that nothing stops, made once."""
-    return functools.cache(lambda case: fit(tmp_path_factory.mktemp("whole"), CASES[case]))
-
-
-def check(case: str, stop: tuple[str, int], whole: Path, tmp_path: Path) -> None:
-    run = fit(tmp_path / "stopped", CASES[case], stop)
-    if (run / "checkpoints/last.ckpt").exists():
-        assert resume(run) == 0
-        assert run_differences(whole, run) == []
-
-
-@pytest.mark.parametrize("case", OFTEN)
-def test_a_stopped_run_ends_with_the_same_bits(case, undisturbed, tmp_path):
-    check(case, ("on_train_batch_end", 17), undisturbed(case), tmp_path)
+def killed(tmp_path_factory):
+    """A case's whole run and a copy of it at step 17, made once."""
+    return functools.cache(
+        lambda case: killed_at(("on_train_batch_end", 17), tmp_path_factory.mktemp("whole"), CASES[case])
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "stop"), PAIRS, ids=lambda each: each if isinstance(each, str) else "-".join(map(str, each))
 )
-def test_each_case_wherever_it_is_stopped(case, stop, undisturbed, tmp_path):
-    check(case, stop, undisturbed(case), tmp_path)
+def test_each_case_wherever_it_is_stopped(case, stop, killed, tmp_path):
+    run = fit(tmp_path, CASES[case], stop)
+    if (run / "checkpoints/last.ckpt").exists():
+        assert resume(run) == 0
+        assert run_differences(killed(case)[0], run) == []
 
 
-def test_stopped_again_and_again_with_half_written_files(undisturbed, tmp_path):
-    run = fit(tmp_path, CASES["plain"], ("on_train_batch_end", 7))
-    for stop in (("on_validation_end", 1), ("on_train_epoch_start", 2), ("on_validation_batch_end", 2)):
+def test_a_run_killed_amid_an_accumulation_ends_with_the_same_bits(killed):
+    whole, run = killed("accumulation")
+    assert resume(run) == 0
+    assert run_differences(whole, run) == []
+
+
+def test_stopped_again_and_again_with_half_written_files(killed):
+    whole, run = killed("plain")
+    for stop in (("on_train_epoch_start", 2), ("on_validation_end", 1), ("on_validation_batch_end", 2)):
         for part in ("checkpoints/.last.ckpt.part", "checkpoints/.best.ckpt.part", ".metrics.csv.part"):
             (run / part).write_bytes(b"half a ")
         assert resume(run, stop_at=stop) == -1
     assert resume(run) == 0
-    assert run_differences(undisturbed("plain"), run) == []
+    assert run_differences(whole, run) == []
 
 
 def test_each_epoch_is_saved(tmp_path):
-    run = fit(tmp_path, config(every_n_steps=1_000), ("on_train_batch_end", 30))
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
+    run = fit(tmp_path, config(every_n_steps=1_000), ("on_train_batch_end", 15))
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
 
 
 @pytest.mark.parametrize(("seconds", "saved"), [(50, False), (200, True)])
@@ -108,19 +104,21 @@ def test_slow_steps_are_saved_every_10_minutes(seconds, saved, tmp_path, monkeyp
     assert (run / "checkpoints/last.ckpt").exists() == saved
 
 
-def test_from_the_best_checkpoint_in_a_new_folder_with_the_rows_before_it(undisturbed, tmp_path):
-    run = fit(tmp_path / "stopped", CASES["early stopping"], ("on_train_batch_end", 17))
+def test_the_best_checkpoint_begins_a_new_folder_with_the_rows_before_it_and_the_last_one_none(killed):
+    whole, run = killed("early stopping")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert resume(run / "checkpoints/best.ckpt") == 0
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    assert run_differences(undisturbed("early stopping"), run.parent / "version_1") == []
+    assert resume(run) == 0
+    for resumed in (run, whole.with_name("version_1")):
+        assert run_differences(whole, resumed) == []
 
 
-def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(undisturbed, tmp_path):
+def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(killed, tmp_path):
     run = fit(tmp_path, config(max_epochs=2))
     assert resume(run, "--trainer.max_epochs=3") == 0
-    assert run_differences(undisturbed("plain"), run) == []
-    for finished in (run, shutil.copytree(undisturbed("early stopping"), tmp_path / "early")):
+    assert run_differences(killed("plain")[0], run) == []
+    for finished in (run, shutil.copytree(killed("early stopping")[0], tmp_path / "early")):
         before = (finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)
         assert resume(finished) == 0
         assert ((finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)) == before
@@ -173,31 +171,17 @@ class ByCounts(Sums):
         return DataLoader(TensorDataset(*self.data), self.batch_size, sampler=Counts())
 
 
-@pytest.mark.parametrize(("data", "stop"), [("SideBySide", 4), ("ByCounts", 41)])
-def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop, tmp_path):
-    counts = data == "ByCounts"
-    made = config(max_epochs=4, every_n_steps=1, reload_dataloaders_every_n_epochs=2 * counts)
-    made["data"] = {"class_path": f"{__name__}.{data}"}
-    if not counts:
+STREAMS = ("SideBySide", 4, {"max_epochs": 2}, {"batch_size": 4})
+COUNTS = ("ByCounts", 11, {"max_epochs": 4, "reload_dataloaders_every_n_epochs": 2}, {"batch_size": 16})
+
+
+@pytest.mark.parametrize(("data", "stop", "trainer", "options"), [STREAMS, COUNTS], ids=["streams", "counts"])
+def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop, trainer, options, tmp_path):
+    made = config(every_n_steps=1, **trainer)
+    made["data"] = {"class_path": f"{__name__}.{data}", "init_args": options}
+    if data == "SideBySide":
         made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
-    whole = fit(tmp_path / "whole", made)
-    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", stop))
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
-
-
-class FreezesOnce(Callback):
-    """Freezes a layer at the start of the second epoch, and never again."""
-
-    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        if trainer.current_epoch == 1:
-            module.net[0].requires_grad_(False)
-
-
-def test_a_frozen_layer_stays_frozen_after_a_resume(tmp_path):
-    made = config(callbacks=({"class_path": f"{__name__}.FreezesOnce"},))
-    whole = fit(tmp_path / "whole", made)
-    run = fit(tmp_path / "stopped", made, ("on_train_batch_start", 27))
+    whole, run = killed_at(("on_train_batch_start", stop), tmp_path, made)
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 

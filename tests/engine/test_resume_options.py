@@ -15,7 +15,7 @@ STEP = ("torch.optim.lr_scheduler.StepLR", {"step_size": 1, "gamma": 0.5})
 ONE_CYCLE = ("torch.optim.lr_scheduler.OneCycleLR", {"max_lr": 0.1, "total_steps": None})
 EARLY = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
-    "init_args": {"monitor": "val/loss", "patience": 2, "min_delta": 5.0},
+    "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 5.0},
 }
 
 
@@ -35,12 +35,11 @@ class Plain(LightningModule):
 
 
 RUNS = {
-    "adam": config(max_epochs=2),
-    "step": config(max_epochs=2, scheduler=STEP),
-    "one-cycle": config(max_epochs=2, scheduler=ONE_CYCLE, interval="step"),
-    "plain": config(max_epochs=2) | {"model": {"class_path": f"{__name__}.Plain"}},
+    "step": config(max_epochs=1, scheduler=STEP),
+    "one-cycle": config(max_epochs=1, scheduler=ONE_CYCLE, interval="step"),
+    "plain": config(max_epochs=1) | {"model": {"class_path": f"{__name__}.Plain"}},
     "early": config(max_epochs=20, callbacks=(EARLY,)),
-    "groups": config(max_epochs=2),
+    "groups": config(max_epochs=1),
 }
 RUNS["groups"]["model"]["groups"] = [{"names": ["*.bias"], "lr": 0.5}]
 
@@ -55,7 +54,7 @@ def finished(tmp_path_factory):
 def resumed(finished, tmp_path, capfd):
     """Resume a copy of a run with options; returns the exit code, the lines that report or reject, and the folder."""
 
-    def run(kind, *options, epochs=4):
+    def run(kind, *options, epochs=2):
         folder = tmp_path / "run"
         shutil.copytree(finished(kind), folder)
         capfd.readouterr()
@@ -66,33 +65,32 @@ def resumed(finished, tmp_path, capfd):
     return run
 
 
-def groups(run):
-    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
-
-
 @pytest.mark.parametrize(
-    ("kind", "option", "changed", "values"),
+    ("kind", "options", "changed", "values"),
     [
-        ("groups", "optimizer.lr=0.04", "lr 0.01 to 0.04", [0.04, 0.5]),
-        ("adam", "optimizer.betas=[0.5, 0.9]", r"betas \(0.9, 0.999\) to \(0.5, 0.9\)", [(0.5, 0.9)]),
-        ("step", "optimizer.weight_decay=0.1", "weight_decay 0.0 to 0.1", [0.1]),
+        (
+            "groups",
+            ["--model.optimizer.lr=0.04", "--model.optimizer.betas=[0.5, 0.9]"],
+            "optimizer.lr 0.01 to 0.04; optimizer.betas (0.9, 0.999) to (0.5, 0.9)",
+            {"lr": [0.04, 0.5], "betas": [(0.5, 0.9)] * 2},
+        ),
+        ("step", ["--model.optimizer.weight_decay=0.1"], "optimizer.weight_decay 0.0 to 0.1", {"weight_decay": [0.1]}),
     ],
 )
-def test_numbers_take_effect_where_no_schedule_sets_them(resumed, kind, option, changed, values):
-    code, (said,), run = resumed(kind, f"--model.{option}")
+def test_numbers_take_effect_where_no_schedule_sets_them(resumed, kind, options, changed, values):
+    code, said, run = resumed(kind, *options)
     assert code == 0
-    assert re.fullmatch(f"changed  optimizer.{changed}", said)
-    assert [group[changed.split()[0]] for group in groups(run)] == values
+    assert said == [f"changed  {changed}"]
+    groups = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {name: [group[name] for group in groups] for name in values} == values
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [
-        ("adam", ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"], "optimizer .*Adam to .*SGD"),
-        ("adam", ["--model.groups=[{names: ['*.bias'], weight_decay: 0.0}]"], "groups None to .*bias"),
-        ("step", ["--model.scheduler=null"], "scheduler .*StepLR.* to None"),
+        ("groups", ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"], "optimizer .*Adam to .*SGD"),
+        ("groups", ["--model.groups=[{names: ['*.bias'], weight_decay: 0.0}]"], "groups .*0.5.* to .*bias"),
         ("step", ["--model.optimizer.lr=0.04"], "optimizer.lr 0.01 to 0.04"),
-        ("one-cycle", ["--model.scheduler.pct_start=0.6"], "scheduler.pct_start 0.3 to 0.6"),
         ("one-cycle", ["--model.optimizer.betas=[0.5, 0.9]"], "optimizer.betas"),
         ("plain", ["--model.gamma=0.5"], "gamma 0.9 to 0.5"),
     ],
@@ -102,11 +100,11 @@ def test_any_other_change_is_rejected_and_the_run_stays_as_it_was(resumed, kind,
     assert code == 1
     assert re.match(f"error: .*: model.{named}.* --transfer.weights", line)
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["state"], summary["epochs"]) == ("finished", 2)
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    assert (summary["state"], summary["epochs"]) == ("finished", 1)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
 
 
 def test_more_patience_takes_effect(resumed):
-    code, _, run = resumed("early", "--trainer.callbacks.patience=5", epochs=20)
+    code, _, run = resumed("early", "--trainer.callbacks.patience=2", epochs=20)
     assert code == 0
-    assert len(rows(run)) == 6
+    assert len(rows(run)) == 3

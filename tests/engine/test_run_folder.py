@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from src.cli import main
+from src.engine.errors import UserError
 from src.engine.paths import write_whole
 from src.engine.run import folder
 from src.engine.run.run import Run, RunCallback
@@ -63,16 +64,18 @@ ODD = {
 
 
 @pytest.mark.parametrize("make", ODD.values(), ids=ODD.keys())
-def test_a_place_that_is_no_folder_is_one_line_and_stays(cli, tmp_path, make):
+def test_a_place_that_is_no_folder_is_named_and_stays(tmp_path, make):
     make(tmp_path / "runs")
     before = sorted(tmp_path.rglob("*"))
-    done = cli("fit", "--config", SMALL, *SHORT)
-    assert done.code == 1
-    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert str(tmp_path / "runs") in line
-    assert "--trainer.default_root_dir" in line
+    root = folder.runs_folder(tmp_path / "runs", "xor")
+    with pytest.raises(UserError, match=f"Cannot write into {root}: .*--trainer.default_root_dir"):
+        folder.begin(Run(), root)
     assert sorted(tmp_path.rglob("*")) == before
-    assert "is an address" in cli("fit", "--config", SMALL, "--trainer.default_root_dir=s3://bucket/runs").err
+
+
+def test_the_address_of_a_server_is_refused():
+    with pytest.raises(UserError, match=r"trainer\.default_root_dir=s3://bucket/runs is an address"):
+        folder.runs_folder("s3://bucket/runs", "xor")
 
 
 JOBS = {

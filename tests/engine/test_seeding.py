@@ -1,62 +1,49 @@
 """A split that is drawn without a seed of its own is one split for the life of a run."""
 
-import importlib
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from src.engine.data.adopt import adopt
 from src.engine.data.seeding import random_state, seeded, set_random_state, settle_seed
 from src.module import LitModule
-from tests.conftest import PROJECT
 from tests.processes import launch, processes
 
-# Each row's number is its only feature; whoever hands out a loader notes which rows it has.
-PACKAGE = """
-import json
-import random
 
-import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Subset, TensorDataset
+def split() -> list[list[int]]:
+    order = torch.randperm(60).tolist()
+    random.shuffle(order)
+    np.random.shuffle(order)
+    return [order[:40], order[40:50], order[50:]]
 
 
 class Split(LightningDataModule):
-    def __init__(self, where: str = "setup") -> None:
-        super().__init__()
-        self.where = where
-        self.draw("__init__")
+    """Draws a split in each hook; whoever hands out a loader notes its rows in each of them."""
 
-    def draw(self, where):
-        if where == self.where:
-            order = torch.randperm(60).tolist()
-            random.shuffle(order)
-            np.random.shuffle(order)
-            self.parts = [order[:40], order[40:50], order[50:]]
+    def __init__(self):
+        super().__init__()
+        self.splits = {"__init__": split()}
 
     def prepare_data(self):
-        self.draw("prepare_data")
-        if self.where == "prepare_data":
-            with open("parts.json", "w") as file:
-                json.dump(self.parts, file)
+        Path("parts.json").write_text(json.dumps(split()))
 
     def setup(self, stage):
-        self.draw("setup")
-        if self.where == "prepare_data":
-            with open("parts.json") as file:
-                self.parts = json.load(file)
+        self.splits |= {"setup": split(), "prepare_data": json.loads(Path("parts.json").read_text())}
 
     def loader(self, part, **options):
-        self.draw("loaders")
-        with open("parts.txt", "a") as file:
-            print(json.dumps([part, sorted(self.parts[part])]), file=file)
+        self.splits["loaders"] = split()
+        with Path("parts.txt").open("a") as file:
+            for where, parts in self.splits.items():
+                print(json.dumps([where, part, sorted(parts[part])]), file=file)
         x = torch.arange(60.0)[:, None]
-        return DataLoader(Subset(TensorDataset(x, (x > 30).float()), self.parts[part]), batch_size=10, **options)
+        rows = self.splits["setup"][part]
+        return DataLoader(Subset(TensorDataset(x, (x > 30).float()), rows), batch_size=10, **options)
 
     def train_dataloader(self):
         return self.loader(0, shuffle=True)
@@ -68,58 +55,62 @@ class Split(LightningDataModule):
         return self.loader(2)
 
     predict_dataloader = test_dataloader
-"""
-CONFIG = """
+
+
+CONFIG = f"""
 model:
-  net: {class_path: torch.nn.Linear, init_args: {in_features: 1, out_features: 1}}
-  loss: {class_path: torch.nn.BCEWithLogitsLoss}
-  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.01}}
-data: {class_path: splits.Split}
-trainer: {max_epochs: 2, accelerator: cpu}
+  net: {{class_path: torch.nn.Linear, init_args: {{in_features: 1, out_features: 1}}}}
+  loss: {{class_path: torch.nn.BCEWithLogitsLoss}}
+  optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.01}}}}
+data: {{class_path: {__name__}.Split}}
+trainer: {{max_epochs: 2, accelerator: cpu}}
 test_after_fit: true
 """
+FIT = ("fit", "--config", "split.yaml")
 LAST = "runs/split/version_0"
+HOOKS = ("prepare_data", "setup", "loaders")
 
 
-@pytest.fixture
-def splits(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    (tmp_path / "splits.py").write_text(PACKAGE)
-    (tmp_path / "split.yaml").write_text(CONFIG)
-    return tmp_path
+    Path("split.yaml").write_text(CONFIG)
 
 
-def parts(folder):
-    """The rows of training, validation and test; each the same whenever a loader had it, none in two of them."""
-    found = [json.loads(line) for line in (folder / "parts.txt").read_text().splitlines()]
-    rows = {part: {tuple(rows) for each, rows in found if each == part} for part in (0, 1, 2)}
-    assert [len(different) for different in rows.values()] == [1, 1, 1]
-    train, val, test = (set(next(iter(different))) for different in rows.values())
-    assert len(train | val | test) == 60
-    return train, val, test
+def assert_one_split(*places):
+    """Compare each part whenever a loader had it: always the same rows, none of which is in another part."""
+    found = [json.loads(line) for line in Path("parts.txt").read_text().splitlines()]
+    orders = set()
+    for place in places:
+        rows = [{tuple(rows) for where, each, rows in found if (where, each) == (place, part)} for part in range(3)]
+        assert [len(different) for different in rows] == [1, 1, 1], place
+        parts = [next(iter(different)) for different in rows]
+        assert sorted(sum(parts, ())) == list(range(60))
+        orders.add(parts[0])
+    assert len(orders) == len(places)  # each draws numbers of its own
 
 
-@pytest.mark.parametrize("where", ["prepare_data", "loaders"])
-def test_no_row_that_trained_is_tested(splits, cli, where):
-    done = cli("fit", "--config", "split.yaml", f"--data.where={where}")
-    assert done.code == 0, done.err
-    assert ("draw the same random numbers" in done.err) == (where == "loaders")
-    assert cli("test", "--ckpt_path", LAST, "--seed_everything=3").code == 0
-    parts(splits)
-
-
-@pytest.mark.parametrize(("seed", "where"), [("false", "__init__"), ("${oc.env:SEED_OF_THE_DAY}", "setup")])
-def test_a_seed_that_is_drawn_or_looked_up_is_kept(splits, cli, monkeypatch, seed, where):
+@pytest.mark.parametrize("seed", ["false", "${oc.env:SEED_OF_THE_DAY}"])
+def test_no_row_that_trained_is_tested_with_a_seed_that_is_drawn_or_looked_up(cli, monkeypatch, seed):
     monkeypatch.setenv("SEED_OF_THE_DAY", "5")
-    assert cli("fit", "--config", "split.yaml", f"--data.where={where}", f"--seed_everything={seed}").code == 0
+    done = cli(*FIT, f"--seed_everything={seed}")
+    assert done.code == 0, done.err
+    assert "draw the same random numbers" in done.err
     monkeypatch.setenv("SEED_OF_THE_DAY", "6")
-    assert cli("fit", "--ckpt_path", LAST, "--trainer.max_epochs=3").code == 0
-    assert cli("predict", "--ckpt_path", LAST, "--seed_everything=false").code == 0
-    parts(splits)
+    if seed == "false":
+        assert cli("fit", "--ckpt_path", LAST, "--trainer.max_epochs=3").code == 0
+    assert cli("predict", "--ckpt_path", LAST, "--seed_everything=3").code == 0
+    assert_one_split("__init__", *HOOKS)
     kept = torch.load(f"{LAST}/checkpoints/last.ckpt", weights_only=True)["config"]["seed_everything"]
     assert type(kept) is int
+    # In a notebook the module brings the seed.
+    module = LitModule.load_from_checkpoint(LAST)
+    seed_everything(7)
+    data = Split()
+    trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    adopt(trainer, module, data)
+    trainer.test(module, data, verbose=False)
+    assert_one_split(*HOOKS)
 
 
 @pytest.mark.parametrize("start", [{"SLURM_JOB_ID": "7"}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}])
@@ -139,11 +130,10 @@ def test_processes_that_something_else_starts_draw_the_same_seed(start, monkeypa
 
 
 @pytest.mark.slow
-def test_two_processes_and_one_have_the_same_rows(splits, cli):
-    options = ["fit", "--config", "split.yaml", "--seed_everything=false", "--data.where=__init__", *processes(2)]
-    launch(*options, cwd=splits, PYTHONPATH=f"{PROJECT}:{splits}")
+def test_two_processes_and_one_have_the_same_rows(tmp_path, cli):
+    launch(*FIT, "--seed_everything=false", *processes(2), cwd=tmp_path)
     assert cli("test", "--ckpt_path", LAST).code == 0
-    parts(splits)
+    assert_one_split("__init__", *HOOKS)
 
 
 def draw() -> list[float]:
@@ -193,14 +183,3 @@ def test_in_a_notebook_each_hook_draws_numbers_of_its_own_and_the_same_with_a_se
     first, second = ([tuple(rows.tolist()) for rows in each] for each in found)
     assert first == second
     assert len(set(first)) == 4
-
-
-def test_in_a_notebook_the_module_of_a_run_brings_its_seed(splits, cli):
-    assert cli("fit", "--config", "split.yaml", "--seed_everything=12").code == 0
-    module = LitModule.load_from_checkpoint(LAST)
-    seed_everything(7)
-    data = importlib.import_module("splits").Split()
-    trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
-    adopt(trainer, module, data)
-    trainer.test(module, data, verbose=False)
-    parts(splits)

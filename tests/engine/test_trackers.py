@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
-from src.engine.loggers.trackers import name_of, send_picture
-from src.engine.run.run import RunCallback
+from src.engine.loggers import trackers
+from src.engine.run.run import Run, RunCallback
 from tests import stopping
 from tests.conftest import PROJECT
 from tests.processes import processes
@@ -47,21 +47,25 @@ class Noted(DummyLogger):
 
 
 def test_a_logger_of_ones_own_gets_the_config(tmp_path):
-    stopping.fit(tmp_path, stopping.config(logger={"class_path": f"{__name__}.Noted"}))
+    stopping.fit(tmp_path, stopping.config(max_steps=1, logger={"class_path": f"{__name__}.Noted"}))
     assert Noted.params["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.01
 
 
-@pytest.mark.parametrize(
-    ("experiment", "folder", "name"),
-    [
-        ("cats", "/p/runs/cats/version_3", "version_3"),
-        ("pets/cats", "/p/runs/pets/cats/sweep_0/test_3", "sweep_0/test_3"),
-        ("runs", "/p/runs/runs/version_0", "version_0"),
-        ("cats", "/p/big search/version_0", "big search/version_0"),  # sweep --resume "big search"
-    ],
-)
-def test_a_run_is_named_below_its_experiment(experiment, folder, name):
-    assert name_of(experiment, Path(folder)) == name
+RUNS = [
+    ("cats", "runs/cats/version_3", None),
+    ("pets/cats", "runs/pets/cats/sweep_0/test_3", "sweep_0"),
+    ("runs", "runs/runs/version_0", None),
+    ("cats", "big search/version_0", "big search"),  # sweep --resume "big search"
+]
+
+
+@pytest.mark.parametrize(("experiment", "folder", "group"), RUNS)
+def test_a_run_of_a_sweep_is_named_after_it(experiment, folder, group, monkeypatch):
+    monkeypatch.setattr(trackers, "MLFlowLogger", lambda *args, tags, **options: [*args, tags.get("group")])
+    track = trackers.Trackers()
+    track.run = Run(config={"experiment": experiment}, folder=Path(folder))
+    title = "/".join(folder.split("/")[-2 if group else -1 :])
+    assert track._make("mlflow", "sqlite:///m.db") == [experiment, title, "sqlite:///m.db", group]
 
 
 class Down(DummyLogger):
@@ -89,22 +93,22 @@ def test_a_tracker_that_fails_is_reported_once_and_ends_no_run(fit_sums, monkeyp
             raise RuntimeError("The server\ndoes not answer.")
 
     monkeypatch.setattr(TensorBoardLogger, "log_metrics", log_metrics)
-    done = fit_sums("--track.tensorboard=true")
+    done = fit_sums("--track.tensorboard=true", "--trainer.max_epochs=2")
     warning = (
         "warning: TensorBoardLogger: The server does not answer. The run continues without it; metrics.csv has its"
     )
     assert done.err.count(warning) == len(calls) == 1
-    assert len(stopping.rows(Path("runs/sums/version_0"))) == 3
+    assert len(stopping.rows(Path("runs/sums/version_0"))) == 2
 
 
 class Draws(RunCallback):
     """Sends a red square of 6 by 4 after the training."""
 
     def on_train_end(self, trainer, module):
-        path = self.run.folder / "square.png"
         if trainer.is_global_zero:
+            path = self.run.folder / "square.png"
             Image.new("RGB", (6, 4), RED).save(path)
-        send_picture(trainer.loggers, "square", path, trainer.global_step)
+            trackers.send_picture(trainer.loggers, "square", path, trainer.global_step)
 
 
 def python(*words, cwd):

@@ -2,20 +2,11 @@
 
 import pytest
 import torch
-import yaml
 
 from src.engine.checkpoint.build import Transfer
 from src.engine.errors import UserError
 from tests import stopping
-
-
-@pytest.fixture
-def other(tmp_path):
-    """The file of an experiment that learns nothing: what it saves is what it started with."""
-    experiment = stopping.config(max_epochs=1) | {"experiment": "other", "seed_everything": 99}
-    experiment["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(experiment))
-    return tmp_path / "other.yaml"
+from tests.conftest import SMALL
 
 
 def seeded_net():
@@ -34,15 +25,17 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_fit_starts_with_the_weights_and_its_resume_needs_the_source_no_more(cli, other, tmp_path):
+def test_a_fit_starts_with_the_weights_and_its_resume_needs_the_source_no_more(fit_sums, cli, tmp_path):
     source = stopping.fit(tmp_path / "source", stopping.config(max_epochs=1)) / "checkpoints/last.ckpt"
-    done = cli("fit", "--config", other, f"--transfer.weights={source.parents[1]}")
-    assert f"weights from {source}: 4 of 4 tensors" in done.out, done.err
-    last = torch.load(tmp_path / "runs/other/version_0/checkpoints/last.ckpt", weights_only=True)
+    # A run that learns nothing: what it saves is what it started with.
+    still = ("--seed_everything=99", "--model.optimizer.lr=0.0", "--trainer.max_epochs=1")
+    done = fit_sums(*still, f"--transfer.weights={source.parents[1]}")
+    assert f"weights from {source}: 4 of 4 tensors" in done.out
+    last = torch.load("runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)
     assert equal(last["state_dict"], torch.load(source, weights_only=True)["state_dict"])
     assert last["global_step"] == 12
     source.unlink()
-    done = cli("fit", "--ckpt_path=runs/other/version_0", "--trainer.max_epochs=2")
+    done = cli("fit", "--ckpt_path=runs/sums/version_0", "--trainer.max_epochs=2")
     assert done.code == 0, done.err
     assert "weights from" not in done.out
 
@@ -96,18 +89,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path, held, options, error, hint)
         into(stopping.Net(), weights=tmp_path / "weights.pt", **options)
 
 
-def last_line(done):
-    assert done.code != 0
-    (line,) = done.err.splitlines()
-    return line
-
-
-@pytest.mark.parametrize("name", ["transfer.weights", "ckpt_path"])
-def test_a_mistake_is_one_line_and_makes_no_run(cli, other, tmp_path, name):
-    assert f"error: {name}=nope does not exist." in last_line(cli("fit", "--config", other, f"--{name}=nope"))
+def test_a_mistake_is_one_line_and_makes_no_run(cli, tmp_path):
     torch.save(prefixed("b."), tmp_path / "weights.pt")
-    line = last_line(cli("fit", "--config", other, f"--{name}=weights.pt"))
-    assert ("Missing key(s)" if name == "transfer.weights" else "holds no config") in line
+    for name, said in {"nope": "transfer.weights=nope does not exist.", "weights.pt": "Missing key(s)"}.items():
+        done = cli("fit", "--config", SMALL, f"--transfer.weights={name}")
+        assert done.code == 1
+        (line,) = done.err.splitlines()
+        assert said in line
     assert not (tmp_path / "runs").exists()
 
 

@@ -75,21 +75,15 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._saved_s, self._step = time.monotonic(), trainer.global_step
 
     def after_train_batch(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        # Several optimizers move on by several steps a batch.
-        passed = step // self.every_n_steps > self._step // self.every_n_steps
-        self._step = step
-        self._due |= passed and self._saved_at != (step, trainer.current_epoch)
-        self._due |= self.run.stop > 0 or self._late(trainer)
+        passed = trainer.global_step - self._step >= self.every_n_steps
+        self._due |= passed or self.run.stop > 0 or self._late(trainer)
         # A run resumed from here would leave out a validation that follows: let that one save.
         if self._due and not self._validation_follows(trainer):
             self._save_due(trainer)
 
     def _late(self, trainer: Trainer) -> bool:
         late = trainer.global_step > 0 and time.monotonic() - self._saved_s > 60 * self.every_minutes
-        if trainer.world_size == 1:
-            return late
-        asks = trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES == 0
+        asks = trainer.world_size == 1 or trainer.fit_loop.total_batch_idx % ASK_EVERY_N_BATCHES == 0
         return asks and bool(trainer.strategy.broadcast(late))
 
     @staticmethod
@@ -175,7 +169,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         at = (trainer.global_step, trainer.current_epoch)
         if self._saved_at != at:
             self._save(trainer, "last.ckpt")
-        self._saved_at, self._saved_s, self._due = at, time.monotonic(), False
+        self._saved_at, self._step, self._saved_s, self._due = at, trainer.global_step, time.monotonic(), False
         if self.run.stop:
             leave(trainer, self.run)
 

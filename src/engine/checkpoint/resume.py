@@ -40,7 +40,7 @@ class Resume(RunCallback):
         self._loaded: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
         self._changes: dict[tuple[int, int, str], Any] = {}
-        self._metrics: dict[str, dict[str, Any]] = {}
+        self._metrics: dict[tuple[str, str], Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._world_size = trainer.world_size
@@ -69,12 +69,11 @@ class Resume(RunCallback):
             self._reject()
         was, given = before["numbers"], self._made["numbers"]
         changes = {place: value for place, value in given.items() if was.get(place, value) != value}
-        scheduled = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs]
+        saved = self._loaded["optimizer_states"]
         for (k, n, name), value in changes.items():
-            by_schedule = {"lr", "initial_lr"} if trainer.optimizers[k] in scheduled else set()
-            by_schedule |= {"momentum", "betas"} if (k, n, "max_momentum") in given else set()
+            moved = saved[k]["param_groups"][n][name] != was[k, n, name]  # by a schedule
             values = value if isinstance(value, list | tuple) else [value]
-            if name in by_schedule or any(type(each) not in (int, float) for each in values):
+            if moved or any(type(each) not in (int, float) for each in values):
                 self._reject()
         texts = [f"optimizer.{place[2]} {was[place]} to {value}" for place, value in changes.items()]
         if texts and trainer.is_global_zero:
@@ -181,36 +180,38 @@ def refuse_to_prolong(trainer: Trainer) -> None:
             )
 
 
-def metric_states(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Copy the plain values among the attributes of each metric in a module: counts, a best value, a window."""
+def metric_states(module: nn.Module) -> dict[tuple[str, str], Any]:
+    """Copy the plain values among the attributes of each metric in a module: counts, a best value, a window.
+
+    Returns:
+        The values by the name of the metric and that of the attribute.
+    """
     for part in module.modules():
         if isinstance(part, MetricCollection):
             list(part.values(copy_state=False))  # those of a group take the counts of its first
-    states = {}
-    for name, part in module.named_modules():
-        if isinstance(part, Metric):
-            held = {key: value for key, value in vars(part).items() if key not in NO_STATE and is_plain(value)}
-            states[name] = copied(held, "cpu")
-    return states
+    return {
+        (name, key): copied(value, "cpu")
+        for name, part in module.named_modules()
+        if isinstance(part, Metric)
+        for key, value in vars(part).items()
+        if key not in NO_STATE and is_plain(value)
+    }
 
 
-def set_metric_states(module: nn.Module, states: dict[str, dict[str, Any]]) -> None:
+def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> None:
     """Give metrics what `metric_states` returned, or a part of it."""
     metrics: dict[str, Any] = dict(module.named_modules())
-    for name in states.keys() & metrics.keys():
-        # A Metric refuses to set some of its attributes.
-        vars(metrics[name]).update(copied(states[name], metrics[name].device))
-    if missing := ", ".join(states.keys() - metrics.keys()):
+    for (name, key), value in states.items():
+        if name in metrics:  # a Metric refuses to set some of its attributes
+            vars(metrics[name])[key] = copied(value, metrics[name].device)
+    if missing := ", ".join({name for name, _ in states} - metrics.keys()):
         print(f"warning: metrics made during training begin anew: {missing}", file=sys.stderr)
 
 
-def changed_states(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def changed_states(before: dict[tuple[str, str], Any], now: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
     """Choose what changed in metrics' states: an option of a metric may be another one when the run is resumed."""
-    changes = {}
-    for name, held in now.items():
-        old = {key: pickle.dumps(value) for key, value in before.get(name, {}).items()}
-        changes[name] = {key: value for key, value in held.items() if pickle.dumps(value) != old.get(key)}
-    return {name: changed for name, changed in changes.items() if changed}
+    old = {place: pickle.dumps(value) for place, value in before.items()}
+    return {place: value for place, value in now.items() if pickle.dumps(value) != old.get(place)}
 
 
 def copied(values: Any, device: Any) -> Any:

@@ -44,17 +44,28 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: its `config:` entries include each other in a cycle. Remove one.")
     content = load(read_text(path), str(path))
     bases = content.pop("config", None)
-    merged: dict[str, Any] = {}
+    parts: list[dict[str, Any]] = []
     for base in bases if isinstance(bases, list) else [bases] if bases else []:
         below = path.parent / at_home(str(base))
         if not below.is_file():
             raise UserError(f"{path}: config: {base}: {below} does not exist; the path is relative to the file itself.")
-        merged = merge(merged, _read(below, (*above, path.resolve())))
-    return merge(merged, content)
+        parts.append(_read(below, (*above, path.resolve())))
+    # Onto nothing `key+` would start a list; in a file alone it waits for the list of an earlier one.
+    return reduce(merge, [*parts, content])
 
 
-def merge(base: dict[str, Any], over: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Merge a config into an earlier one by the rule above; `at` is the option whose value both are."""
+def merge(base: Any, over: Any, at: str = "") -> Any:
+    """Merge a value into an earlier one by the rule above; `at` is the option whose value both are."""
+    if isinstance(base, list) and base and isinstance(over, dict) and not _is_class(over):
+        return [*base[:-1], merge(base[-1], over, at)]  # `trainer.callbacks.monitor` is the last one's
+    if isinstance(base, dict) and isinstance(over, str):
+        over = _as_option(over) if over.startswith("{") else over
+        # A function takes no options: its name stays alone.
+        if (_is_class(base) or at in ("model", "data")) and inspect.isclass(find_class(str(over), at)):
+            over = {"class_path": over}
+    if not isinstance(over, dict):
+        return over
+    base = {"class_path": base} if isinstance(base, str) else base if isinstance(base, dict) else {}
     if not (at in ("model", "data") or _is_class(base) or _is_class(over)):
         return _merge_entries(base, over, at, deletes="." in at)
     base, over = (value if _is_class(value) or not value else {"init_args": value} for value in (base, over))
@@ -77,33 +88,15 @@ def _merge_entries(base: dict[str, Any], over: dict[str, Any], at: str, deletes:
     merged = dict(base)
     for key, value in over.items():
         name = key.removesuffix("+") if isinstance(key, str) else key
-        # Where no list is known yet, the parser appends: it knows the default.
-        place = next((each for each in (name, f"{name}+") if each in merged), key)
-        was = merged.get(place)
+        was = merged.get(name)
         if key != name:
-            merged[place] = [*_as_list(was), *_as_list(value)]
+            place = key if key in merged else name  # that of an earlier fragment waits for a list, too
+            merged[place] = [*_as_list(merged.get(place)), *_as_list(value)]
         elif value is None and deletes and key in merged:
             del merged[key]
-        elif place != key and not isinstance(value, dict):
-            del merged[place]
-            merged[key] = value
         elif value is not None or at or not isinstance(was, dict | None):  # an empty section is none
-            merged[place] = _put(was, value, f"{at}.{key}".strip("."))
+            merged[key] = merge(was, value, f"{at}.{key}".strip("."))
     return merged
-
-
-def _put(was: Any, value: Any, at: str) -> Any:
-    """Return the new value of an entry."""
-    if isinstance(was, list) and was and isinstance(value, dict) and not _is_class(value):
-        return [*was[:-1], _put(was[-1], value, at)]  # `trainer.callbacks.monitor` is the last one's
-    if isinstance(was, dict) and isinstance(value, str):
-        value = _as_option(value) if value.startswith("{") else value
-        # A function takes no options: its name stays alone.
-        if (_is_class(was) or at in ("model", "data")) and inspect.isclass(find_class(str(value), at)):
-            value = {"class_path": value}
-    if not isinstance(value, dict):
-        return value
-    return merge({"class_path": was} if isinstance(was, str) else was if isinstance(was, dict) else {}, value, at)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -148,8 +141,7 @@ def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
     lost = [name for name in given if name not in kept and not (name in usual and usual[name].default == given[name])]
     if lost and is_rank_zero():
         values = ", ".join(f"{name}={given[name]}" for name in lost)
-        text = f"{at} changed to {over['class_path']}; arguments of the old class are dropped: {values}"
-        print(f"note: {text}", file=sys.stderr)
+        print(f"note: {at} is now {over['class_path']}, without the old class's {values}", file=sys.stderr)
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,5 @@
-"""Read YAML files and `.env` as plain values, and write values as YAML; an error names the file and the line."""
+"""Read YAML files as plain values, and write values as YAML; an error names the file and the line."""
 
-import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -87,17 +86,3 @@ def load(text: str, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{name}: expected options by their names (`trainer:`), got a {type(content).__name__}.")
     return content
-
-
-def read_env_file(path: Path) -> None:
-    """Put the lines NAME=value of a file into the environment, where NAME is not set yet.
-
-    Args:
-        path: May be missing. `export NAME=value`, quotes around the value and comments are allowed.
-    """
-    for number, line in enumerate(read_text(path).splitlines() if path.is_file() else [], start=1):
-        found = re.fullmatch(r"\s*(?:export\s+)?(\w+)\s*=\s*(?:(['\"])(.*)\2|([^'\"#\s].*?)?)\s*(?:(?<=\s)#.*)?", line)
-        if found:
-            os.environ.setdefault(found[1], found[3] or found[4] or "")
-        elif line.split("#")[0].strip():
-            raise UserError(f"{path}, line {number}: expected NAME=value.")  # the line may hold a secret

@@ -32,6 +32,9 @@ WRONG_CLASS = re.compile(
     r"Multiple subclasses .*|(?:Import path|Expected) .* a subclass of [^.\n]*"
     r"|(?:module '([\w.]+)' has no attribute|No module named|Expected a dot import path string:) '?([\w.]+)'?"
 )
+WRONG_VALUE = re.compile(
+    r"(?:Subtypes: \[(.*?)\]\n.*?\n\s*Given value|Expected an? (.*?)\. Got value): (.*?)(?:\. Got value|\n)", re.DOTALL
+)
 
 
 def explain(message: str, options: list[str]) -> str:
@@ -87,9 +90,8 @@ def _nearest_argument(option: str, kind: str, name: str) -> str:
         return f". Name the class first: --{option} CLASS"
     name = name.partition(".")[0]
     near = nearest(name, known) or f". It takes {', '.join(known)}."
-    for same in cls.__subclasses__():  # Lightning's ReduceLROnPlateau takes `monitor`, torch's does not
-        if same.__name__ == cls.__name__ and name in inspect.signature(same).parameters:
-            near = f". Did you mean the class {same.__module__}.{same.__name__}?"
+    if (cls.__name__, name) == ("ReduceLROnPlateau", "monitor"):
+        near = ". Did you mean the class lightning.pytorch.cli.ReduceLROnPlateau?"
     return f" by {cls.__name__}{near}"
 
 
@@ -99,10 +101,12 @@ def _wrong_value(option: str, text: str) -> str:
         place, _, name = (found[1], "", found[2]) if found[1] else (found[2] or "").rpartition(".")
         known = [member for each in ([place] if place else places_of(option)) for member in _members(each)]
         return found[0].rstrip(".") + (nearest(name, known) if name else "")
-    union = re.search(r"Subtypes: \[(.*?)\]\n.*?\n\s*Given value: (.*?)(?:\. Got value|\n)", text, re.DOTALL)
-    if found := union or re.search(r"Expected an? (.*)\. Got value: (.*)", text):
-        expected, given = _types(found[1]), "null" if found[2] == "None" else repr(found[2])
-        return f"expected {expected}; got {given}" + nearest(found[2], re.findall(r"[\w.-]+", expected))
+    if found := WRONG_VALUE.search(text):
+        types = re.sub(r"<class '([\w.]+)'>", r"\1", found[1] or found[2]).replace("NoneType", "null")
+        types = re.sub(r"Annotated\[(\w+), .*?\]", r"\1", re.sub(r"\b(?:[a-z]\w*\.)+(\w+)", r"\1", types))
+        expected = " or ".join(re.split(r",\s*(?![^\[]*\])", types))  # "int or null", "list[Callback] or null"
+        given = "null" if found[3] == "None" else repr(found[3])
+        return f"expected {expected}; got {given}" + nearest(found[3], re.findall(r"[\w.-]+", expected))
     return " ".join(text.split())
 
 
@@ -124,10 +128,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     begins = [each for each in names if len(word) > 2 and each.startswith(word.lower())]
     found = difflib.get_close_matches(word.lower(), names, n=1) or begins
     return f". Did you mean {names[found[0]]}?" if found else ""
-
-
-def _types(text: str) -> str:
-    """Write types in plain words: "int or null", "list[Callback] or null"."""
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null")
-    text = re.sub(r"Annotated\[(\w+), .*?\]", r"\1", re.sub(r"\b(?:[a-z]\w*\.)+(\w+)", r"\1", text))
-    return " or ".join(re.split(r",\s*(?![^\[]*\])", text))

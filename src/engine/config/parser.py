@@ -6,6 +6,8 @@ import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,14 +23,17 @@ from jsonargparse import (
 )
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.engine.config.compose import LIBRARIES
 from src.engine.config.files import UNWRITABLE, as_yaml
 from src.engine.config.messages import explain
 from src.engine.errors import UserError
+
+Raised = tuple[BaseException, TracebackType | None]
+Surround = Callable[[type], AbstractContextManager[Any]]
 
 
 class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -52,16 +57,17 @@ class Parser(LightningArgumentParser):
             return read()
         except ArgumentError as error:
             raise UserError(explain(str(error), list(self.get_defaults().keys()))) from None
-        except ValueError as error:
-            if not type(error).__module__.startswith("omegaconf."):
-                raise
-            where = re.search(r"full_key: (.*)", str(error))
-            raise UserError(f"{where[1] if where else 'config'}: {str(error).splitlines()[0]}") from None
+        except OmegaConfBaseException as error:
+            said = f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"
+            raise UserError(rf"{said}. A reference is ${{trainer.max_epochs}}, a text \${{...}}") from None
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Also reject null where None is not allowed; jsonargparse treats it as not given."""
-        super().validate(namespace, *args, **kwargs)
-        super().validate(namespace, skip_unset=False, skip_required=True)
+        try:
+            super().validate(namespace, *args, **kwargs | {"skip_unset": False})
+        except (TypeError, KeyError):
+            super().validate(namespace, *args, **kwargs)  # which rather says that an argument is missing
+            raise
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **kwargs: Any) -> Any:
         """Allow null for the lengths of a scheduler, which means the length of the run."""
@@ -73,16 +79,6 @@ class Parser(LightningArgumentParser):
                     self.add_argument(f"--{name}", type=int | None, default=default)
         return super().add_class_arguments(theclass, nested_key, **kwargs)
 
-    def add_function_arguments(  # type: ignore[override]
-        self, function: Any, nested_key: str | None = None, **kwargs: Any
-    ) -> Any:
-        """Reject options for a function that makes an optimizer or scheduler; it is called later."""
-        made = getattr(function, "__annotations__", {}).get("return")
-        if nested_key is None and inspect.isclass(made) and issubclass(made, Optimizer | LRScheduler):
-            path = f"{function.__module__}.{function.__name__}"
-            raise UserError(f"{path} is a function, which takes no options here. Name it alone: {path}")
-        return super().add_function_arguments(function, nested_key, **kwargs)
-
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Write each argument; leave out defaults that text cannot hold, which the class will set again."""
         with warnings.catch_warnings():
@@ -91,13 +87,10 @@ class Parser(LightningArgumentParser):
         if UNWRITABLE not in text:
             return text
         written = yaml.safe_load(text)
-        for name in [name for name, value in written.items() if UNWRITABLE in str(value)]:
-            # The parser looks for the import path of a text, too, where a function may stand as well.
-            text = as_yaml(namespace[name])
-            written[name] = yaml.safe_load(text)
-            if UNWRITABLE in text:
-                del written[name]
-        return as_yaml(written)
+        # The parser looks for the import path of a text, too, where a function may stand as well.
+        marked = [name for name, value in written.items() if UNWRITABLE in str(value)]
+        written |= {name: yaml.safe_load(as_yaml(namespace[name])) for name in marked}
+        return as_yaml({name: value for name, value in written.items() if UNWRITABLE not in str(value)})
 
     def format_help(self, *args: Any) -> str:
         """Leave out long lists of known classes; there are hundreds of nets."""
@@ -133,59 +126,42 @@ def to_numbers(tensor: Tensor) -> Any:
 register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)
 
 
-def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
-    """Make an object; what a library's class raises becomes a UserError, your own class keeps its exception."""
+def _make(raised: list[Raised], surround: Surround, cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Make an object; note an error with its traceback, so far without the parser's frames."""
     try:
-        return cls(*args, **kwargs)
+        with surround(cls):
+            return cls(*args, **kwargs)
     except Exception as error:
-        if cls.__module__.partition(".")[0] in LIBRARIES and not isinstance(error, UserError):
-            raise UserError(f"{cls.__module__}.{cls.__qualname__}: {error}") from error
-        raise
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        if name.partition(".")[0] in LIBRARIES and not isinstance(error, UserError):
+            error = UserError(f"{name}: {error}")
+        elif not isinstance(error, UserError):
+            error.add_note(f"from {name}({', '.join(f'{key}={value!r:.60}' for key, value in kwargs.items())})")
+        raised.append((error, error.__traceback__))
+        raise error
 
 
-class _Raised(BaseException):
-    """Passes an error through the parser, which would try one type after another and report all of them."""
+def instantiate(parser: ArgumentParser, config: Namespace, surround: Surround = nullcontext) -> Namespace:
+    """Make all objects that a config names.
 
-
-class _Maker:
-    """Makes each object of a config. An optimizer holds it, and is made when `surround` is gone."""
-
-    def __init__(self, surround: Callable[[type], AbstractContextManager[Any]]) -> None:
-        self.surround: Callable[[type], AbstractContextManager[Any]] | None = surround
-
-    def __call__(self, cls: type, *args: Any, **kwargs: Any) -> Any:
-        if self.surround is None:
-            return construct(cls, *args, **kwargs)
-        try:
-            with self.surround(cls):
-                return construct(cls, *args, **kwargs)
-        except Exception as error:
-            if not isinstance(error, UserError):
-                values = ", ".join(f"{name}={value!r:.60}" for name, value in kwargs.items())
-                error.add_note(f"from {cls.__module__}.{cls.__qualname__}({values})")
-            raise _Raised(error) from None
-
-
-def instantiate(
-    parser: ArgumentParser, config: Namespace, surround: Callable[[type], AbstractContextManager[Any]] = nullcontext
-) -> Namespace:
-    """Make all objects that a config names; an exception arrives as the class raised it.
+    The first exception arrives as your class raised it; that of a library's class becomes a UserError. The parser alone
+    would try one type after another and report all of them.
 
     Args:
         parser: The parser that read the config.
         config: The parsed config.
-        surround: Returns the context in which an object of a class is made.
+        surround: Returns the context in which an object of a class is made. It has to be pickled.
     """
-    make = _Maker(surround)
+    raised: list[Raised] = []
+    # An optimizer holds this function, and pickle takes it to a spawned process.
+    make = partial(_make, raised, surround)
     try:
         made: Namespace = parser.instantiate(config, instantiators=[(make, object, True)])
-        return made
-    except _Raised as raised:
-        first: BaseException = raised.args[0]
     except Exception as error:
-        first = error
+        first: BaseException = error
         while inner := first.__cause__ or first.__context__:  # a function raised it
             first = inner
-    finally:
-        make.surround = None
-    raise first
+        raised.append((first, first.__traceback__))
+    for first, trace in raised:
+        raise first.with_traceback(trace)
+    return made

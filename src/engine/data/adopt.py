@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
 from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
-from src.engine.data.seeding import STREAMS, RunSeed, draw_all, first_draws, hash_seed, seed_evaluation, seeded
+from src.engine.data.seeding import STREAMS, draw_all, first_draws, hash_seed, seed_evaluation, seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
@@ -43,13 +43,12 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     """
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
-    run_seed = RunSeed(seed)
-    seed_evaluation(trainer, run_seed)
-    take_over = functools.partial(_take_over, run_seed, {}, [])
+    seed_evaluation(trainer, seed)
+    take_over = functools.partial(_take_over, {}, [])
     for source in sources:
         vars(source)["run_seed"] = seed
         for hook in ("prepare_data", "setup"):
-            Wrapped(source, hook, trainer, functools.partial(_call_seeded, run_seed))
+            Wrapped(source, hook, trainer, _call_seeded)
         for hook in HOOKS:
             Wrapped(source, hook, trainer, take_over)
         if isinstance(source, LightningModule):
@@ -97,25 +96,26 @@ class Wrapped:
         return made
 
 
-def _hook_seed(hook: Wrapped, seed: RunSeed) -> int:
+def _hook_seed(hook: Wrapped) -> int:
+    seed: int = hook.owner.run_seed
     if stream := STREAMS.get(hook.name):
-        return hash_seed(seed.value, stream, isinstance(hook.owner, LightningModule))
+        return hash_seed(seed, stream, isinstance(hook.owner, LightningModule))
     # Training loaders that a fit makes again for each epoch may draw new rows for each.
     epoch = FitProgress(hook.trainer).first_epoch() if hook.name == "train_dataloader" else 0
-    return hash_seed(seed.value, epoch) if epoch else seed.value
+    return hash_seed(seed, epoch) if epoch else seed
 
 
-def _call_seeded(seed: RunSeed, hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
-    if hook.name == "setup":  # every process runs it, and before its other hooks
-        seed.value = hook.trainer.strategy.broadcast(seed.value)
-    with seeded(_hook_seed(hook, seed)):
+def _call_seeded(hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
+    if hook.name == "setup":  # every process runs it, and before the loaders' hooks
+        vars(hook.owner)["run_seed"] = hook.trainer.strategy.broadcast(hook.owner.run_seed)
+    with seeded(_hook_seed(hook)):
         return hook.method(*args, **kwargs)
 
 
-def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> Any:
+def _take_over(moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> Any:
     """Take over the loaders that a hook returns, before Lightning sees them; note tensors on the run's device."""
     trainer: Any = hook.trainer
-    number = _hook_seed(hook, seed)
+    number = _hook_seed(hook)
     with seeded(number):
         loaders = hook.method()
         if draw_all() != first_draws(number) and hook.name not in drew:
@@ -125,7 +125,7 @@ def _take_over(seed: RunSeed, moved: dict[Tensor, Tensor], drew: list[str], hook
                 print(said.format(*drew), "Samples would be equal: draw those in setup().", file=sys.stderr)
     trains = hook.name == "train_dataloader"
     role = Role(
-        seed=seed.value,
+        seed=hook.owner.run_seed,
         stage=hook.name.partition("_")[0],
         rank=trainer.global_rank,
         world_size=trainer.world_size,

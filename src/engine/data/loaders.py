@@ -1,6 +1,7 @@
 """Take over a DataLoader in any legal form, over samples with an index or a stream: exact order, shares and resume."""
 
 import copy
+import functools
 import itertools
 import multiprocessing.util
 import operator
@@ -149,11 +150,10 @@ def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
     """Return a copy with other parts, which a loader refuses to have set; it keeps what a subclass does beside."""
     if loader.num_workers:
         multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)  # called when this process ends
+        changes["worker_init_fn"] = functools.partial(ignore_signals, loader.worker_init_fn, loader.dataset)
+    changes["generator"] = torch.Generator()  # without it a loader draws from the one that dropout draws from
     made = copy.copy(loader)
-    made.__dict__ |= {
-        "worker_init_fn": IgnoreSignals(loader.worker_init_fn, loader.dataset) if loader.num_workers else None,
-        "generator": torch.Generator(),  # without it a loader draws from the one that dropout draws from
-    } | changes
+    made.__dict__ |= changes
     return made
 
 
@@ -224,7 +224,7 @@ class StreamLoader(EndsWorkers, RunLoader):
         if place["stream"] is None:
             place["stream"] = _state_of(self._lasting)
             dropped = done
-        elif not place["ended"]:
+        elif self._keeper is self._lasting or not place["ended"]:
             self._keeper.load_state_dict(place["stream"])
         self._places.append(place | {"fetched": fetched})
         if place["ended"]:
@@ -239,7 +239,7 @@ class StreamLoader(EndsWorkers, RunLoader):
             fetched += 1
             self._places.append(place | {"fetched": fetched, "stream": _state_of(self._keeper)})
             yield batch
-        self._places.append(self._places[-1] | {"ended": True})
+        self._places.append(self._places[-1] | {"ended": True, "stream": _state_of(self._keeper)})
 
     def _draw(self, number: int) -> Iterator[Any]:
         """Draw the batches from here on, the first of which has this number."""
@@ -262,28 +262,24 @@ def _state_of(keeper: Any) -> Any:
     return None if keeper is None else copy.deepcopy(keeper.state_dict())
 
 
-class IgnoreSignals:
-    """A DataLoader's `worker_init_fn` that leaves a job's signals to the run.
+def ignore_signals(then: Callable[[int], Any] | None, dataset: Any, worker: int) -> None:
+    """Begin a DataLoader's worker, and leave a job's signals to the run.
 
     A terminal's Ctrl-C, a scheduler's warning and SIGTERM go to every process of a job. Workers would die of them, and
     the run with them, before it can save.
 
     Args:
-        then: The user's own function, called with the worker's number.
+        then: The user's own `worker_init_fn`.
         dataset: That the user's function finds as `get_worker_info().dataset`.
+        worker: Its number.
     """
-
-    def __init__(self, then: Callable[[int], Any] | None, dataset: Any) -> None:
-        self.then, self.dataset = then, dataset
-
-    def __call__(self, worker: int) -> None:
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has but two of them
-                # Not SIG_IGN, which a program that the worker starts would inherit.
-                signal.signal(getattr(signal, name), lambda *_: None)
-        object.__setattr__(get_worker_info(), "dataset", self.dataset)
-        if self.then:
-            self.then(worker)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has but two of them
+            # Not SIG_IGN, which a program that the worker starts would inherit.
+            signal.signal(getattr(signal, name), lambda *_: None)
+    object.__setattr__(get_worker_info(), "dataset", dataset)
+    if then:
+        then(worker)
 
 
 def _kill_workers() -> None:

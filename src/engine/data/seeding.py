@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,14 +97,16 @@ def random_state() -> dict[str, Any]:
 
 
 def _current_state() -> dict[str, Any]:
-    kind, key, *rest = np.random.get_state()
+    numpy_kind, numpy_words, *numpy_rest = np.random.get_state()
+    version, python_words, gauss = random.getstate()
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # starting it here would forbid to fork later
     return {
         "torch": torch.get_rng_state(),
         "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if cuda else [],
         "mps": torch.mps.get_rng_state().cpu() if torch.mps.is_available() else None,
-        "python": random.getstate(),
-        "numpy": (kind, np.asarray(key).tolist(), *rest),
+        # As tensors: a checkpoint of a thousand single numbers would take four times as long to write.
+        "python": (version, torch.tensor(python_words), gauss),
+        "numpy": (numpy_kind, torch.from_numpy(np.asarray(numpy_words, np.int64)), *numpy_rest),
     }
 
 
@@ -120,8 +121,10 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(value.cpu(), device)
     if state["mps"] is not None and torch.mps.is_available():
         torch.mps.set_rng_state(state["mps"].cpu())
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, words, *rest = state["numpy"]
+    np.random.set_state((kind, words.cpu().numpy(), *rest))
 
 
 class SeededDataset:
@@ -197,14 +200,7 @@ def _as_number(index: Any) -> Any:
         return index
 
 
-@dataclass
-class RunSeed:
-    """Holds the seed of a run: this process's own, and from `setup` on rank zero's."""
-
-    value: int
-
-
-def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
+def seed_evaluation(trainer: Trainer, seed: int) -> None:
     """Let each evaluation draw from the run's seed, apart from training: a later test draws as that of the fit."""
     for stage, loop in (
         ("val", trainer.fit_loop.epoch_loop.val_loop),
@@ -216,9 +212,9 @@ def seed_evaluation(trainer: Trainer, seed: RunSeed) -> None:
         loop.run = functools.partial(_run_seeded, loop, stage, trainer, seed)  # type: ignore[method-assign]
 
 
-def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: RunSeed) -> Any:
+def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: int) -> Any:
     # Each process has other rows, and draws other numbers.
-    with seeded(hash_seed(seed.value, stage, trainer.global_rank)):
+    with seeded(hash_seed(seed, stage, trainer.global_rank)):
         return type(loop).run(loop)
 
 

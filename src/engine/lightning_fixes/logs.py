@@ -43,7 +43,6 @@ def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tens
         weight: The number of samples; a batch of 0 counts for nothing.
     """
     results: Any = trainer._results
-    results.restore()
     mean = mean.detach()
     key = f"{COUNTED}.{name}"
     if key not in results:
@@ -79,14 +78,14 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
     results = trainer.fit_loop.epoch_loop._results
     if epochs.processed > epochs.completed or not isinstance(results, Results):
         return {}
-    results.restore()
-    return {key: _share(each) for key, each in results.items() if _is_ours(each)}
+    # A resumed run calls `on_train_start` again.
+    return {key: _share(each) for key, each in results.items() if _is_ours(each) and each.meta.fx != "on_train_start"}
 
 
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
-    """Resume with what `running_logs` returned on the processes whose part this one takes over."""
+    """Take up, as training starts, what `running_logs` returned on the processes whose part this one takes over."""
     results: Any = trainer.fit_loop.epoch_loop._results
-    results.loaded = shares
+    results.restore(shares)
 
 
 class _Connector(_LoggerConnector):
@@ -126,20 +125,16 @@ class Results(_ResultCollection):
         self._trainer = trainer
         self._is_padding = is_padding
         self._resumed = False
-        self.loaded: list[dict[str, Any]] = []
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
-        self.restore()
         if fx == "training_step" and self._is_padding(self._trainer):
             options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
-        of_step = self.training and options["on_step"]
-        if options["sync_dist_group"] is not None:
-            of_step = False
-        elif not of_step:
-            options["sync_dist"] = False
+        grouped = options["sync_dist_group"] is not None
+        of_step = self.training and options["on_step"] and not grouped
+        options["sync_dist"] &= of_step or grouped
         super().log(fx, name, value, **options)
         if of_step and isinstance(value, Tensor) and self._trainer.world_size > 1:
             # Log the last step for the epoch, too: at its end processes put theirs together.
@@ -154,15 +149,12 @@ class Results(_ResultCollection):
 
     def metrics(self, on_step: bool) -> Any:
         """Give the values of a step or of the epoch."""
-        if on_step and all(each.meta.fx == COUNTED for each in self.values()):  # nearly always, at each step
-            return {"callback": {}, "log": {}, "pbar": {}}
         if not on_step and any(map(_is_open, self.values())):
             self.gather()
         return super().metrics(on_step)
 
     def gather(self) -> None:
         """Combine what is logged so far for the epoch; all processes call it together."""
-        self.restore()
         if self._trainer.world_size == 1:
             return
         shares: list[Any] = [None] * self._trainer.world_size
@@ -172,13 +164,10 @@ class Results(_ResultCollection):
             mean = value / count if result.meta.is_mean_reduction else value
             result._computed = mean.to(result.value.device, share["value"].dtype)
 
-    def restore(self) -> None:
+    def restore(self, shares: list[dict[str, Any]]) -> None:
         """Take up what a checkpoint brought."""
-        if not self.loaded:
-            return
-        loaded, self.loaded = self.loaded, []
         self._resumed = True
-        for result, value, count, share in self._combined(loaded):
+        for result, value, count, share in self._combined(shares):
             result.value = value.to(result.value.device, share["value"].dtype)
             if result.meta.is_mean_reduction:
                 result.cumulated_batch_size = count.to(result.value.device, share["count"].dtype)

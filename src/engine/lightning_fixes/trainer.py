@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 # Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where a library makes
@@ -56,9 +55,6 @@ class Trainer(pl.Trainer):
             limit_predict_batches=limit_predict_batches,
             **options,
         )
-
-    # Asked 15 times a step; `==` of Lightning's constants is slow.
-    training = property(lambda me: me.state.stage is RunningStage.TRAINING, pl.Trainer.training.fset)  # type: ignore
 
 
 def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> None:

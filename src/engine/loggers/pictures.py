@@ -1,6 +1,6 @@
 """Plots of a run: drawn once when its work is done, by rank zero, into its folder and for each tracker.
 
-A plot keeps a bounded amount of data, however many samples, classes and pixels there are.
+A plot keeps little data, however many samples, classes and pixels there are.
 """
 
 import re
@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -21,6 +20,7 @@ from src.engine.loggers.trackers import send_picture
 from src.engine.module.base_module import BaseModule
 from src.engine.module.metrics import dataset_names, loaders_of, suited
 from src.engine.paths import write_whole
+from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
 if TYPE_CHECKING:
@@ -47,18 +47,18 @@ class Picture(RunCallback):
         test_follows = stage == "fit" and self.run.config.get("test_after_fit", False)
         return stage != "predict" and not test_follows
 
-    def attempt(self, draw: Callable[[], None]) -> None:
-        """Draw; the run continues whatever happens."""
+    def attempt(self, call: Callable[[], None]) -> bool:
+        """Call and return whether it worked: a failure is printed, and the run continues whatever happens."""
         try:
-            draw()
-        except Exception as error:
-            print(self._failure_of(error), file=sys.stderr)
-
-    def _failure_of(self, error: Exception) -> str:
-        name = type(self).__name__
-        if isinstance(error, UserError):
-            return f"note: {name} drew nothing: {one_line(error)}"
-        return f"{''.join(traceback.format_exception(error))}warning: {name} drew nothing; the run itself is whole"
+            call()
+        except UserError as error:
+            print(f"note: {type(self).__name__} drew nothing: {one_line(error)}", file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
+            print(f"warning: {type(self).__name__} drew nothing; the run itself is whole", file=sys.stderr)
+        else:
+            return True
+        return False
 
     def save(self, trainer: Trainer, name: str, figure: "Figure") -> None:
         """Write `<name>.png`, whole or not at all, and send it to the trackers.
@@ -97,7 +97,7 @@ class EvaluationPicture(Picture):
     def __init__(self) -> None:
         self._stage = ""  # the one that is drawn, val or test
         self._seen: dict[int, Any] = {}  # by the number of the data set
-        self._failure = ""
+        self._failed = False
 
     def begin(self, batch: Evaluated) -> Any:
         """Return an empty metric, or an object with `merge_state`.
@@ -128,11 +128,10 @@ class EvaluationPicture(Picture):
         """Return the stage and the data set in words."""
         return f"{'validation' if self._stage == 'val' else 'test'}{suffix.replace('_', ' ')}"
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._seen, self._failure = {}, ""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = {}
 
-    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._seen, self._failure = {}, ""
+    on_test_start = on_validation_start
 
     def on_validation_batch_end(self, trainer: Trainer, *evaluated: Any) -> None:
         # If a test follows, that one is drawn.
@@ -142,37 +141,27 @@ class EvaluationPicture(Picture):
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
-        if self._failure:
-            return
-        try:
+        def collect() -> None:
             evaluated = Evaluated(trainer, module, outputs, batch, batch_idx, number)
             if number not in self._seen:
                 self._seen[number] = self.begin(evaluated)
             self.add(self._seen[number], evaluated)
-        except Exception as error:
-            self._failure = self._failure_of(error)
+
+        self._failed = self._failed or not self.attempt(collect)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if not self._draws_after(stage):
             return
         self._stage = "test" if stage == "test" else "val"
-        shares = [(self._seen, self._failure)] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.gather_object(shares[0], shares if trainer.is_global_zero else None)
-        if not trainer.is_global_zero:
-            return
-        if failure := next((failure for _, failure in shares if failure), ""):
-            print(failure, file=sys.stderr)
-        else:
-            self.attempt(lambda: self._draw_shares(trainer, module, [seen for seen, _ in shares]))
+        shares = gather(None if self._failed else self._seen, trainer.world_size)
+        if trainer.is_global_zero and None not in shares:
+            self.attempt(lambda: self._draw_shares(trainer, module, shares))
 
     def _draw_shares(self, trainer: Trainer, module: LightningModule, shares: list[dict[int, Any]]) -> None:
         total: dict[int, Any] = {}
         for number, seen in (pair for share in shares for pair in share.items()):
-            if number in total:
-                total[number].merge_state(seen)
-            else:
-                total[number] = seen
+            if (first := total.setdefault(number, seen)) is not seen:
+                first.merge_state(seen)
         if not total:
             raise UserError("nothing was validated or tested.")
         names, taken = dataset_names(loaders_of(trainer, self._stage)), set[str]()

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import LightningModule, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from src.engine.data.batches import count_samples, describe, parts
@@ -21,6 +21,7 @@ from src.engine.paths import shorten, write_whole
 from src.engine.run.run import RunCallback
 
 MAX_COLUMNS = 64  # numbers of one name that become columns of the table
+MAX_PRINTED = 20  # rows on the screen
 
 Column = Tensor | list[Any]  # (B, ...), or a list of B plain values or tensors
 Columns = dict[str, Column]
@@ -41,12 +42,10 @@ class PredictionsCsv(RunCallback):
     The outputs stay in memory until the end. A `BasePredictionWriter` in trainer.callbacks replaces this callback.
 
     Args:
-        max_printed: Rows on the screen; the file has them all.
         max_gb: The most memory for the outputs of all processes, in 10^9 bytes.
     """
 
-    def __init__(self, max_printed: int = 20, max_gb: float = 8.0) -> None:
-        self.max_printed = max_printed
+    def __init__(self, max_gb: float = 8.0) -> None:
         self.max_gb = max_gb
 
     def needed(self) -> bool:
@@ -56,8 +55,6 @@ class PredictionsCsv(RunCallback):
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._loaders = flatten_loaders(trainer.predict_dataloaders)
         self._rows: Any = getattr(getattr(trainer, "datamodule", None), "prediction_rows", None)
-        callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-        self._is_replaced = any(isinstance(callback, BasePredictionWriter) for callback in callbacks)
         self._places: list[tuple[int, int]] = []  # loader and index of each row
         self._counted: set[int] = set()  # loaders whose rows have no index
         self._batches: list[Columns] = []
@@ -66,7 +63,7 @@ class PredictionsCsv(RunCallback):
     def on_predict_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
-        if self._is_replaced or (outputs is None and self._rows is None):
+        if outputs is None and self._rows is None:
             return
         sample_indices = getattr(self._loaders[number], "sample_indices", None)
         if sample_indices is None and trainer.world_size > 1:
@@ -127,9 +124,9 @@ class PredictionsCsv(RunCallback):
                 torch.save(large, part)
         with write_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([table, *zip(*table.values(), strict=True)])
-        print_table({name: values[: self.max_printed] for name, values in table.items()})
-        if len(order) > self.max_printed:
-            print(f"... and {len(order) - self.max_printed} more")
+        print_table({name: values[:MAX_PRINTED] for name, values in table.items()})
+        if len(order) > MAX_PRINTED:
+            print(f"... and {len(order) - MAX_PRINTED} more")
         if large:
             print(f"written to {shorten(path.with_suffix('.pt'))}: {', '.join(large)}")
         print(f"written to {shorten(path)}")
@@ -158,26 +155,22 @@ def columns_of(outputs: Any, *sizes: int) -> Columns:
             "a list of B entries, or a flat dict of these; or write prediction_rows(outputs, batch) in the data "
             "module, which returns a list with a dict for each sample."
         )
-    return columns
+    # predict_step may reuse its buffers.
+    copies: Columns = apply_to_collection(columns, Tensor, lambda part: part.detach().to("cpu", copy=True))
+    return copies
 
 
 def column_of(part: Any) -> Column:
-    """Return a copy of a tensor or a list on the CPU; an empty list for anything else.
+    """Return a tensor or a list as it is, and a tuple of texts, which `default_collate` makes, as a list.
 
-    A tuple may hold texts, as `default_collate` makes it. A tuple of tensors could be parts or samples.
+    Anything else is an empty list. A tuple of tensors could be parts or samples.
     """
     if isinstance(part, Tensor):
-        return on_cpu(part) if part.dim() else []
+        return part if part.dim() else []
     plain = (str, Number, PurePath, type(None))
     kinds = (Tensor, *plain) if isinstance(part, list) else plain
-    if not isinstance(part, list | tuple) or not all(isinstance(entry, kinds) for entry in part):
-        return []
-    return [on_cpu(entry) for entry in part]
-
-
-def on_cpu(entry: Any) -> Any:
-    """Return a copy of a tensor, since predict_step may reuse its buffers, or a plain value as it is."""
-    return entry.detach().to("cpu", copy=True) if isinstance(entry, Tensor) else entry
+    fits = isinstance(part, list | tuple) and all(isinstance(entry, kinds) for entry in part)
+    return list(part) if fits else []
 
 
 def join(chunks: list[Column]) -> Column:

@@ -12,7 +12,6 @@ from weakref import WeakSet
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
@@ -71,8 +70,9 @@ class Trackers(RunCallback):
         """Make the logger; the run's folder keeps the id by which a resumed run finds its run in the tracker."""
         folder, experiment, known = self.run.folder, self.run.config["experiment"], self.run.folder / f"{name}_id"
         number = known.read_text(encoding="utf-8") if known.exists() else None
-        title = name_of(experiment, folder)
-        group = title.partition("/")[0] if "/" in title else None
+        # Those of a sweep or a repeat lie in its folder, all others in that of their experiment.
+        group = None if folder.parent.name == Path(experiment).name else folder.parent.name
+        title = f"{group}/{folder.name}" if group else folder.name
         if name == "tensorboard":
             return TensorBoardLogger(folder, name="", version="")
         if name == "mlflow":
@@ -112,12 +112,6 @@ class Trackers(RunCallback):
             attempt(self._made["wandb"], wandb.finish, exit_code=int(failed))
 
 
-def name_of(experiment: str, folder: Path) -> str:
-    """Return the name of a run in its experiment: `version_3`, or with its sweep or repeat `sweep_0/version_3`."""
-    _, found, name = folder.as_posix().rpartition(f"/{experiment}/")
-    return name if found else f"{folder.parent.name}/{folder.name}"
-
-
 def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call; report the first failure of this logger, and leave it alone from then on."""
     if logger in _failed:
@@ -130,9 +124,8 @@ def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any)
         print(f"warning: {text}. The run continues without it; metrics.csv has its numbers.", file=sys.stderr)
 
 
-@rank_zero_only
 def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
-    """Send a PNG to TensorBoard, W&B and MLflow."""
+    """Send a PNG to TensorBoard, W&B and MLflow, on rank zero."""
     from PIL import Image
 
     with Image.open(path) as file:

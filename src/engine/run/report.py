@@ -110,10 +110,8 @@ class Report(RunCallback):
         if not trainer.is_global_zero or (self._path.exists() and not self._values):
             return  # a refused resume changed nothing
         self._values = self._values or self._earlier()
-        if trainer.state.fn == "fit" and self.run.first_step is not None:
-            self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
         state, self._values["reason"] = how_it_ended(exception)
-        self._write(state)
+        self._write(state, trainer, ask=False)
 
     def _begin(self, trainer: Trainer) -> None:
         """Write the record and the first summary, and print the first line, once for a fit and its test."""
@@ -124,7 +122,7 @@ class Report(RunCallback):
         values = {"note": self.run.config.get("note"), "source": source and str(source), "parameters": number}
         values |= {name: entry[name] for name in ("device", "processes")} | (entry["git"] or {})
         self._values = self._earlier() | values
-        self._write("running")
+        self._write("running", trainer)
         net = type(getattr(module, "net", module)).__name__
         device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
         weights = f"; weights of {shorten(source)}" if source else "; untrained: no --ckpt_path"
@@ -139,11 +137,11 @@ class Report(RunCallback):
         self._begun_s = time.monotonic() - values["seconds"]
         return values | {"metrics": kept, "reason": None}
 
-    def _write(self, state: str, trainer: Trainer | None = None) -> None:
-        """Write summary.json, with the newest numbers where the trainer may be asked."""
-        if trainer:
+    def _write(self, state: str, trainer: Trainer, ask: bool = True) -> None:
+        """Write summary.json, with the newest metrics where the device may be asked."""
+        if ask:
             self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
-        if trainer and trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
             self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
         seconds = round(time.monotonic() - self._begun_s, 3)
