@@ -1,23 +1,23 @@
-"""What the tests of plots share: small tasks of each kind, and a look at what was drawn."""
+"""What the tests of plots share: small tasks, a test by Lightning's own trainer, and a look at what was drawn."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.cli import main
 from src.data.loader import TensorLoader
 from src.engine.loggers.pictures import Picture
+from src.module import LitModule
 
 NUM_ROWS = 50  # neither two processes nor a batch divide it
 
@@ -38,38 +38,27 @@ def sums() -> tuple[Tensor, Tensor]:
 
 
 class Data(LightningDataModule):
-    """One of the two for every stage.
+    """Batches of tensors for every stage.
 
     Args:
-        what: `bars` or `sums`.
-        form: Of a batch: `pair` or `dict`.
-        sets: Data sets of an evaluation: the whole; or `day`, the whole, and `night/rain`, half of it.
-        batch_size: Of all stages.
+        tensors: `bars` by default.
+        names: Of the data sets of an evaluation: the first is the whole, the second one half of it in a DataLoader.
     """
 
     class_names = ("low", "middle", "high")
-    set_names = ("day", "night/rain")
 
-    def __init__(self, what: str = "bars", form: str = "pair", sets: int = 1, batch_size: int = 16) -> None:
+    def __init__(self, tensors: tuple[Tensor, Tensor] | None = None, names: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.x, self.target = {"bars": bars, "sums": sums}[what]()
-        self.form = form
-        self.sets = sets
-        self.batch_size = batch_size
-
-    def loader(self, rows: int) -> Any:
-        if self.form == "pair":
-            return TensorLoader((self.x[:rows], self.target[:rows]), self.batch_size)
-        pairs = zip(self.x[:rows], self.target[:rows], strict=True)
-        return DataLoader([{"input": x, "labels": y} for x, y in pairs], self.batch_size)
+        self.tensors = tensors or bars()
+        self.names = names
 
     def train_dataloader(self) -> Any:
-        pairs = DataLoader(TensorDataset(self.x, self.target), self.batch_size)
-        return pairs if self.form == "pair" else self.loader(NUM_ROWS)
+        return TensorLoader(self.tensors, 16)
 
     def val_dataloader(self) -> Any:
-        loaders = dict(zip(self.set_names, map(self.loader, (NUM_ROWS, 25)), strict=True))
-        return self.loader(NUM_ROWS) if self.sets == 1 else loaders
+        whole = self.train_dataloader()
+        half = DataLoader(TensorDataset(*(each[: NUM_ROWS // 2] for each in self.tensors)), 16)
+        return dict(zip(self.names, (whole, half), strict=True)) if self.names else whole
 
     test_dataloader = val_dataloader
 
@@ -78,99 +67,32 @@ class OddData(Data):
     """The same with names of classes and data sets as nobody would choose them, and some do."""
 
     class_names = ("$0-$10", "$x^$", r"中\$a_{$" + "\n\x00\udcff" + 200 * "long ")
-    set_names = ("$a/b$", "$a:b$")
 
     def __init__(self) -> None:
-        super().__init__(sets=2)
+        super().__init__(names=("$a/b$", "$a:b$"))
 
 
 class Net(nn.Sequential):
-    """(B, ...) to (B, outputs)."""
+    """Guesses the place of the bar by the sum of its row: most guesses are right."""
 
-    def __init__(self, num_features: int = 48, outputs: int = 3) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(num_features, 8), nn.ReLU(), nn.Linear(8, outputs))
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input)
-
-
-class Own(LightningModule):
-    """As Lightning's manual writes it.
-
-    Args:
-        returns: The name under which its steps return what the net gave, or nothing.
-        what: `bars` or `sums`.
-    """
-
-    def __init__(self, returns: str | None = None, what: str = "bars") -> None:
-        super().__init__()
-        self.returns = returns
-        self.layers = Net() if what == "bars" else Net(4, 2)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = batch
-        loss = nn.functional.cross_entropy if y.dim() == 1 else nn.functional.mse_loss
-        return loss(self.layers(x), y)
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        logits = self.layers(batch[0])
-        outputs = logits if self.returns == "logits" else logits.softmax(dim=1)
-        return {self.returns: outputs, "y": batch[1]} if self.returns else None
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters(), lr=0.05)
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(48, 3))
+        rows = torch.eye(6)[::2].repeat_interleave(8, dim=1)  # (3, 48)
+        self[1].load_state_dict({"weight": 0.05 * rows, "bias": torch.zeros(3)})
 
 
-CLASSIFICATION, REGRESSION = (
-    yaml.safe_load("""
-model:
-  net: {class_path: tests.pictures.Net}
-  loss: {class_path: torch.nn.CrossEntropyLoss}
-  metrics:
-    acc: {class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {num_classes: 3, average: micro}}
-    f1: {class_path: torchmetrics.classification.MulticlassF1Score, init_args: {num_classes: 3, average: macro}}
-    recall: {class_path: torchmetrics.classification.MulticlassRecall, init_args: {num_classes: 3, average: null}}
-  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.01}}
-data: {class_path: tests.pictures.Data}
-"""),
-    yaml.safe_load("""
-model:
-  net: {class_path: tests.pictures.Net, init_args: {num_features: 4, outputs: 2}}
-  loss: {class_path: torch.nn.MSELoss}
-  metrics:
-    mae: {class_path: torchmetrics.MeanAbsoluteError}
-    r2: {class_path: torchmetrics.R2Score}
-  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.05}}
-data: {class_path: tests.pictures.Data, init_args: {what: sums}}
-"""),
-)
+def classifier(net: nn.Module | None = None) -> LitModule:
+    """Return a module for `bars`, or for other data with a net of its own."""
+    return LitModule(net or Net(), nn.CrossEntropyLoss(), torch.optim.SGD)
 
 
-def write_yaml(path: Path, task: dict[str, Any], callback: str, **init_args: Any) -> Path:
-    """Write an experiment of 4 epochs with a callback: its class path and its arguments."""
-    callbacks = [{"class_path": callback, "init_args": init_args}]
-    trainer = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "callbacks": callbacks}
-    more = {"seed_everything": 0, "test_after_fit": True, "experiment": "pictures", "trainer": trainer}
-    path.write_text(yaml.safe_dump(task | more))
-    return path
-
-
-@dataclass
-class Drawn:
-    """A run's folder, what it drew by name, and the trainer."""
-
-    folder: Path
-    figures: dict[str, Any]
-    trainer: Trainer
-
-    def axes(self, name: str) -> list[Any]:
-        return list(self.figures[name].axes)
-
-    def metric(self, name: str) -> float:
-        """Return the value that was logged last."""
-        return float(self.trainer.callback_metrics[name])
+def evaluate(picture: Picture, module: LightningModule, data: LightningDataModule, folder: Path) -> dict[str, Any]:
+    """Test a module; return what was drawn by name."""
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
+    with figures() as kept:
+        trainer = Trainer(accelerator="cpu", devices=1, callbacks=[picture], default_root_dir=folder, **quiet)
+        trainer.test(module, data, verbose=False)
+    return kept
 
 
 @contextmanager
@@ -187,28 +109,10 @@ def figures() -> Iterator[dict[str, Any]]:
         yield kept
 
 
-def run(config: Path, *options: str, verb: str = "fit") -> Drawn:
-    """Run a command with a config; look at what it draws."""
-    place = f"--trainer.default_root_dir={config.parent / 'runs'}"
-    with figures() as kept:
-        done = main([verb, "--config", str(config), place, *options])
-    return Drawn(Path(done.trainer.default_root_dir), kept, done.trainer)
-
-
-@contextmanager
-def formulas() -> Iterator[list[str]]:
-    """Note each text that matplotlib takes for a formula."""
-    from matplotlib.mathtext import MathTextParser
-
-    noted: list[str] = []
-    parse = MathTextParser.parse
-
-    def noting(self: Any, text: str, *rest: Any, **more: Any) -> Any:
-        noted.append(text)
-        return parse(self, text, *rest, **more)
-
-    with patch.object(MathTextParser, "parse", noting):
-        yield noted
+def formulas(figure: Any) -> list[str]:
+    """Return each text that matplotlib takes for a formula."""
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(Text) if is_math_text(text.get_text())]
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -142,6 +143,13 @@ def fit(
     file.write_text(yaml.safe_dump(experiment))
     run_main(["fit", "--config", str(file), "--trainer.default_root_dir", str(folder / "runs")], stop_at, action)
     return folder / "runs" / "sums" / "version_0"
+
+
+def killed_at(stop_at: tuple[str, int], folder: Path, experiment: dict[str, Any]) -> tuple[Path, Path]:
+    """Run an experiment to its end; return its folder, and a copy of it as `kill -9` would have left it at a point."""
+    run, copy = folder / "runs/sums/version_0", folder / "killed/sums/version_0"
+    fit(folder, experiment, stop_at, lambda: shutil.copytree(run, copy))
+    return run, copy
 
 
 def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> int:

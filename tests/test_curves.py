@@ -1,14 +1,13 @@
 """Learning curves hold what metrics.csv holds, however a fit ended."""
 
-import os
 import signal
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from src.callbacks.curves import plot_curves
-from src.cli import main
-from tests.pictures import CLASSIFICATION, figures, formulas, pixels, run, write_yaml
+from src.callbacks.curves import Curves, plot_curves
+from src.engine.run.run import Run
+from tests.pictures import figures, formulas, pixels
 from tests.stopping import config, fit, resume, rows
 
 CURVES = {"class_path": "src.callbacks.curves.Curves"}
@@ -27,24 +26,38 @@ def assert_equal_to_the_file(figure, folder):
     assert found == {n: [[float(row[x]), float(row[n])] for row in rows(folder) if row.get(n)] for n in columns}
 
 
-def test_each_metric_has_a_panel_with_the_points_of_metrics_csv(tmp_path):
-    drawn = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, CURVES["class_path"]))
-    assert_equal_to_the_file(drawn.figures["curves"], drawn.folder)
-    panels = {axes.get_title(): {t.get_text() for t in axes.get_legend().get_texts()} for axes in drawn.axes("curves")}
-    assert panels == {
-        "loss": {"train", "val", "test"},
-        "acc": {"val", "test"},
-        "f1": {"val", "test"},
-        "recall": {f"{stage} {name}" for stage in ("val", "test") for name in ("low", "middle", "high")},
-        "learning rate": {"lr"},
-    }
-    assert list(panels)[0] == "loss"
-    image = pixels(drawn.folder / "curves.png")
+def test_a_signal_leaves_the_curves_so_far_and_a_resume_has_those_of_the_whole_run(tmp_path):
+    made = config(callbacks=(CURVES,)) | {"test_after_fit": True}
+    with figures() as stopped:
+        folder = fit(tmp_path, made, ("on_train_batch_end", 30), lambda: signal.raise_signal(signal.SIGTERM))
+    assert stopped["curves"].axes[0].get_lines()[0].get_xdata().tolist() == [1, 2]
+    with figures() as resumed:
+        assert resume(folder) == 0
+    figure = resumed["curves"]
+    assert_equal_to_the_file(figure, folder)
+    panels = {axes.get_title(): [t.get_text() for t in axes.get_legend().get_texts()] for axes in figure.axes}
+    assert panels == {"loss": ["train", "val", "test"], "mae": ["val", "test"], "learning rate": ["lr"]}
+    image = pixels(folder / "curves.png")
     assert (image[0] == 255).all()
     assert len({tuple(color) for color in image.reshape(-1, 3).tolist()}) > 50
-    with figures() as found:
-        main(["test", "--ckpt_path", str(drawn.folder), f"--trainer.default_root_dir={tmp_path}"])
-    assert found == {}  # a test has no curves
+
+
+def test_a_crash_leaves_the_curves_so_far_and_a_validation_within_an_epoch_stands_at_its_step(tmp_path):
+    made = config(callbacks=(CURVES,), val_check_interval=5, max_epochs=2)
+    with figures() as drawn:
+        folder = fit(tmp_path, made, ("on_train_batch_end", 20))
+    assert drawn["curves"].axes[0].get_xlabel() == "step"
+    assert_equal_to_the_file(drawn["curves"], folder)
+    assert (folder / "curves.png").exists()
+
+
+def test_a_test_has_no_curves(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,test/loss\n1,3,0.5\n")
+    curves = Curves()
+    curves.run = Run(verb="test")
+    with figures() as drawn:
+        curves.draw(SimpleNamespace(default_root_dir=tmp_path), None)
+    assert drawn == {}
 
 
 @pytest.mark.parametrize(
@@ -69,35 +82,10 @@ def test_two_columns_of_one_name_are_two_curves():
     assert sorted(line.get_ydata()[0] for line in axes.get_lines()) == [1, 2]
 
 
-def test_a_signal_leaves_the_curves_so_far_and_a_resume_those_of_an_unbroken_run(tmp_path):
-    made = config(callbacks=(CURVES,))
-    with figures() as stopped:
-        folder = fit(tmp_path / "a", made, ("on_train_batch_end", 30), lambda: signal.raise_signal(signal.SIGTERM))
-    assert stopped["curves"].axes[0].get_lines()[0].get_xdata().tolist() == [1, 2]
-    with figures() as resumed:
-        assert resume(folder) == 0
-    assert_equal_to_the_file(resumed["curves"], folder)
-    whole = fit(tmp_path / "b", made)
-    assert np.array_equal(pixels(whole / "curves.png"), pixels(folder / "curves.png"))
-
-
-def test_a_crash_leaves_the_curves_so_far_and_a_validation_within_an_epoch_stands_at_its_step(tmp_path):
-    made = config(callbacks=(CURVES,), val_check_interval=5, max_epochs=2)
-    with figures() as drawn:
-        folder = fit(tmp_path, made, ("on_train_batch_end", 20))
-    assert drawn["curves"].axes[0].get_xlabel() == "step"
-    assert_equal_to_the_file(drawn["curves"], folder)
-    assert os.path.exists(folder / "curves.png")
-
-
-def test_names_are_drawn_letter_by_letter_and_a_wide_range_has_a_logarithmic_axis(tmp_path):
+def test_names_are_drawn_letter_by_letter_and_a_wide_range_has_a_logarithmic_axis():
     row = {"epoch": "1", "step": "3", "train/$x^$": "1", "val/$x^$/$a$": "1", "/$_$": "2", "val/\n/\n": "inf"}
-    with formulas() as noted:
-        figure = plot_curves(
-            [row, row | {"epoch": "2", "step": "6", "train/$x^$": "nan"}, row | {"train/$x^$": "1e-5"}]
-        )
-        figure.savefig(tmp_path / "curves.png")
-    assert noted == []
+    figure = plot_curves([row, row | {"epoch": "2", "step": "6", "train/$x^$": "nan"}, row | {"train/$x^$": "1e-5"}])
+    assert formulas(figure) == []
     panels = {axes.get_title(): axes for axes in figure.axes}
     assert panels["\\$x^\\$"].get_yscale() == "log"
 

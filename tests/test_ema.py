@@ -7,9 +7,7 @@ import torch
 
 from tests.conftest import CONFIGS
 from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, launch, processes
-from tests.stopping import Sums, config, fit, resume, run_differences
-
-EMA = {"class_path": "src.callbacks.ema.Ema", "init_args": {"decay": 0.9}}
+from tests.stopping import Sums, config, killed_at, resume, run_differences
 
 
 class Locked(Sums):
@@ -28,12 +26,11 @@ def test_the_average_is_saved_and_tested_in_the_run_and_from_the_file(fit_sums, 
     assert cli("test", "--ckpt_path", best).metrics["test/loss"] == done.metrics["test/loss"]
 
 
-@pytest.mark.parametrize("stop", [("on_train_batch_end", 17), ("on_train_epoch_start", 3)])
-def test_a_resumed_average_has_the_same_bits(stop, tmp_path):
-    whole = fit(tmp_path / "whole", config(callbacks=(EMA,)))
-    run = fit(tmp_path / "stopped", config(callbacks=(EMA,)), stop)
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+def test_a_resumed_average_has_the_same_bits(tmp_path):
+    ema = {"class_path": "src.callbacks.ema.Ema", "init_args": {"decay": 0.9}}
+    whole, killed = killed_at(("on_train_batch_end", 17), tmp_path, config(callbacks=(ema,)))
+    assert resume(killed) == 0
+    assert run_differences(whole, killed) == []
 
 
 @pytest.mark.slow

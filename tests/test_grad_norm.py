@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 from lightning.pytorch import Callback
 
-from tests.stopping import config, fit, resume, rows
+from tests.stopping import config, killed_at, resume, rows
 
 
 class Notes(Callback):
@@ -21,9 +21,8 @@ def test_grad_norm_is_the_mean_over_an_epochs_steps_also_after_a_resume(tmp_path
     callbacks = ({"class_path": "src.callbacks.grad_norm.GradNorm"}, {"class_path": f"{__name__}.Notes"})
     made = config(callbacks=callbacks, max_epochs=2, gradient_clip_val=0.1)
     Notes.norms.clear()
-    whole = fit(tmp_path / "whole", made)
+    whole, killed = killed_at(("on_train_batch_end", 19), tmp_path, made)
     logged = [float(row["train/grad_norm"]) for row in rows(whole)]
     assert logged == pytest.approx([sum(Notes.norms[:12]) / 12, sum(Notes.norms[12:]) / 12])
-    stopped = fit(tmp_path / "stopped", made, stop_at=("on_train_batch_end", 19))
-    assert resume(stopped) == 0
-    assert (stopped / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert resume(killed) == 0
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()

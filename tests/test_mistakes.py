@@ -5,18 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from src.callbacks.mistakes import TopMistakes, plot_mistakes
+from src.callbacks.mistakes import Mistakes, TopMistakes, plot_mistakes
 from src.engine.loggers.evaluated import Guesses
-from src.module import LitModule
-from tests.pictures import CLASSIFICATION, NUM_ROWS, bars, formulas, run, write_yaml
+from tests.pictures import Data, OddData, bars, classifier, evaluate, formulas, sums
 from tests.stopping import differences
-
-MISTAKES = "src.callbacks.mistakes.Mistakes"
-
-
-def written(figure) -> list[str]:
-    return [text.get_text().replace("\n", ", ") for text in figure.axes[0].texts]
 
 
 def batch_of(images, confidence, rows):
@@ -27,21 +21,20 @@ def batch_of(images, confidence, rows):
 
 
 def test_the_most_confident_mistakes_of_the_net_are_drawn(tmp_path):
-    drawn = run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, MISTAKES, most=3))
-    images, target = bars()
-    with torch.no_grad():
-        probabilities = LitModule.load_from_checkpoint(drawn.folder / "checkpoints/best.ckpt")(images).softmax(dim=1)
-    confidence, guess = probabilities.max(dim=1)
+    module, (images, target) = classifier(), bars()
+    figure = evaluate(Mistakes(most=3), module, Data(), tmp_path)["mistakes"]
+    confidence, guess = module(images).softmax(dim=1).max(dim=1)
     wrong = (guess != target).nonzero().flatten()
-    assert 3 < len(wrong) < NUM_ROWS
+    assert len(wrong) > 3
     first = wrong[confidence[wrong].argsort(descending=True)][:3]
-    names = ["low", "middle", "high"]
-    assert written(drawn.figures["mistakes"]) == [
-        f"true {names[target[k]]}, guess {names[guess[k]]}, {confidence[k]:.1%}" for k in first
+    names, (axes,) = ["low", "middle", "high"], figure.axes
+    assert [text.get_text() for text in axes.texts] == [
+        f"true {names[target[k]]}\nguess {names[guess[k]]}, {confidence[k]:.1%}" for k in first
     ]
-    for shown, image in zip(drawn.axes("mistakes")[0].images, images[first], strict=True):
+    for shown, image in zip(axes.images, images[first], strict=True):
         assert np.allclose(shown.get_array(), (image[0] - image.min()) / (image.max() - image.min()))
-    assert f"{len(wrong)} of {NUM_ROWS} are wrong" in drawn.figures["mistakes"].get_suptitle()
+    assert figure.get_suptitle() == "test: the 3 most confident mistakes"
+    assert plot_mistakes(TopMistakes(3), [], "test").get_suptitle() == "test: no mistakes"
 
 
 def test_what_is_kept_depends_neither_on_the_batches_nor_on_the_processes():
@@ -54,9 +47,8 @@ def test_what_is_kept_depends_neither_on_the_batches_nor_on_the_processes():
         one.update(batch(torch.arange(start, start + 20, 2)))
         other.update(batch(torch.arange(start + 1, start + 20, 2)))
     one.merge_state(other)
-    assert differences(one.mistakes, whole.mistakes) == []
-    assert len(one.mistakes) == 7
-    assert one.num_mistakes == whole.num_mistakes == one.num_samples == 1_000
+    assert differences([*one], [*whole]) == []
+    assert len(one) == 7
 
 
 def test_photos_of_several_sizes_become_small():
@@ -64,7 +56,7 @@ def test_photos_of_several_sizes_become_small():
     for number, size in enumerate([(3, 900, 600), (3, 40, 1_000), (3, 20, 30)]):
         images = torch.randint(0, 256, (4, *size), dtype=torch.uint8)
         seen.update(batch_of(images, torch.tensor([0.5, 0.6, 0.7, 0.8]) + number / 100, torch.arange(4) + 4 * number))
-    kept = [image for *_, image in seen.mistakes]
+    kept = [image for *_, image in seen]
     sizes = [tuple(image.shape) for image in kept]
     assert sizes == [(3, 20, 30), (3, 5, 132), (3, 132, 88), (3, 20, 30), (3, 5, 132)]
     assert all(image.untyped_storage().nbytes() < 200_000 for image in kept)
@@ -73,17 +65,8 @@ def test_photos_of_several_sizes_become_small():
         assert float(1.1 * (bottom - top) / (right - left)) == pytest.approx(size[1] / size[2])
 
 
-def test_a_net_without_mistakes_says_so():
-    figure = plot_mistakes(TopMistakes(3), [], "test")
-    assert figure.get_suptitle() == "test: 0 of 0 are wrong; the most confident of them"
-
-
 def test_odd_names_are_drawn_letter_by_letter_and_numbers_are_no_images(tmp_path, capfd):
-    with formulas() as noted:
-        odd = ("--data=tests.pictures.OddData", "--model.metrics=null")
-        assert len(run(write_yaml(tmp_path / "x.yaml", CLASSIFICATION, MISTAKES), *odd).figures) == 2
-    assert noted == []
-    own = {"model": {"class_path": "tests.pictures.Own", "init_args": {"returns": "scores", "what": "sums"}}}
-    own["data"] = {"class_path": "tests.pictures.Data", "init_args": {"what": "sums"}}
-    assert not run(write_yaml(tmp_path / "y.yaml", own, MISTAKES)).figures
+    drawn = evaluate(Mistakes(), classifier(), OddData(), tmp_path)
+    assert [formulas(figure) for figure in drawn.values()] == [[], []]
+    assert not evaluate(Mistakes(), classifier(nn.Linear(4, 3)), Data((sums()[0], bars()[1])), tmp_path)
     assert "note: Mistakes drew nothing: there are no images (B, 1 or 3, H, W)" in capfd.readouterr().err

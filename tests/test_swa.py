@@ -2,44 +2,44 @@
 
 from typing import ClassVar
 
-import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.stopping import config, fit, resume, rows, run_differences
+from tests.stopping import config, killed_at, resume, run_differences
 
 
-def swa(start):
-    return {"class_path": "src.callbacks.swa.Swa", "init_args": {"start": start}}
+class Weights(Callback):
+    """Keeps the weights after each sixth step, and those that are validated then: twice an epoch."""
 
-
-class Ends(Callback):
-    """Keeps the weights at the end of each epoch's training."""
-
-    weights: ClassVar[list[torch.Tensor]] = []
+    trained: ClassVar[list[torch.Tensor]] = []
+    validated: ClassVar[list[torch.Tensor]] = []
 
     def on_train_batch_end(self, trainer, module, *rest):
-        if trainer.is_last_batch:
-            self.weights.append(module.net[0].weight.detach().clone())
+        if trainer.global_step % 6 == 0:
+            self.trained.append(module.net[0].weight.detach().clone())
+
+    def on_validation_epoch_start(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.validated.append(module.net[0].weight.detach().clone())
 
 
-def test_the_mean_of_the_last_epochs_is_saved_validated_and_tested(tmp_path, cli, fit_sums):
-    Ends.weights.clear()
-    run = fit(tmp_path / "mean", config(callbacks=(swa(0.5), {"class_path": f"{__name__}.Ends"}), max_epochs=4))
-    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["net.0.weight"]
-    assert torch.allclose(last, torch.stack(Ends.weights[2:]).mean(dim=0), atol=1e-6)
-    alone = fit(tmp_path / "alone", config(max_epochs=4))
-    validated = [[row["val/loss"] for row in rows(each)] for each in (run, alone)]
-    assert validated[0][:2] == validated[1][:2]  # before the mean begins, those of the current weights
-    assert validated[0][3] != validated[1][3]
-    done = fit_sums("callbacks/swa.yaml", "--test_after_fit=true")
+def test_the_mean_of_the_last_epochs_is_saved_validated_and_tested(cli, fit_sums):
+    Weights.trained.clear()
+    Weights.validated.clear()
+    last = ("--trainer.callbacks.start=0.5", "--trainer.max_epochs=4", f"--trainer.callbacks+={__name__}.Weights")
+    done = fit_sums("callbacks/swa.yaml", *last, "--test_after_fit=true", "--trainer.val_check_interval=6")
+    *current, _, third, _, fourth = Weights.trained  # the mean begins with the third epoch's end
+    mean = (third + fourth) / 2
+    saved = torch.load("runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert torch.allclose(saved["net.0.weight"], mean, atol=1e-6)
+    for trained, validated in zip([*current, current[-1], third, third, mean], Weights.validated, strict=True):
+        assert torch.allclose(trained, validated, atol=1e-6)
     best = "runs/sums/version_0/checkpoints/best.ckpt"
     assert cli("test", "--ckpt_path", best).metrics["test/loss"] == done.metrics["test/loss"]
 
 
-@pytest.mark.parametrize("stop", [("on_train_batch_end", 17), ("on_train_epoch_start", 3)])
-def test_a_resumed_average_has_the_same_bits(stop, tmp_path):
-    whole = fit(tmp_path / "whole", config(callbacks=(swa(0.25),)))
-    run = fit(tmp_path / "stopped", config(callbacks=(swa(0.25),)), stop)
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+def test_a_resumed_average_has_the_same_bits(tmp_path):
+    swa = {"class_path": "src.callbacks.swa.Swa", "init_args": {"start": 0.25}}
+    whole, killed = killed_at(("on_train_epoch_start", 3), tmp_path, config(callbacks=(swa,)))
+    assert resume(killed) == 0
+    assert run_differences(whole, killed) == []

@@ -4,6 +4,7 @@ import csv
 import math
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,11 @@ def plot_curves(rows: Sequence[Mapping[str, str]]) -> Any:
     """Return a figure of the rows of metrics.csv: column to text, empty where a row has no value."""
     epochs = [row["epoch"] for row in rows if row.get("lr")]
     x = "epoch" if len(set(epochs)) == len(epochs) else "step"  # rows within an epoch share its number
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
     for column in dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step")):
-        panel, label = place_of(column)
-        label = column if label in panels.get(panel, {}) else label  # loss_step beside loss_epoch
-        points = [(float(row[x]), float(row[column])) for row in rows if row.get(column)]
-        if points:
-            panels.setdefault(panel, {})[label] = points
+        if points := [(float(row[x]), float(row[column])) for row in rows if row.get(column)]:
+            panel, label = place_of(column)
+            panels[panel][column if label in panels[panel] else label] = points  # loss_step beside loss_epoch
     names = sorted(panels, key=lambda name: (name != "loss", name == RATE))
     if len(names) > MAX_PANELS:
         print(f"note: curves.png has {MAX_PANELS} of {len(names)} metrics", file=sys.stderr)

@@ -10,9 +10,7 @@ from torchvision.utils import make_grid
 
 from src.engine.data.batches import parts
 from src.engine.errors import UserError
-from src.engine.loggers.pictures import Picture, new_figure, thumbnail
-
-PIXELS = 1_200  # of all images in a line of the grid
+from src.engine.loggers.pictures import Picture, new_figure
 
 
 class FirstLayer(Picture):
@@ -28,9 +26,7 @@ class FirstLayer(Picture):
         self.layer = layer
         self._shape: tuple[int, ...] = ()  # (1 or 3, H, W), of an input image
 
-    def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *numbers: int
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: int) -> None:
         for part in parts(batch) if not self._shape else ():
             if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
                 self._shape = tuple(part.shape[1:])
@@ -53,7 +49,7 @@ def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Te
     """Return the weights of each unit as an image, (N, 1 or 3, H, W), those with the largest norm first.
 
     Args:
-        layer: Its weights may be millions per unit: the images are thumbnails.
+        layer: The layer.
         shape: Of an input image, (1 or 3, H, W).
         most: N, if there are so many.
     """
@@ -65,8 +61,7 @@ def units(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], most: int) -> Te
     if weights.shape[1] not in (1, 3):
         weights = weights.mean(dim=1, keepdim=True)
     first = weights.flatten(1).norm(dim=1, dtype=torch.float32).argsort(descending=True, stable=True)[:most]
-    side = PIXELS // math.ceil(math.sqrt(len(first)))
-    return torch.stack([thumbnail(weights[k], max(side, 1)) for k in first])
+    return weights[first].float().cpu()
 
 
 def plot_units(images: Tensor, total: int) -> Any:

@@ -33,29 +33,22 @@ class Freeze(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         parts = self._find(module)
-        if self._is_over(trainer):
-            return
         self._modes = {inner: inner.training for part in parts for inner in part.modules()}
         # What the net itself keeps fixed stays so later.
         self._weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
         for weight in self._weights:
             weight.requires_grad_(False)
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._is_over(trainer):
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.until_epoch is not None and trainer.current_epoch >= self.until_epoch:
             for part, mode in self._modes.items():
                 part.train(mode)
             for weight in self._weights:
                 weight.requires_grad_(True)
             self._modes, self._weights = {}, []
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         for part in self._modes:
             if part.training:  # at first, and where a hook of the module's own called `train`
                 part.eval()
-
-    def _is_over(self, trainer: Trainer) -> bool:
-        return self.until_epoch is not None and trainer.current_epoch >= self.until_epoch
 
     def _find(self, module: LightningModule) -> list[nn.Module]:
         known = {name: part for name, part in module.named_modules() if name}

@@ -34,14 +34,12 @@ class LrRange(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._steps = trainer.global_step
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
         part = len(self._rows) / max(self.num_steps - 1, 1)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.smallest * (self.largest / self.smallest) ** part
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *batch: Any) -> None:
         if trainer.global_step == self._steps:  # the step has more batches
             return
         self._steps = trainer.global_step

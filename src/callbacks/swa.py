@@ -25,21 +25,14 @@ class Swa(AverageAlsoInTheTest):
         super().__init__(avg_fn=self._mean)
         self.start = start
         self._number = 0  # of epochs in the mean
-        self._due = False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError("Swa needs to know the last epochs. Set --trainer.max_epochs.")
         self._number = trainer.current_epoch - math.ceil(self.start * trainer.max_epochs)
-        # Until averaging starts, validation uses the current weights.
-        self._due = trainer.is_last_batch or self._number < 0
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Update at the end of an epoch, before it is validated."""
-        return step_idx is not None and self._due
+        # At the end of an epoch, before it is validated. Until averaging starts, validation uses the current weights.
+        if trainer.is_last_batch or self._number < 0:
+            super().on_train_batch_end(trainer, module, *batch)
 
     def _mean(self, mean: Tensor, now: Tensor, _: Any) -> Tensor:
         return now if self._number <= 0 else mean + (now - mean) / (self._number + 1)

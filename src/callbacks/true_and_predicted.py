@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, R2Score
+from torchmetrics import CatMetric
+from torchmetrics.functional import mean_absolute_error, r2_score
 
 from src.engine.data.batches import describe
 from src.engine.errors import UserError
@@ -14,13 +15,13 @@ from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.pictures import EvaluationPicture, as_label, new_figure
 
 MAX_PANELS = 9
-GOLDEN = 0x9E3779B1  # a multiple of it spreads consecutive numbers over 32 bits (Knuth, multiplicative hashing)
 
 
 class TrueAndPredicted(EvaluationPicture):
     """Draws a point for each sample, and a panel for each output, with the line on which predictions are exact.
 
     If there are many samples it draws some, the same ones for any number of processes; R2 and MAE are of all.
+    It keeps the first nine outputs of all samples: 24 bytes a sample with one output.
 
     Args:
         most: How many points a panel has.
@@ -30,97 +31,50 @@ class TrueAndPredicted(EvaluationPicture):
         super().__init__()
         self.most = most
 
-    def begin(self, batch: Evaluated) -> "Points":
+    def begin(self, batch: Evaluated) -> CatMetric:
         guess, truth = batch.scores, batch.target
         if not guess.is_floating_point() or guess.numel() != truth.numel() or len(guess) != len(truth):
             raise UserError(
                 f"this is no regression with a value for each output: predicted {describe(guess)}, target "
                 f"{describe(truth)}. Take the callback out of trainer.callbacks."
             )
-        return Points(self.most, guess[0].numel())
+        return CatMetric(nan_strategy="disable").set_dtype(torch.float64)
 
-    def add(self, seen: "Points", batch: Evaluated) -> None:
-        seen.update(batch.scores, batch.target, batch.places(len(batch.target)))
+    def add(self, seen: CatMetric, batch: Evaluated) -> None:
+        true, predicted = (each.reshape(len(each), -1)[:, :MAX_PANELS] for each in (batch.target, batch.scores))
+        seen.update(torch.column_stack([batch.places(len(true)).double(), true, predicted]))
 
-    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "Points", suffix: str) -> None:
-        if bool(((seen.values[:, 0] == 0) | (seen.values[:, 0] == 1)).all()):
-            raise UserError(
-                "this is no regression: all targets are 0 or 1. Take the callback out of trainer.callbacks."
-            )
-        self.save(trainer, f"true_and_predicted{suffix}", plot_points(seen, self.title(suffix)))
-
-
-class Points:
-    """Keeps some of the samples, and the metrics of all.
-
-    Attributes:
-        values: (N, 2, D) float32, true and predicted values of the D outputs that are drawn.
-        keys: (N,) int64; the `most` samples with the smallest keys are kept.
-        total: How many samples there were.
-        metrics: R2 and MAE of each output that is drawn.
-    """
-
-    def __init__(self, most: int, num_outputs: int) -> None:
-        self.most = most
-        self.num_outputs = num_outputs
-        drawn = min(num_outputs, MAX_PANELS)
-        self.values, self.keys = torch.empty(0, 2, drawn), torch.empty(0, dtype=torch.int64)
-        self.total = 0
-        # Rank zero alone computes them, from the states of all.
-        metrics = (
-            R2Score(multioutput="raw_values", sync_on_compute=False),
-            MeanAbsoluteError(drawn, sync_on_compute=False),
-        )
-        self.metrics = [metric.set_dtype(torch.float64) for metric in metrics]
-
-    def update(self, predicted: Tensor, true: Tensor, places: Tensor) -> None:
-        """Take in B samples.
-
-        Args:
-            predicted: (B, ...) float32.
-            true: (B, ...), as many values.
-            places: (B,) int64, their indices in the data.
-        """
-        true, predicted = (each.reshape(len(places), -1)[:, :MAX_PANELS].double() for each in (true, predicted))
-        self.total += len(places)
-        for metric in self.metrics:
-            metric.update(predicted, true)
-        self._keep(torch.stack([true, predicted], dim=1).float(), places * GOLDEN % 2**32)
-
-    def merge_state(self, other: "Points") -> None:
-        """Take in what another process saw."""
-        self.total += other.total
-        for metric, another in zip(self.metrics, other.metrics, strict=True):
-            metric.merge_state(another)
-        self._keep(other.values, other.keys)
-
-    def _keep(self, values: Tensor, keys: Tensor) -> None:
-        keys, values = torch.cat([self.keys, keys]), torch.cat([self.values, values])
-        first = keys.argsort()[: self.most]
-        self.keys, self.values = keys[first], values[first]
+    def draw_seen(self, trainer: Trainer, module: LightningModule, seen: CatMetric, suffix: str) -> None:
+        rows = seen.compute()
+        rows = rows[rows[:, 0].argsort(), 1:]  # in the order of the data
+        true, predicted = rows.chunk(2, dim=1)
+        self.save(trainer, f"true_and_predicted{suffix}", plot_points(true, predicted, self.most, self.title(suffix)))
 
 
-def plot_points(seen: Points, title: str) -> Any:
+def plot_points(true: Tensor, predicted: Tensor, most: int, title: str) -> Any:
     """Return a figure with a panel for each of the first outputs.
 
     Args:
-        seen: The points.
+        true: (N, D), the samples in the order of the data.
+        predicted: (N, D).
+        most: How many points a panel has.
         title: Of the figure, before the counts.
     """
-    shown, _, number = seen.values.shape
+    total, number = true.shape
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most]
     columns = min(number, 3)
     lines = -(-number // columns)
     figure = new_figure(3.4 * columns + 0.4, 3.4 * lines + 0.3)
-    counts = f"{seen.total:,} samples" + f", {shown:,} are drawn" * (shown < seen.total)
-    counts += f", {number} of {seen.num_outputs} outputs" * (number < seen.num_outputs)
+    counts = f"{total:,} samples" + f", {most:,} are drawn" * (most < total)
+    counts += f", the first {number} outputs" * (number == MAX_PANELS)
     figure.suptitle(f"{as_label(title)}: {counts}", fontsize="medium")
-    r2, mae = (metric.compute().reshape(-1).tolist() if seen.total > 1 else [math.nan] for metric in seen.metrics)
-    for k, (true, predicted) in enumerate(seen.values.permute(2, 1, 0).numpy()):
+    for k, (x, y) in enumerate(zip(true.T, predicted.T, strict=True)):
         axes = figure.add_subplot(lines, columns, k + 1, xlabel="true", ylabel="predicted")
-        name = f"output {k}: " * (seen.num_outputs > 1)
-        axes.set_title(f"{name}R2 {r2[k]:.4f}, MAE {mae[k]:.3g}", fontsize="small", pad=12)
-        axes.plot(true, predicted, ".", markersize=7 if shown < 500 else 3, alpha=0.5, mew=0)
-        axes.axline((true[0], true[0]), slope=1, color="black", linewidth=0.8)
+        r2 = r2_score(y, x) if total > 1 else math.nan
+        name = f"output {k}: " * (number > 1)
+        axes.set_title(f"{name}R2 {r2:.4f}, MAE {mean_absolute_error(y, x):.3g}", fontsize="small", pad=12)
+        axes.plot(x[drawn], y[drawn], ".", markersize=7 if len(drawn) < 500 else 3, alpha=0.5, mew=0)
+        axes.axline((float(x[0]), float(x[0])), slope=1, color="black", linewidth=0.8)
         axes.locator_params(nbins=5)
         axes.ticklabel_format(scilimits=(-3, 4))
         axes.grid(alpha=0.3)

@@ -31,15 +31,7 @@ class XorSurface(Picture):
         # The test after a fit loads the best checkpoint, which may lack later stages.
         self._surfaces = state["surfaces"] | self._surfaces
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._keep(trainer, module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._keep(trainer, module)
-
-    def _keep(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step in self.stages:
             self._surfaces[trainer.global_step] = surface(module)
 

@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageStat
+from scipy.ndimage import center_of_mass
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -56,10 +58,7 @@ def read_image(path: Path) -> Tensor:
         grey = ImageOps.invert(grey)
     grey = grey.point(lambda value: value * (value > 48))  # the noise of paper and of JPEG is no ink
     digit = ImageOps.contain(grey.crop(grey.getbbox()), (20, 20))
-    ink = pil_to_tensor(digit)[0].float()
-    ink /= ink.sum().clamp(min=1)
-    x, y = (float((ink.sum(dim=k) * torch.arange(digit.size[k])).sum()) for k in (0, 1))
+    y, x = center_of_mass(np.asarray(digit) + 1e-9)  # of a blank image, its middle
     canvas = Image.new("L", (28, 28))
     canvas.paste(digit, (round(13.5 - x), round(13.5 - y)))
-    form: Tensor = pil_to_tensor(canvas)[0]
-    return form
+    return pil_to_tensor(canvas)[0]

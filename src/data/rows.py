@@ -50,9 +50,8 @@ class RowsDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         x, target = load_rows()
-        if not (good := x.isfinite().all(dim=1)).all():
-            row = int(good.logical_not().nonzero()[0])
-            raise UserError(f"Row {row} has a missing or infinite value. Fill it in or drop the row in load_rows.")
+        if len(bad := x.isfinite().all(dim=1).logical_not().nonzero()):
+            raise UserError(f"Row {bad[0, 0]} has a missing or infinite value. Fill it in or drop it in load_rows.")
         x = x.double()  # beside a large mean float32 has no digits left for the differences
         # Instead of x, anything that never changes may decide the part, such as the id of each row.
         self.train_rows, self.val_rows, self.test_rows = split_by_row(x, self.split_seed, self.fold)

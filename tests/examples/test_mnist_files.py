@@ -11,7 +11,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from src.data.mnist import MNISTDataModule
 from src.engine.errors import UserError
-from tests.conftest import CONFIGS, write_synthetic
+from tests.conftest import write_synthetic
 
 NAMES = [name for name, _ in MNIST.resources]
 
@@ -56,14 +56,6 @@ def test_a_bad_download_is_named_and_the_next_one_recovers(mirror, tmp_path, dam
     file.write_bytes(whole)
     data.prepare_data()
     data.setup("test")
-
-
-def test_a_mistake_is_one_line_of_the_command(cli, tmp_path):
-    done = cli("test", "--config", CONFIGS / "mnist.yaml", f"--data.root={tmp_path}", "--data.mirror=no/such/folder")
-    assert done.code == 1
-    (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
-    assert "Cannot get MNIST" in line
-    assert "Traceback" not in done.err
 
 
 def test_a_folder_that_cannot_be_made_and_a_damaged_file_are_named(tmp_path):

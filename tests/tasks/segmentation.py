@@ -1,4 +1,4 @@
-"""Images of several sizes with a class per pixel; padding is ignored."""
+"""Images of several sizes with a class per pixel, padding ignored; several validation and test sets."""
 
 from pathlib import Path
 
@@ -19,7 +19,8 @@ def write_data(folder: Path) -> None:
         return [torch.rand(1, *size, generator=generator) for size in sizes]
 
     torch.save(images(40), folder / "train.pt")
-    torch.save(images(13), folder / "test.pt")
+    torch.save(images(13), folder / "day.pt")
+    torch.save(images(7), folder / "night.pt")
 
 
 class Images(Dataset):
@@ -47,21 +48,19 @@ def collate(samples):
 
 
 class Data(LightningDataModule):
-    def __init__(self, folder: str = ".", batch_size: int = 4):
-        super().__init__()
-        self.folder, self.batch_size = Path(folder), batch_size
+    def loader(self, name, flip=False, **options):
+        return DataLoader(Images(f"{name}.pt", flip), 4, collate_fn=collate, **options)
 
     def train_dataloader(self):
-        images = Images(self.folder / "train.pt", flip=True)
-        return DataLoader(images, self.batch_size, shuffle=True, collate_fn=collate, num_workers=1)
+        return self.loader("train", flip=True, shuffle=True, num_workers=1)
 
     def val_dataloader(self):
-        return DataLoader(Images(self.folder / "train.pt"), self.batch_size, collate_fn=collate)
+        return {"day": self.loader("day"), "night": self.loader("night")}
 
-    def test_dataloader(self):
-        return DataLoader(Images(self.folder / "test.pt"), self.batch_size, collate_fn=collate)
+    test_dataloader = val_dataloader
 
-    predict_dataloader = test_dataloader
+    def predict_dataloader(self):
+        return [*self.val_dataloader().values()]
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from tests.processes import launch, processes
-from tests.stopping import fit, resume, rows, run_differences, run_main
+from tests.stopping import fit, killed_at, resume, rows, run_differences, run_main
 
 HERE = Path(__file__).parent
 TASKS = sorted(file.stem for file in HERE.glob("*.yaml"))
@@ -17,10 +17,10 @@ TASKS = sorted(file.stem for file in HERE.glob("*.yaml"))
 def experiment(task: str) -> dict:
     """A task's YAML with what the tests of a stop need."""
     made = yaml.safe_load((HERE / f"{task}.yaml").read_text())
-    trainer = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
+    trainer = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
     made["trainer"] = trainer | {"callbacks": [{"class_path": "tests.stopping.Stop"}]}
     made |= {"seed_everything": 0, "experiment": "sums"}
-    made["checkpoint"] = made.get("checkpoint", {}) | {"every_n_steps": 2}
+    made["checkpoint"] = made.get("checkpoint", {}) | {"every_n_steps": 3}
     return made
 
 
@@ -38,8 +38,7 @@ EACH = pytest.mark.parametrize(("task", "data"), [(task, task) for task in TASKS
 
 @EACH
 def test_resume_and_use_the_checkpoint_alone(task, data, capfd):
-    made = experiment(task)
-    whole, run = fit(data / "whole", made), fit(data / "stopped", made, ("on_train_batch_end", 8))
+    whole, run = killed_at(("on_train_batch_end", 8), data, experiment(task))
     assert resume(run) == 0
     assert run_differences(whole, run) == []
     for file in data.glob("train*"):
