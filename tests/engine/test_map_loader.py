@@ -1,4 +1,7 @@
-"""A DataLoader of samples in each legal form: what it hands out is a function of (seed, epoch), rank and position."""
+"""A DataLoader of samples in each legal form: what it hands out, and what its samples draw, is a function of the seed.
+
+Besides the seed it depends on the epoch, the rank and the position alone.
+"""
 
 import itertools
 import random
@@ -14,9 +17,9 @@ from torch.utils.data import (
     Dataset,
     DistributedSampler,
     RandomSampler,
-    Sampler,
     Subset,
     TensorDataset,
+    default_collate,
 )
 
 from src.engine.data.loaders import MapLoader
@@ -46,19 +49,11 @@ class Own(DataLoader[Any]):
             yield batch + 0
 
 
-class Turns(Sampler[int]):
-    """Starts at the row that has the number of the epoch."""
-
-    first = 0
+class Turns(list[int]):
+    """A sampler that starts at the row that has the number of the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.first = epoch
-
-    def __len__(self) -> int:
-        return N
-
-    def __iter__(self):
-        return iter([*range(self.first, N), *range(self.first)])
+        self.sort(key=lambda row: (row - epoch) % N)
 
 
 # Each makes a new loader of a batch size.
@@ -94,13 +89,21 @@ def rows(batch: Any) -> list[int]:
     return torch.as_tensor(batch[0] if isinstance(batch, list) else batch).flatten().tolist()
 
 
-def epoch(made: MapLoader, number: int = 0) -> list[list[int]]:
+def batches(made: MapLoader, number: int = 0) -> list[Any]:
+    """The batches of an epoch; the generators of the process are left alone."""
     made.set_epoch(number)
-    return [rows(batch) for batch in made]
+    before = states()
+    found = list(made)
+    assert states() == before
+    return found
 
 
-def flat(batches: Any) -> list[int]:
-    return list(itertools.chain.from_iterable(batches))
+def epoch(made: MapLoader, number: int = 0) -> list[list[int]]:
+    return [rows(batch) for batch in batches(made, number)]
+
+
+def flat(parts: Any) -> list[Any]:
+    return list(itertools.chain.from_iterable(parts))
 
 
 def states() -> list[Any]:
@@ -113,9 +116,7 @@ def test_batches_are_a_function_of_seed_and_epoch(form):
     one, other = take_over(form), take_over(form)
     epochs = [epoch(one, number) for number in (0, 1)]
     random.seed(3), np.random.seed(3)
-    before = states()
     assert [epoch(other, number) for number in (1, 0)] == epochs[::-1]
-    assert states() == before  # the generators of the process are left alone
     assert len(one) == len(epochs[1])
     if form not in {"in order", "permutation", "subset of tensors"}:
         assert epochs[0] != epochs[1]
@@ -127,9 +128,9 @@ def test_batches_are_a_function_of_seed_and_epoch(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_new_process_continues_with_the_next_batch(form):
     whole = epoch(behind(take_over(form, 1, 2), 0), 2)
-    for batches in {1, len(whole) - 1}:
-        resumed = behind(take_over(form, 1, 2, seed=7), batches)
-        assert epoch(resumed, 2) == whole[batches:]
+    for done in {1, len(whole) - 1}:
+        resumed = behind(take_over(form, 1, 2, seed=7), done)
+        assert epoch(resumed, 2) == whole[done:]
         assert epoch(behind(resumed, 0), 3) == epoch(behind(take_over(form, 1, 2), 0), 3)
 
 
@@ -138,15 +139,12 @@ def test_a_sampler_of_the_users_decides_what_comes():
     assert flat(epoch(take_over("permutation"))) == np.random.default_rng(0).permutation(N).tolist()
     assert [len(batch) for batch in epoch(take_over("drop_last"))] == [4] * 5
     assert (len(flat(epoch(take_over("with replacement")))), len(set(flat(epoch(take_over("fewer")))))) == (40, 17)
-
-
-def test_set_epoch_of_a_users_sampler_gets_the_epoch():
-    made = MapLoader(DataLoader(Numbers(), 4, sampler=Turns()), Role())
-    assert [epoch(made, number)[0] for number in (0, 5)] == [[0, 1, 2, 3], [5, 6, 7, 8]]
+    turns = MapLoader(DataLoader(Numbers(), 4, sampler=Turns(range(N))), Role())
+    assert [epoch(turns, number)[0] for number in (0, 5)] == [[0, 1, 2, 3], [5, 6, 7, 8]]
 
 
 def test_a_loader_that_starts_again_within_an_epoch_has_another_order_each_time():
-    first, second, third = (epoch(behind(take_over("plain"), batches)) for batches in (0, 6, 12))
+    first, second, third = (epoch(behind(take_over("plain"), done)) for done in (0, 6, 12))
     assert sorted(flat(second)) == list(range(N))
     assert first != second != third != first
     assert epoch(behind(take_over("plain"), 8)) == second[2:]
@@ -182,7 +180,7 @@ def test_a_rest_is_shared_by_the_ranks(form, length):
     tested = [epoch(each) for each in ranks["test"]]
     assert sorted(flat(flat(tested))) == list(range(length))
     assert max(map(len, flat(tested))) <= {"plain": 4, "buckets": 2}.get(form, 1)
-    assert form != "plain" or len({len(batches) for batches in tested}) == 1
+    assert form != "plain" or len(set(map(len, tested))) == 1
     # In training a process without a row has one that weighs nothing.
     seen = []
     for batch, parts in enumerate(zip(*ranks["train"], strict=True)):
@@ -247,13 +245,113 @@ def test_an_order_that_is_kept_is_the_datas_and_each_epochs():
     assert epoch(made, 0) == epoch(made, 1)
 
 
-def test_what_cannot_be_shared_or_resumed_is_rejected():
-    with pytest.raises(ValueError, match=r"23 samples cannot be shared by 24 processes"):
-        len(MapLoader(DataLoader(Numbers(), 4), Role(world_size=24)))
+def test_drop_last_that_leaves_no_batch_is_rejected():
     with pytest.raises(ValueError, match=r"drop_last leaves no batch: 23 samples are fewer than batch_size=12 times 2"):
         len(MapLoader(DataLoader(Numbers(), 12, drop_last=True), Role(world_size=2)))
-    state = take_over("plain").state_dict()
-    with pytest.raises(ValueError, match=r"within an epoch of 6 batches of 4 .*; now there are 3 batches of 8"):
-        behind(take_over("plain", size=8), 1).load_state_dict(state)
-    for batches in (0, 6):
-        behind(take_over("plain", size=8), batches).load_state_dict(state)  # between epochs nothing can be lost
+
+
+DRAWS = (lambda: torch.rand((), dtype=torch.float64).item(), lambda: float(np.random.normal()), random.random)
+
+
+class Noise(Numbers):
+    """Its index, and a number from each generator where the index is one of those that draw."""
+
+    only: Any = range(N)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        drawn = [draw() if index in self.only else 0.0 for draw in DRAWS]
+        return torch.tensor([index, *drawn], dtype=torch.float64)
+
+
+class Some(Noise):
+    """Makes lists of samples, few of which draw."""
+
+    only = (0, 7, 13)
+
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        return [self[index] for index in indices]
+
+
+class Chain(Noise):
+    """Draws from one generator only where another gave a large number, as a transform applied with a probability."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        first = random.random()
+        second = np.random.rand() if first > 0.5 else 0.0
+        third = torch.rand((), dtype=torch.float64).item() if second > 0.5 else 0.0
+        return torch.tensor([index, first, second, third], dtype=torch.float64)
+
+
+class Columns(Noise):
+    """Makes batches that are no lists."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return {"rows": torch.stack([self[index] for index in indices])}
+
+
+def noise(dataset: Any, size: int | None = 4, workers: int = 0, seed: int = 0, **options: Any) -> MapLoader:
+    torch.manual_seed(seed)
+    return MapLoader(DataLoader(dataset, size, True, num_workers=workers, **options), Role())
+
+
+def drawn(made: MapLoader, number: int = 0) -> dict[int, list[float]]:
+    """What was drawn, by index."""
+    found = [batch.reshape(-1, batch.shape[-1]).tolist() for batch in batches(made, number)]
+    return {int(index): values for index, *values in flat(found)}
+
+
+@pytest.mark.parametrize("dataset", [Some(), Chain()])
+def test_a_sample_draws_by_seed_epoch_and_index(dataset):
+    first, second = drawn(noise(dataset), 0), drawn(noise(dataset), 1)
+    for size, workers in ((7, 0), (None, 0), (4, 2)):
+        other = noise(dataset, size, workers)
+        assert [drawn(other, number) for number in (0, 1)] == [first, second]
+    values = [values[0] for each in (first, second) for index, values in each.items() if index in dataset.only]
+    assert len(set(values)) == len(values)
+    assert drawn(noise(dataset, seed=1)) != first
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked_draw_the_same():
+    made = noise(Noise(), workers=2, multiprocessing_context="spawn")
+    assert drawn(made, 1) == drawn(noise(Noise()), 1)
+
+
+def test_ranks_and_a_resume_draw_the_same():
+    whole = drawn(noise(Noise()))
+    ranks = [drawn(MapLoader(DataLoader(Noise(), 4, True), Role(rank=rank, world_size=3))) for rank in range(3)]
+    assert ranks[0] | ranks[1] | ranks[2] == whole
+    rest = drawn(behind(noise(Noise(), seed=7), 3))
+    assert len(rest) == N - 12
+    assert rest.items() <= whole.items()
+    tested = MapLoader(DataLoader(Noise(), 4, sampler=np.arange(N)), Role(stage="test"))
+    assert drawn(tested, 0) == drawn(tested, 1) != whole  # an evaluation draws the same each time
+    indices = MapLoader(DataLoader(Noise(), 4, sampler=list(torch.arange(N))), Role(stage="test"))
+    assert drawn(indices) == drawn(tested)  # whatever the type of an index
+
+
+def noisy(samples: list[torch.Tensor]) -> torch.Tensor:
+    """Noise for the samples themselves, and for the batch."""
+    for sample in samples:
+        sample += torch.rand(())
+    return default_collate(samples) + np.random.rand() + random.random()
+
+
+@pytest.mark.parametrize("only", [range(N), ()])
+def test_a_collate_function_draws_by_seed_epoch_and_batch(only, monkeypatch):
+    monkeypatch.setattr(Noise, "only", only)
+    one, by_workers, later = (
+        batches(noise(Noise(), workers=workers, collate_fn=noisy), number)
+        for workers, number in ((0, 0), (2, 0), (0, 1))
+    )
+    assert torch.equal(torch.cat(one), torch.cat(by_workers))
+    assert not torch.equal(one[0], later[0])
+    assert len({float(batch[0, 0] % 1) for batch in one}) == len(one)
+
+
+def test_a_batch_that_a_data_set_makes_as_a_whole_stays_as_it_is():
+    made = [batches(noise(Columns(), workers=workers, collate_fn=lambda batch: batch)) for workers in (0, 2)]
+    alone, by_workers = (torch.cat([batch["rows"] for batch in each]) for each in made)
+    assert sorted(alone[:, 0].tolist()) == list(range(N))
+    assert torch.equal(alone, by_workers)
+    assert len(alone[:, 1].unique()) == N
