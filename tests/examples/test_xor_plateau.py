@@ -2,7 +2,6 @@ import csv
 import re
 
 import pytest
-import torch
 from matplotlib.image import imread
 
 from src.tools import xor_plateau
@@ -15,18 +14,10 @@ def test_a_seed_side_by_side_with_others_has_the_losses_of_its_own_run(cli, tmp_
     options = ("--trainer.max_epochs=10", "--data.passes=50", "--trainer.callbacks=null", "--trainer.accelerator=cpu")
     done = cli("fit", "--config", CONFIGS / "xor.yaml", "--seed_everything=1", *options)
     assert done.code == 0, done.err
-    assert done.metrics["test/acc"] == 1.0
     with (tmp_path / "runs/xor/version_0/metrics.csv").open(newline="") as file:
         theirs = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     ours = losses[:, 1].view(10, 50).mean(dim=1)  # of each epoch
     assert ours.tolist() == pytest.approx(theirs, rel=1e-4)
-
-
-def test_the_plateau_is_left_at_the_step_from_which_the_loss_stays_below():
-    high, low = xor_plateau.PLATEAU, 0.1
-    losses = torch.tensor([[high, low, high, low], [low, low, low, low], [high, low, low, high]]).T.contiguous()
-    # Seeds: back up once; low from the start; high again at the last step.
-    assert xor_plateau.left_at(losses).tolist() == [4, 1, torch.inf]
 
 
 def test_it_prints_a_row_for_each_width_and_draws_them(tmp_path, capsys):
@@ -37,12 +28,8 @@ def test_it_prints_a_row_for_each_width_and_draws_them(tmp_path, capsys):
     assert imread(tmp_path / "new/it.png").std() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [(["--hidden", "0"], "must be at least 1"), (["--to", "a.foo"], "foo"), (["--to", "file/a.png"], "cannot write")],
-)
+@pytest.mark.parametrize(("options", "words"), [(["--hidden", "0"], "at least 1"), (["--to", "a.foo"], "foo")])
 def test_mistakes_are_refused_before_the_training(options, words, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(xor_plateau, "train", lambda *args: pytest.fail("it trained"))
     with pytest.raises(SystemExit, match=words):
@@ -50,6 +37,8 @@ def test_mistakes_are_refused_before_the_training(options, words, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_four_units_solve_it_for_344_of_500_seeds_and_more_units_for_more():
-    solved = {hidden: int(xor_plateau.train(hidden, 500, 2_000)[1][-1].sum()) for hidden in (4, 8, 16)}
-    assert solved == {4: 344, 8: 487, 16: 500}
+@pytest.mark.parametrize(("hidden", "seeds", "step"), [(4, 344, 40), (8, 487, 27), (16, 500, 20)])
+def test_so_many_of_500_seeds_solve_it_and_half_leave_the_plateau_by_this_step(hidden, seeds, step):
+    losses, solved = xor_plateau.train(hidden, 500, 2_000)
+    assert int(solved[-1].sum()) == seeds
+    assert float(xor_plateau.left_at(losses).median()) == step
