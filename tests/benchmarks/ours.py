@@ -2,6 +2,7 @@
 
 import functools
 import io
+import tempfile
 import time
 from contextlib import redirect_stdout
 from typing import Any
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:
+def fit(experiment: str, *options: str) -> dict[str, Any]:
     """Run `fit --config configs/<experiment>.yaml`; `seconds` is the time of Trainer.fit, which sets up the data."""
     result: dict[str, Any] = {}
     real_fit = Trainer.fit
@@ -31,29 +32,24 @@ def fit(experiment: str, folder: str, *options: str) -> dict[str, Any]:
     def timed_fit(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         start_s = time.perf_counter()
         real_fit(trainer, *args, **kwargs)
-        result.update(seconds=time.perf_counter() - start_s, steps=trainer.global_step)
+        result.update(seconds=time.perf_counter() - start_s, work=trainer.global_step)
 
-    command = ["fit", "--config", f"configs/{experiment}.yaml", "--trainer.default_root_dir", folder, *options]
-    with patch.object(Trainer, "fit", timed_fit), redirect_stdout(Terminal()):
-        main(command)
+    with tempfile.TemporaryDirectory() as folder, patch.object(Trainer, "fit", timed_fit), redirect_stdout(Terminal()):
+        main(["fit", "--config", f"configs/{experiment}.yaml", "--trainer.default_root_dir", folder, *options])
     return result
 
 
-def mnist(root: str, seed: int, folder: str) -> dict[str, Any]:
-    """Run the MNIST experiment."""
-    return fit("mnist", folder, "--data.root", root, "--seed_everything", str(seed))
+def mnist(seed: int) -> dict[str, Any]:
+    return fit("mnist", "--seed_everything", str(seed))
 
 
-def xor(root: str, seed: int, folder: str) -> dict[str, Any]:
-    """Run the XOR experiment."""
-    return fit("xor", folder)
+def xor(seed: int) -> dict[str, Any]:
+    return fit("xor")
 
 
-def images(root: str, seed: int, folder: str) -> dict[str, Any]:
-    """Read an epoch of images."""
-    return drain(MapLoader(image_loader(root), Role()), passes=1)
+def images(seed: int) -> dict[str, Any]:
+    return drain(MapLoader(image_loader(), Role()), passes=1)
 
 
-def tensors(root: str, seed: int, folder: str) -> dict[str, Any]:
-    """Read 20 epochs of tensors."""
+def tensors(seed: int) -> dict[str, Any]:
     return drain(MapLoader(tensor_loader(), Role()), passes=20)
