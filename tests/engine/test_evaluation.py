@@ -1,16 +1,11 @@
 """Metrics: each with its own counts, fed as its kind wants, for each data set, watched in the right direction."""
 
-from contextlib import nullcontext
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MeanSquaredError, R2Score
+from torchmetrics import MeanSquaredError
 from torchmetrics.classification import (
     BinaryAccuracy,
     MulticlassAccuracy,
@@ -22,10 +17,8 @@ from torchmetrics.classification import (
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
-from src.engine.checkpoint.callback import refuse_wrong_directions
 from src.engine.errors import UserError
 from src.module import LitModule
-from tests.conftest import SMALL
 from tests.stopping import config, fit, rows
 from tests.test_module import Same, sgd, trainer
 
@@ -101,49 +94,29 @@ def test_several_data_sets_have_their_own_numbers(form):
         assert logged == pytest.approx(expected)
 
 
-def test_a_wrong_mode_is_rejected_before_the_first_step(tmp_path, capfd):
-    early = {"monitor": "val/mae", "mode": "max"}
-    early = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": early}
-    run = fit(tmp_path, config(callbacks=(early,)))
-    assert "EarlyStopping watches val/mae with mode: max. Set mode: min." in capfd.readouterr().err
+PLATEAU, METRIC = "lightning.pytorch.cli.ReduceLROnPlateau", {"monitor": "val/mae", "mode": "max"}
+LOSS = {"monitor": "val/loss"}
+EARLY = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": METRIC}
+WATCHERS = {
+    "stop": (config(callbacks=(EARLY,)), "EarlyStopping watches val/mae with mode: max. Set mode: min."),
+    "plateau": (config(scheduler=(PLATEAU, METRIC)), "watches val/mae with mode: max. Set mode: min."),
+    "plateau of steps": (config(scheduler=(PLATEAU, LOSS), interval="step"), "Set the scheduler's interval to epoch"),
+    "torch's plateau": (config(scheduler=("torch.optim.lr_scheduler.ReduceLROnPlateau", {})), "Name lightning.pytorch"),
+}
+
+
+@pytest.mark.parametrize(("experiment", "told"), WATCHERS.values(), ids=WATCHERS.keys())
+def test_what_watches_a_number_wrongly_is_rejected_before_the_first_step(experiment, told, tmp_path, capfd):
+    run = fit(tmp_path, experiment)
+    assert told in capfd.readouterr().err
     assert rows(run) == []
-
-
-@pytest.mark.parametrize(
-    ("monitor", "mode", "right"), [("val/loss", "max", "min"), ("val/r2", "min", "max"), ("val/r2", "max", None)]
-)
-def test_a_plateau_in_the_wrong_mode_is_rejected(monitor, mode, right):
-    module = LitModule(Same(), nn.MSELoss(), sgd, {"r2": R2Score()})
-    plateau = ReduceLROnPlateau(sgd(nn.Linear(1, 1).parameters()), monitor, mode=mode)
-    watched = SimpleNamespace(scheduler=plateau, monitor=monitor, reduce_on_plateau=True, interval="epoch")
-    told = pytest.raises(UserError, match=f"watches {monitor} with mode: {mode}. Set mode: {right}.")
-    with told if right else nullcontext():
-        refuse_wrong_directions(SimpleNamespace(early_stopping_callbacks=[], lr_scheduler_configs=[watched]), module)
-
-
-class NoTest(LightningDataModule):
-    """Data for training and nothing else."""
-
-    def train_dataloader(self):
-        return DataLoader(TensorDataset(torch.ones(4, 2), torch.ones(4, 1)), 2)
-
-
-def test_a_test_without_data_is_rejected_before_the_first_step(cli):
-    done = cli("fit", "--config", SMALL, f"--data={__name__}.NoTest")
-    assert done.code == 1
-    assert done.err.startswith("error: test_after_fit: neither LitModule nor NoTest has a test_dataloader")
-    assert not Path("runs").exists()
 
 
 def accuracy(scores, target):
     return (scores.round() == target).float().mean()
 
 
-def test_an_object_that_is_no_metric_is_rejected(cli):
-    (line,) = cli("fit", "--config", SMALL, "--model.metrics.bad=torch.nn.MSELoss").err.splitlines()
-    assert line.startswith("error: model.metrics")
-    assert "torch.nn.MSELoss" in line
-    assert "Metric" in line
+def test_a_function_as_a_metric_is_rejected():
     with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
         LitModule(Same(), nn.MSELoss(), sgd, {"a": accuracy})
 

@@ -1,16 +1,15 @@
-"""A mistake on the command line or in a file is one line: the option, what came, what is allowed."""
+"""A user's mistake is one line: the option, what came, what is allowed; and the help."""
 
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import LightningDataModule
 
 from src import __main__ as program
 from tests.conftest import SMALL
-from tests.xor import XorMLP
+from tests.xor import XorDataModule, XorMLP
 
-FIT = ("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=3")
 HERE = __name__
 
 
@@ -19,14 +18,14 @@ class Net(XorMLP):
         super().__init__(hidden=width)
 
 
-class Even(XorMLP):
-    def __init__(self, hidden: int) -> None:
-        if hidden % 2:
-            raise ValueError(f"hidden={hidden} must be even")
-        super().__init__(hidden)
+class NoTest(LightningDataModule):
+    train_dataloader = XorDataModule.train_dataloader
 
 
 # Options as YAML writes them, and what the message has to name.
+CYCLE = "--model.scheduler=OneCycleLR --model.scheduler.max_lr=1 --trainer.max_epochs=-1 --trainer.max_time=00:00:00:01"
+STOP = "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor="
+NEEDY = "--model.loss=tests.engine.test_config.Needy --model.loss.scale="
 WRONG = {
     "argument": (f"{{model: {{net: {{class_path: {HERE}.Net, init_args: {{widht: 3}}}}}}}}", "net.widht", "width?"),
     "section": ("{trainr: {max_epochs: 2}}", "trainr.max_epochs", "trainer.max_epochs?"),
@@ -40,7 +39,6 @@ WRONG = {
     "no class": (f"--model.net={HERE}", "model.net", "a subclass of Module"),
     "class of another kind": ("--model.optimizer=torch.nn.ReLU", "model.optimizer", "a subclass of <class 'Optim"),
     "class of a metric": ("--model.metrics.acc=BinaryAcuracy", "model.metrics", "BinaryAccuracy?"),
-    "class of a callback": ("--trainer.callbacks+=ModelSumary", "trainer.callbacks", "ModelSummary?"),
     "word": ("--model.activation=softmaxx", "model.activation", "'sigmoid', 'softmax'"),
     "argument of a metric": ("--model.metrics.acc.treshold=1", "model.metrics.acc.treshold", "threshold?"),
     "option": ("--trainer.max-epoch=2", "trainer.max-epoch", "trainer.max_epochs?"),
@@ -55,22 +53,65 @@ WRONG = {
         "model.scheduler.step_size",
         "expected int; got 'a'",
     ),
+    "null": ("--model.net.hidden=null", "model.net.hidden: expected int; got null"),
+    "null in a file": ("{trainer: {accelerator: }}", "trainer.accelerator: expected str or Accelerator; got null"),
+    "numbers": (f"{NEEDY}heavy", "model.loss.scale: ", "as its numbers, [1.0, 5.0]; got 'heavy'"),
+    "rows of numbers": (f"{NEEDY}[[1],[2,3]]", "model.loss.scale: ", "numbers"),
+    "reference": ("--trainer.max_epochs=${no.x}", "trainer.max_epochs: Interpolation key 'no.x' not", r"\${...}"),
+    "variable": ("--trainer.max_epochs=${oc.env:NO_X}", "'NO_X'", r"\${...}"),
+    "half a reference": ("--trainer.max_epochs=${a", "input '${a'", r"\${...}"),
+    "no metric": ("--model.metrics.bad=torch.nn.MSELoss", "model.metrics", "torch.nn.MSELoss", "Metric"),
+    "checkpoint in a file": ("{ckpt_path: a.ckpt}", "--ckpt_path"),
     "dict": ("--model.metrics=BinaryAccuracy", "model.metrics", "dict[str, Metric] or null"),
     "required": ("--model.scheduler=StepLR", "StepLR needs step_size", "--model.scheduler.step_size VALUE"),
     "required of a metric": ("--model.metrics.f1=MulticlassF1Score", "num_classes", "--model.metrics.f1.num_classes"),
     "required of a callback": ("--trainer.callbacks=EarlyStopping", "monitor", "--trainer.callbacks.monitor VALUE"),
+    "accelerator": ("--trainer.accelerator=gpuu", "Available names are"),
+    "value that a callback refuses": (f"{STOP}val/loss --trainer.callbacks.mode=minim", "mode"),
+    "test without data": (f"--data={HERE}.NoTest", "neither LitModule nor NoTest has a test_dataloader"),
+}
+# What shows when the fit begins.
+LATE = {
+    "learning rate": ("--model.optimizer.lr=-1", "Invalid learning rate: -1"),
+    "schedule without an end": (CYCLE, "number of epochs. Set --trainer.max_epochs; or give a number"),
+    "steps without an end": (f"{CYCLE} --model.scheduler_interval=step", "Set --trainer.max_steps, or --trainer.max_e"),
+    "monitor that is not logged": (f"{STOP}v", "`v`"),
+    "monitor without a tracker": ("--trainer.callbacks=LearningRateMonitor", "no logger"),
+    "interval": ("--trainer.val_check_interval=1000", "val_check_interval"),
+    "seed": (f"--seed_everything={2**40}", "seed_everything"),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_mistake_is_one_line(cli, name):
-    given, *words = WRONG[name]
-    done = cli(*FIT, *(["--config", given] if given.startswith("{") else [given]))
+@pytest.mark.parametrize("name", [*WRONG, *LATE])
+def test_a_mistake_in_an_option_is_one_line(cli, tmp_path, name):
+    given, *words = (WRONG | LATE)[name]
+    options = ["--config", given] if given.startswith("{") else given.split()
+    done = cli("fit", "--config", SMALL, *options)
+    assert_one_line(done, words)
+    assert name in LATE or not list(tmp_path.glob("runs/*"))
+
+
+def assert_one_line(done, words):
     assert done.code == 1
-    (line,) = [line for line in done.err.splitlines() if not line.startswith("note: ")]
+    (line,) = [line for line in done.err.splitlines() if not line.startswith(("note: ", "run "))]
     assert line.startswith("error: ")
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", "fit, validate, test, predict"),
+        ("fot", "Did you mean fit?"),
+        ("fit --trainer.max_epochs=1", "--config configs/NAME.yaml"),
+        ("fit --model.net=tests.xor.XorMLP", "LitModule needs optimizer. Give --model.optimizer VALUE"),
+        ("test --ckpt_path nope.ckpt", "ckpt_path=nope.ckpt does not exist"),
+        ("test --ckpt_path .", "is a folder without last.ckpt"),
+    ],
+)
+def test_a_mistake_in_a_command_is_one_line(cli, command, words):
+    assert_one_line(cli(*command.split()), [words])
 
 
 @pytest.mark.parametrize("typed", ["mine", "configs/mien.yaml"])
@@ -80,33 +121,6 @@ def test_missing_config_file(cli, tmp_path, typed):
     done = cli("fit", "--config", typed)
     assert done.code == 1
     assert done.err == f"error: --config {typed}: there is no such file. Did you mean configs/mine.yaml?\n"
-
-
-def test_missing_section_or_experiment(cli, tmp_path):
-    (tmp_path / "mine.yaml").write_text("model: {net: {class_path: tests.xor.XorMLP}}\n")
-    assert "LitModule needs optimizer. Give --model.optimizer VALUE" in cli("fit", "-c", "mine.yaml").err
-    assert "--config configs/NAME.yaml" in cli("fit", "--trainer.max_epochs=1").err
-
-
-def too_wide(hidden: int = 4) -> XorMLP:
-    raise ValueError(f"{hidden} is too wide")
-
-
-@pytest.mark.parametrize(
-    ("net", "last"),
-    [
-        ("Even", ["ValueError: hidden=3 must be even", f"from {HERE}.Even(hidden=3)"]),
-        ("too_wide", ["ValueError: 3 is too wide"]),
-    ],
-)
-def test_bug_keeps_traceback_without_parser(cli, net, last):
-    with pytest.raises(ValueError, match=last[0].removeprefix("ValueError: ")) as raised:
-        cli(*FIT, f"--model.net={HERE}.{net}", "--model.net.hidden=3")
-    lines = "".join(traceback.format_exception(raised.value)).splitlines()
-    assert lines[-len(last) :] == last
-    assert "raise ValueError" in lines[-len(last) - 1]
-    assert not [line for line in lines if "Given value" in line]
-    assert [line for line in lines if "jsonargparse" in line] == [] or net == "too_wide"
 
 
 # The help.

@@ -2,10 +2,7 @@
 
 import functools
 import math
-import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,13 +15,11 @@ from torch.optim.lr_scheduler import (
     ExponentialLR,
     LRScheduler,
     OneCycleLR,
-    ReduceLROnPlateau,
     SequentialLR,
 )
 
-from src.engine.checkpoint.callback import refuse_wrong_directions
 from src.engine.errors import UserError
-from src.engine.module.optimizers import WarmupCosine, build_optimizer, fill_lengths, param_groups, run_length
+from src.engine.module.optimizers import WarmupCosine, build_optimizer, fill_lengths, param_groups
 from src.module import LitModule
 from tests import stopping
 from tests.conftest import CONFIGS, SMALL
@@ -137,26 +132,6 @@ def test_a_schedule_that_the_command_line_names(cli, options, rates):
     assert done.code == 0, done.err
     rows = stopping.rows(Path("runs/xor/version_0"))
     assert [float(row["lr"]) for row in rows if row["lr"]] == pytest.approx(rates)
-
-
-def test_a_plateau_that_cannot_be_is_refused():
-    with pytest.raises(UserError, match=r"Name lightning.pytorch.cli.ReduceLROnPlateau, with monitor"):
-        LitModule(Net(), nn.MSELoss(), adam, scheduler=ReduceLROnPlateau).configure_optimizers()
-    plateau = SimpleNamespace(scheduler=None, monitor="val/loss", reduce_on_plateau=True, interval="step")
-    trainer: Any = SimpleNamespace(early_stopping_callbacks=[], lr_scheduler_configs=[plateau])
-    with pytest.raises(UserError, match="Set the scheduler's interval to epoch"):
-        refuse_wrong_directions(trainer, Net())
-
-
-@pytest.mark.parametrize(
-    ("interval", "ways"), [("epoch", ["max_epochs"]), ("step", ["max_steps", "max_epochs", "limit_train_batches"])]
-)
-def test_a_schedule_as_long_as_a_run_without_an_end_is_refused(interval, ways):
-    trainer = SimpleNamespace(estimated_stepping_batches=math.inf, max_epochs=-1)
-    module = SimpleNamespace(schedule_length=None, scheduler_interval=interval, trainer=trainer)
-    with pytest.raises(UserError) as refused:
-        run_length(module)
-    assert re.findall(r"--trainer\.(\w+)", str(refused.value)) == ways
 
 
 GROUPS = [
