@@ -14,12 +14,12 @@ page is for this machine alone and asks no other one. `make use` installs the pa
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from torchvision.utils import save_image
 
 from src.tools.common import Parser, needs, refuse
@@ -36,12 +36,11 @@ def answer(trained: Trained, outputs: Any) -> Any:
     values = next(iter(named(outputs).values()))[0].flatten().tolist()
     if len(values) == 1 or min(values) < 0 or abs(sum(values) - 1) > 1e-3:
         return ", ".join(f"{value:.4g}" for value in values)
-    names = getattr(trained.datamodule, "class_names", None) or ()
-    names = names if len(set(names)) == len(values) else range(len(values))
-    return {str(name): value for name, value in zip(names, values, strict=True)}
+    names = getattr(trained.datamodule, "class_names", None) or map(str, range(len(values)))
+    return dict(zip(names, values, strict=True))
 
 
-def image_page(gr: Any, trained: Trained, **options: Any) -> Any:
+def image_page(gr: Any, page: Any, trained: Trained) -> Any:
     """Make a page for images, drawn or uploaded, which the data module reads as for `predict`."""
 
     def look(image: Any) -> tuple[Any, Path | None]:
@@ -65,20 +64,19 @@ def image_page(gr: Any, trained: Trained, **options: Any) -> Any:
     tabs = []
     for name, field in (("draw", canvas), ("predict", upload)):
         shown = [gr.Label(label="Answer"), gr.Image(label="What the net saw", height=280)]
-        tabs.append(gr.Interface(look, field, shown, api_name=name, **options))
-    with gr.TabbedInterface(tabs, ["Draw", "Upload"]) as page:
-        page.load(js=TAKE_BRUSH)
-    return page
+        tabs.append(page(look, field, shown, api_name=name))
+    with gr.TabbedInterface(tabs, ["Draw", "Upload"]) as made:
+        made.load(js=TAKE_BRUSH)
+    return made
 
 
-def row_page(gr: Any, trained: Trained, **options: Any) -> Any:
+def row_page(gr: Any, page: Any, trained: Trained) -> Any:
     """Make a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
     name, x = next(iter(named(trained.batch).items()))
     if x.dim() != 2:
         refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")
 
-    def surface(point: Tensor) -> Figure:
-        """Draw the first score over the plane of the two inputs, and the point on it."""
+    def surface(*point: float) -> Figure:
         axis = torch.linspace(float(x.min()) - 0.2, float(x.max()) + 0.2, 60, dtype=x.dtype)
         outputs = trained({name: torch.cartesian_prod(axis, axis)})
         heights = next(iter(named(outputs).values())).reshape(60, 60, -1)[..., 0].T
@@ -92,21 +90,19 @@ def row_page(gr: Any, trained: Trained, **options: Any) -> Any:
         row = torch.tensor([[torch.nan if value is None else value for value in values]], dtype=x.dtype)
         if not row.isfinite().all():
             raise ValueError("Each field takes a finite number.")
-        return answer(trained, trained({name: row})), surface(row[0]) if len(values) == 2 else None
+        return answer(trained, trained({name: row})), surface(*values) if len(values) == 2 else None
 
-    fields = [
-        gr.Checkbox(label=f"x{k}") if column.unique().tolist() == [0, 1] else gr.Number(0, label=f"x{k}")
-        for k, column in enumerate(x.T)
-    ]
+    kinds = [gr.Checkbox if column.unique().tolist() == [0, 1] else partial(gr.Number, 0) for column in x.T]
+    fields = [kind(label=f"x{k}") for k, kind in enumerate(kinds)]
     shown = [gr.Label(label="Answer"), gr.Plot(label="First score", visible=len(fields) == 2)]
-    with gr.Interface(look, fields, shown, api_name="predict", **options) as page:
-        page.load(look, fields, shown)
-    return page
+    with page(look, fields, shown, api_name="predict") as made:
+        made.load(look, fields, shown)
+    return made
 
 
 def main(args: list[str]) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
-    parser = Parser(prog="python -m src demo", description=__doc__)
+    parser = Parser("python -m src demo", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--port", type=int, default=7860)
     options, others = parser.parse_known_args(args)
@@ -116,13 +112,13 @@ def main(args: list[str]) -> None:
 
     trained = Trained(options.ckpt_path, others)
     make = image_page if hasattr(trained.datamodule, "predict_path") else row_page
-    page = make(gr, trained, live=True, flagging_mode="never", clear_btn=None)
+    page = make(gr, partial(gr.Interface, live=True, flagging_mode="never", clear_btn=None), trained)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, at which Gradio closes the page
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # its own fonts come from another host
     own: Any = {"server_name": "127.0.0.1", "server_port": options.port, "prevent_thread_lock": True}
     try:
         page.launch(**own, theme=theme, show_error=True, footer_links=[], quiet=True)
     except (OSError, OverflowError) as error:
-        refuse(f"Port {options.port} cannot be opened ({error}). Choose another one: --port 7861")
+        refuse(f"--port {options.port}: {error}")
     print(f"page  http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -64,22 +64,20 @@ def save(path: Path, model: Trained, fields: dict[str, Tensor]) -> tuple[Callabl
 
 def difference(expected: Any, found: Any) -> float:
     """Return the largest difference of two outputs, of values above 1 as a share; infinite where one of them is NaN."""
-    gaps = []
-    for pair in zip(named(expected).values(), named(found).values(), strict=True):
-        a, b = torch.stack(pair).double()  # of one shape
-        gaps.append(((a - b).abs() / a.abs().clamp(min=1)).where(a != b, 0).flatten())
-    return float(torch.cat(gaps).nan_to_num(nan=torch.inf).max())
+    # A stack takes tensors of one shape alone.
+    pairs = [torch.stack(pair).double() for pair in zip(named(expected).values(), named(found).values(), strict=True)]
+    gaps = [((a - b).abs() / a.abs().clamp(min=1)).where(a != b, 0).max() for a, b in pairs]
+    return float(torch.stack(gaps).nan_to_num(nan=torch.inf).max())
 
 
 def describe(fields: dict[str, Tensor]) -> dict[str, str]:
     """Describe tensors by name: "uint8 (batch, 28, 28)"."""
-    shapes = {name: ", ".join(["batch", *map(str, value.shape[1:])]) for name, value in fields.items()}
-    return {name: f"{str(fields[name].dtype).removeprefix('torch.')} ({shape})" for name, shape in shapes.items()}
+    return {k: f"{str(x.dtype)[6:]} ({', '.join(['batch', *map(str, x.shape[1:])])})" for k, x in fields.items()}
 
 
 def main(args: list[str]) -> None:
     """Export, compare with the net on real batches, and keep the file only if both agree."""
-    parser = Parser(prog="python -m src export", description=__doc__)
+    parser = Parser("python -m src export", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--format", choices=list(PACKAGES), default="onnx")
     parser.add_argument("--raw", action="store_true", help="no transform before the net, no scores after it")
@@ -87,8 +85,8 @@ def main(args: list[str]) -> None:
     needs(PACKAGES[options.format], "make use")
     raw = options.raw or options.format == "safetensors"
     model = Trained(options.ckpt_path, others, raw)
-    name, place = f"{'net' if raw else 'model'}.{options.format}", model.path.absolute().parent
-    folder = (place.parent if place.name == "checkpoints" else place) / "export"
+    name, place = f"{'net' if raw else 'model'}.{options.format}", model.path.absolute()
+    folder = place.parents[place.parent.name == "checkpoints"] / "export"
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as hidden, torch.compiler.set_stance("force_eager"):
         file, first = Path(hidden, name), named(model.batch)
@@ -117,5 +115,4 @@ def main(args: list[str]) -> None:
     described = folder / "export.yaml"
     known = yaml.safe_load(described.read_text(encoding="utf-8")) if described.exists() else {}
     write(described, yaml.safe_dump(known | {name: facts}, sort_keys=False))
-    print(yaml.safe_dump({name: facts}, sort_keys=False), end="")
-    print(f"file   {folder / name}, largest difference {largest:.1e} on batches of {', '.join(map(str, SIZES))}")
+    print(yaml.safe_dump({str(folder / name): facts}, sort_keys=False), end="")

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from src.cli import main
 from src.tools.common import written_to
 
+# One batch, no tracker.
+ONCE = (
+    "{trainer: {accelerator: cpu, devices: 1, precision: 32-true, callbacks: null, logger: false, fast_dev_run: true}}"
+)
+
 
 def named(value: Any, name: str = "x") -> dict[str, Tensor]:
     """Return the tensors of a batch or an output: those of a dict, `x` for a tensor, `x`, `x1`, `x2` for a tuple."""
@@ -41,9 +46,7 @@ class Trained(nn.Module):
     def __init__(self, path: Path, options: list[str], raw: bool = False) -> None:
         super().__init__()
         best = path.expanduser() / "checkpoints/best.ckpt"
-        words = ["--ckpt_path", best if best.exists() else path, "--trainer.accelerator=cpu", "--trainer.devices=1"]
-        words += ["--trainer.precision=32-true", "--trainer.callbacks=null", "--trainer.logger=false"]
-        words += ["--trainer.fast_dev_run=true", *options]  # one batch, no tracker
+        words = ["--ckpt_path", best if best.exists() else path, "--config", ONCE, *options]
         with tempfile.TemporaryDirectory() as folder, written_to(Path(folder, "output.txt")):
             for verb, stage in (("predict", "predict"), ("test", "test"), ("validate", "val")):
                 try:
@@ -53,9 +56,8 @@ class Trained(nn.Module):
                 except SystemExit as stop:
                     if verb == "validate" or not isinstance(stop.code, str):  # a signal
                         raise
-        self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
-        net = getattr(cli.model, "net", None)
-        self.net, self.raw = net if isinstance(net, nn.Module) else cli.model, raw
+        self.path, self.raw, self.datamodule = cli.ckpt_path or path, raw, cli.datamodule
+        self.module, self.net = cli.model, getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
         loader = copy.copy(CombinedLoader(loaders).flattened[0])
         self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") and not raw else None
@@ -79,6 +81,4 @@ class Trained(nn.Module):
         outputs: list[Any] = []
         with self.net.register_forward_hook(lambda *given: outputs.append(given[-1])):
             outputs.append(self.module.predict_step(*(batch, 0)[:takes]))
-        if self.raw and len(outputs) == 1:
-            raise ValueError("predict_step does not call the net. Leave out --raw.")
         return outputs[0 if self.raw else -1]
