@@ -5,10 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchmetrics
-import yaml
-from lightning.pytorch import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
@@ -17,8 +15,6 @@ from src.data.loader import TensorLoader
 from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
-from tests.processes import launch, processes, rows, weights
-from tests.stopping import config, fit
 from tests.test_module import Same, sgd, trainer
 
 
@@ -163,38 +159,6 @@ def test_steps_of_ones_own_log_their_own_numbers():
     assert logged == {"train/loss": pytest.approx(4.0), "val/loss": 7.0, "val/mse": pytest.approx(4.0)}
 
 
-class Data(LightningDataModule):
-    def __init__(self, batch_size: int = 6):
-        super().__init__()
-        self.batch_size = batch_size
-
-    def train_dataloader(self):
-        return DataLoader(TensorDataset(X, CLASSES), self.batch_size, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(TensorDataset(X, CLASSES), self.batch_size)
-
-    test_dataloader = val_dataloader
-
-
-@pytest.mark.slow
-def test_processes_train_like_one_where_classes_have_weights(tmp_path):
-    made = config(max_epochs=2) | {"data": {"class_path": f"{__name__}.Data"}}
-    made["model"] = {
-        "net": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 3}},
-        "loss": {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"weight": [1.0, 5.0, 16.0]}},
-        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
-    }
-    one = fit(tmp_path / "1", made)
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(made))
-    launch("fit", "--config", "sums.yaml", "--data.batch_size=3", *processes(2), cwd=tmp_path)
-    two = tmp_path / "runs/sums/version_0"
-    for name, value in weights(one).items():
-        assert torch.allclose(weights(two)[name], value, rtol=1e-5, atol=1e-6)
-    for left, right in zip(rows(one), rows(two), strict=True):
-        assert left == pytest.approx(right, rel=1e-5)
-
-
 class Tokens(nn.Module):
     """Scores tokens and computes its loss, as nets of Hugging Face do; those of a language model look one ahead."""
 
@@ -248,13 +212,9 @@ def test_the_loss_of_a_net_is_weighted_by_its_labels(num_classes, ahead):
     assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("loss", "shape", "dim"),  # a net that computes its loss gives the classes of tokens last, of images second
-    [(None, (2, 4, 3), 2), (None, (2, 3, 4, 4), 1), (nn.CrossEntropyLoss(), (2, 3, 4), 1)],
-)
-def test_scores_are_probabilities_over_the_classes(loss, shape, dim):
-    scores = LitModule(Same(), loss, sgd, activation="softmax").scores(torch.randn(shape))
-    assert torch.allclose(scores.sum(dim=dim), torch.ones(1))
+def test_a_net_that_computes_its_loss_gives_the_classes_of_images_second():
+    scores = LitModule(Same(), None, sgd, activation="softmax").scores(torch.randn(2, 3, 4, 4))
+    assert torch.allclose(scores.sum(dim=1), torch.ones(1))
 
 
 def test_of_a_net_that_has_a_loss_the_logits_alone_are_used_with_another_loss():
@@ -326,26 +286,14 @@ RETURNED = {
     "many losses": (lambda loss, x: x, r"StepOutput: loss is \(4, 3\) float32"),
     "a mean as the number": (lambda loss, x: StepOutput(loss, 4.0), "StepOutput: num_samples is 4.0"),
     "a mask as the number": (lambda loss, x: StepOutput(loss, x > 0), r"num_samples is \(4, 3\) bool"),
-    "a part called loss": (lambda loss, x: StepOutput(loss, 4, parts={"loss": loss}), "have the name train/loss"),
+    "a part called loss": (lambda loss, x: StepOutput(loss, 4, parts={"loss": loss}), "have the name val/loss"),
+    "a part called mse": (lambda loss, x: StepOutput(loss, 4, x, x, {"mse": loss}), "have the name val/mse"),
+    "no outputs": (lambda loss, x: loss, r"step of val gave no outputs for the metrics mse.*StepOutput\(loss"),
 }
 
 
 @pytest.mark.parametrize(("make", "problem"), RETURNED.values(), ids=RETURNED.keys())
-def test_what_else_a_step_returns_is_refused_at_the_first_batch(make, problem):
-    run = trainer(max_epochs=1)
-    with pytest.raises(UserError, match=problem):
-        run.fit(Returns(make), TensorLoader((X, X), 4))
-    assert run.global_step == 0
-
-
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
-        (lambda loss, x: {"loss": loss[None]}, r"step of val gave no outputs for the metrics mse.*StepOutput\(loss"),
-        (lambda loss, x: StepOutput(loss, len(x), x, x, {"mse": loss}), "have the name val/mse"),
-    ],
-)
-def test_what_metrics_cannot_have_is_refused_before_the_first_step(make, problem):
+def test_what_else_a_step_returns_is_refused_before_the_first_step(make, problem):
     run, loader = trainer(max_epochs=1, num_sanity_val_steps=1), TensorLoader((X, X), 4)
     with pytest.raises(UserError, match=problem):
         run.fit(Returns(make, {"mse": MeanSquaredError()}), loader, loader)
