@@ -73,9 +73,10 @@ def test_a_place_that_is_no_folder_is_named_and_stays(tmp_path, make):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_address_of_a_server_is_refused():
-    with pytest.raises(UserError, match=r"trainer\.default_root_dir=s3://bucket/runs is an address"):
-        folder.runs_folder("s3://bucket/runs", "xor")
+@pytest.mark.parametrize(("root", "experiment"), [("s3://bucket/runs", "xor"), ("runs", "a::b")])
+def test_the_address_of_a_server_is_refused(root, experiment):
+    with pytest.raises(UserError, match=rf"trainer\.default_root_dir={root}, experiment={experiment}: "):
+        folder.runs_folder(root, experiment)
 
 
 JOBS = {

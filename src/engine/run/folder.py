@@ -17,11 +17,15 @@ from src.engine.run.run import Run
 
 
 def runs_folder(root: str | os.PathLike[str] | None, experiment: str) -> Path:
-    """Return the absolute folder that holds the runs of an experiment; refuse the address of a server."""
+    """Return the absolute folder that holds the runs of an experiment; refuse what Lightning takes for an address."""
     root = os.fspath(root or ".")  # as in Lightning
-    if "://" in root:
-        raise UserError(f"trainer.default_root_dir={root} is an address. Name a folder on a disk of this machine.")
-    return Path(at_home(root), experiment).absolute()
+    folder = Path(at_home(root), experiment).absolute()
+    if "://" in root or "::" in str(folder):
+        raise UserError(
+            f"trainer.default_root_dir={root}, experiment={experiment}: a path with `://` or `::` is an address. Name "
+            "a folder on a disk of this machine."
+        )
+    return folder
 
 
 def begin(run: Run, root: Path, own: Path | None = None) -> None:
