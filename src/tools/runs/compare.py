@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.tools.common import Parser, lines_of, refuse
-from src.tools.runs.find import MANY, find, named
+from src.tools.runs.find import find, named
 from src.tools.runs.listing import as_yaml, cell, cut
 from src.tools.runs.read import COLUMNS, Row, read_run
 
@@ -19,13 +19,12 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     rows, options, runs = [], [], find(given.root)
     for text in given.runs:
-        names = named(runs, text, given.root)
-        name = ([name for name in names if not MANY.search(name)] or names)[-1]
-        row, whole = read_run(name, runs[name]), read_run(name, runs[name], options=True)
-        if whole["state"] == "broken":
-            refuse(f"{name} is broken: {whole['reason']}")
+        name = named(runs, text, given.root)[-1]
+        row, own = read_run(name, runs[name], options=True)
+        if row["state"] == "broken":
+            refuse(f"{name} is broken: {row['reason']}")
         rows.append(row)
-        options.append({name: whole[name] for name in whole if name not in row})
+        options.append(own)
     print("\n".join(side_by_side(rows, options)))
 
 
@@ -36,7 +35,7 @@ def side_by_side(rows: list[Row], options: list[dict[str, Any]]) -> list[str]:
         known = [name for name in names if any(row.get(name) is not None for row in rows)]
         return [[indent + name, *(cell(name, row) for row in rows)] for name in known]
 
-    names = dict.fromkeys(name for each in options for name in each)
+    names = dict.fromkeys(name for each in options for name in each if name not in COLUMNS)
     texts = {name: [as_yaml(each[name]) if name in each else "-" for each in options] for name in names}
     changed = [[f"  {name}", *each] for name, each in texts.items() if len(rows) == 1 or len(set(each)) > 1]
     title = "options" if len(rows) == 1 else "options that differ" if changed else "no option differs"

@@ -22,18 +22,16 @@ def find(root: Path) -> dict[str, Path]:
     """
     if not root.is_dir():
         refuse(f"--root {root} is no folder. Name the folder `runs` beside which the first fit was started.")
-    found: dict[Path, str] = {}  # a run's name by its real place
-    for follow in (False, True):  # links last
-        seen = set[Path]()
-        for name, folders, _ in os.walk(root, onerror=None if follow else report, followlinks=follow):
-            folder, real = Path(name), Path(name).resolve()
-            if folder != root and (VERSION.fullmatch(folder.name) or VERSION.fullmatch(real.name)):
-                found.setdefault(real, folder.relative_to(root).as_posix())
-                folders.clear()
-            elif real in seen or (folder != root and root.resolve().is_relative_to(real)):
-                folders.clear()
-            seen.add(real)
-    return {name: root / name for name in sorted(found.values(), key=in_order)}
+    found, seen, top = set[str](), set[Path](), root.resolve()
+    for name, folders, _ in os.walk(root, onerror=report, followlinks=True):
+        folder, real = Path(name), Path(name).resolve()
+        if folder != root and (VERSION.fullmatch(folder.name) or VERSION.fullmatch(real.name)):
+            found.add((real.relative_to(top) if real.is_relative_to(top) else folder.relative_to(root)).as_posix())
+            folders.clear()
+        elif real in seen or (folder != root and top.is_relative_to(real)):
+            folders.clear()
+        seen.add(real)
+    return {name: root / name for name in sorted(found, key=in_order)}
 
 
 def report(error: OSError) -> None:
@@ -42,9 +40,10 @@ def report(error: OSError) -> None:
         print(f"note: {error.filename} cannot be read: {error.strerror}", file=sys.stderr)
 
 
-def named(runs: Iterable[str], text: str, root: Path) -> list[str]:
+def named(runs: Iterable[str], text: str, root: Path, every: bool = False) -> list[str]:
     """Return the runs that a word names: a run, an experiment or a folder above; `*` and `?` are wildcards.
 
+    Runs of sweeps and repeats are left out where there are others, unless every one is wanted or the word says so.
     A word that names no run ends the program.
     """
     runs = list(runs)
@@ -56,7 +55,8 @@ def named(runs: Iterable[str], text: str, root: Path) -> list[str]:
         nearest = get_close_matches(text, [*experiments, *runs], n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         refuse(f"{text}: no such run or experiment under {root}.{hint} `python -m src runs` lists them.")
-    return names
+    few = [name for name in names if not MANY.search(name)]
+    return names if every or MANY.search(text) else few or names
 
 
 def in_order(name: str) -> list[str | int]:

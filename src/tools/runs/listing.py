@@ -4,15 +4,15 @@ import csv
 import json
 import shutil
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from src.tools.common import Parser, lines_of, refuse
-from src.tools.runs.find import MANY, find, named
-from src.tools.runs.read import COLUMNS, Row, in_words, read_run
-from src.tools.runs.where import Condition, ordered
+from src.tools.runs.find import find, named
+from src.tools.runs.read import COLUMNS, Row, read_run
+from src.tools.runs.where import holds, ordered, parse
 
 HELP = """
 examples:
@@ -30,7 +30,7 @@ BEHIND = ("note", "reason", "epochs", "seconds", "parameters", "device", "commit
 
 def main(args: list[str]) -> None:
     """Print the table."""
-    facts = "\n".join(f"  {name:<12}{meaning}" for name, (_, meaning) in COLUMNS.items())
+    facts = "\n".join(f"  {name:<12}{meaning}" for name, meaning in COLUMNS.items())
     parser = Parser("python -m src runs", description=__doc__, epilog=HELP + facts)
     add = parser.add_argument
     add("filter", nargs="*", help="experiments or runs, * for any letters; by default all")
@@ -41,33 +41,28 @@ def main(args: list[str]) -> None:
     add("--format", choices=("table", "csv", "json"), default="table")
     add("--root", type=Path, default=Path("runs"), help="the folder of all runs; default: runs")
     given = parser.parse_args(args)
-    conditions = [Condition(text) for text in given.where]
+    conditions = [parse(text) for text in given.where]
     keys, wanted = (list(filter(None, text.split(","))) for text in (given.sort, given.columns.removeprefix("+")))
-    chosen_by, sorted_by = [each.column for each in conditions], [key.removeprefix("-") for key in keys]
+    deciding = [*(each[1] for each in conditions), *(key.removeprefix("-") for key in keys)]
 
     found = find(given.root)
-    names, left = set[str](), set[str]()
-    for text in given.filter or (["*"] if found else []):
-        fitting = set(named(found, text, given.root))
-        hidden = set() if given.all or MANY.search(text) else {name for name in fitting if MANY.search(name)}
-        names, left = names | (fitting - hidden), left | hidden
-    rows = [read_run(name, found[name]) for name in found if name in names]
+    words = given.filter or (["*"] if found else [])
+    names, every = ({n for word in words for n in named(found, word, given.root, a)} for a in (given.all, True))
+    rows = [read_run(name, found[name])[0] for name in found if name in names]
     known = listed = names_of(rows)
-    if not {*wanted, *chosen_by, *sorted_by} <= {*known}:
-        rows = [read_run(row["run"], found[row["run"]], options=True) for row in rows]
+    if not {*wanted, *deciding} <= {*known}:
+        rows = [options | row for row, options in (read_run(row["run"], found[row["run"]], True) for row in rows)]
         known = names_of(rows)
-    for option, asked in {"--columns": wanted, "--where": chosen_by, "--sort": sorted_by}.items() if rows else ():
-        for name in asked:
-            if name not in known:
-                nearest = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {nearest[0]}?" if nearest else ""
-                there = f"{', '.join(listed)}; and each option of a config, as model.optimizer.lr"
-                refuse(f"{option}: no column {name!r}; there are: {there}.{hint}")
-    matching = [row for row in rows if all(condition.holds(row) for condition in conditions)]
+    if wrong := [name for name in [*wanted, *deciding] if rows and name not in known]:
+        nearest = get_close_matches(wrong[0], known, n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        there = f"{', '.join(listed)}; and each option of a config, as model.optimizer.lr"
+        refuse(f"no column {wrong[0]!r}; there are: {there}.{hint}")
+    matching = [row for row in rows if all(holds(condition, row) for condition in conditions)]
     matching = ordered(matching, keys or ["started"])
 
     if given.columns.startswith("+"):  # the columns that chose and sorted the runs are shown, too
-        wanted = [*wanted, *chosen_by, *sorted_by]
+        wanted += deciding
     else:
         listed = []
     columns = list(dict.fromkeys([*listed, *wanted]))
@@ -84,7 +79,7 @@ def main(args: list[str]) -> None:
     if not matching:
         there = f"none of {len(rows)} runs under {given.root} matches" if rows else f"no run under {given.root} yet"
         print(there, file=sys.stderr)
-    if left := left - names:
+    if left := every - names:
         print(f"left out: {len(left)} runs of sweeps and repeats (--all shows them)", file=sys.stderr)
 
 
@@ -119,7 +114,7 @@ def cell(name: str, row: Row) -> str:
     if name == "started":
         return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M}"
     if name == "seconds":
-        return in_words(value)
+        return str(timedelta(seconds=round(value)))
     if name == "commit":
         return str(value)[:7] + ("+" if row["changes"] else "")
     if isinstance(value, bool) or not isinstance(value, int | float):

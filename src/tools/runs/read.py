@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,33 @@ Row = dict[str, Any]
 SILENT_S = 30 * 60
 # What a run writes as it goes.
 SIGNS = ("summary.json", "metrics.csv", "checkpoints/last.ckpt")
-
-
-def utc(text: str) -> str:
-    """Return a time of ISO 8601 in UTC."""
-    return datetime.fromisoformat(text).astimezone(UTC).isoformat()
-
-
-# The columns of every run beside its metrics and options: their type and meaning.
-COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "run": (str, "experiment/version_<n>, the path of its folder"),
-    "experiment": (str, "the path above"),
-    "version": (int, "its number"),
-    "verb": (str, "fit, validate, test or predict"),
-    "state": (str, "running, finished, stopped (by a signal), failed, broken (its folder)"),
-    "started": (utc, "when, ISO 8601 (UTC; local time in the table)"),
-    "seconds": (float, "how long, over all resumes"),
-    "epochs": (int, "done"),
-    "steps": (int, "done"),
-    "monitor": (str, "the metric that decides which checkpoint is best"),
-    "best": (float, "its best value"),
-    "note": (str, "given by --note"),
-    "reason": (str, "why it ended"),
-    "parameters": (int, "how many"),
-    "device": (str, "its name"),
-    "processes": (int, "how many"),
-    "commit": (str, "of git; + if files were changed since"),
-    "changes": (str, "the file with these changes"),
-    "source": (str, "the checkpoint that it began with"),
-    "host": (str, "the machine"),
+# The columns of every run beside its metrics and options, and their meaning.
+COLUMNS = {
+    "run": "experiment/version_<n>, the path of its folder",
+    "experiment": "the path above",
+    "version": "its number",
+    "verb": "fit, validate, test or predict",
+    "state": "running, finished, stopped (by a signal), failed, broken (its folder)",
+    "started": "when, ISO 8601 (UTC; local time in the table)",
+    "seconds": "how long, over all resumes",
+    "epochs": "done",
+    "steps": "done",
+    "monitor": "the metric that decides which checkpoint is best",
+    "best": "its best value",
+    "note": "given by --note",
+    "reason": "why it ended",
+    "parameters": "how many",
+    "device": "its name",
+    "processes": "how many",
+    "commit": "of git; + if files were changed since",
+    "changes": "the file with these changes",
+    "source": "the checkpoint that it began with",
+    "host": "the machine",
 }
 
 
-def read_run(name: str, folder: Path, options: bool = False) -> Row:
-    """Return a row of one run: the columns above and its metrics, with None for unknown values; also its options.
+def read_run(name: str, folder: Path, options: bool = False) -> tuple[Row, dict[str, Any]]:
+    """Return a row of one run, the columns above and its metrics, with None for unknown values; and its options.
 
     A folder that cannot be read gives a row with the state `broken` and the reason.
     """
@@ -61,30 +53,23 @@ def read_run(name: str, folder: Path, options: bool = False) -> Row:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         if summary["state"] == "running":
             summary["state"], summary["reason"] = judge(summary["host"], folder, time.time())
-        metrics = {metric: float(value) for metric, value in summary["metrics"].items() if value is not None}
-        fields = {key: kind(summary[key]) for key, (kind, _) in COLUMNS.items() if summary.get(key) is not None}
-        return (read_options(folder) if options else {}) | metrics | row | fields | place
+        numbers = summary.pop("metrics") | {"best": summary.get("best")}  # NaN is a text
+        numbers = {metric: float(value) for metric, value in numbers.items() if value is not None}
+        known = {key: value for key, value in summary.items() if key in COLUMNS}
+        return row | known | numbers | place, read_options(folder) if options else {}
     except FileNotFoundError:
         reason = "no summary.json: it is about to begin, or ended before its start"
     except Exception as error:  # one damaged file must not cost the whole table
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return row | {"state": "broken", "reason": reason}
+    return row | {"state": "broken", "reason": reason}, {}
 
 
 def judge(host: str, folder: Path, now_s: float) -> tuple[str, str]:
     """Return state and reason of a run that has not noted its end; the time of its latest file decides."""
     written_s = max((folder / name).stat().st_mtime for name in SIGNS if (folder / name).exists())
     silent_s = max(now_s - written_s, 0.0)
-    reason = f"on {host}, silent for {in_words(silent_s)}"
+    reason = f"on {host}, silent for {timedelta(seconds=round(silent_s))}"
     return ("running", reason) if silent_s < SILENT_S else ("failed", f"{reason}: taken for killed")
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in words: "2.2 s", "4 min", "2.5 h", "3.2 days"."""
-    for most, size, unit in ((60, 1, "s"), (3_600, 60, "min"), (86_400, 3_600, "h")):
-        if not seconds >= most:  # NaN, too
-            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def read_options(folder: Path) -> dict[str, Any]:

@@ -21,30 +21,28 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 CONDITION = re.compile(rf"\s*(.+?)\s*({'|'.join(map(re.escape, COMPARE))})\s*(['\"]?)(.*?)\3\s*")
 
 
-class Condition:
-    """A column, a comparison and a value, as `test/acc > 0.98`."""
+def parse(text: str) -> re.Match[str]:
+    """Split a condition, as `test/acc > 0.98`, into a column, a comparison and a value."""
+    if not (found := CONDITION.fullmatch(text)):
+        signs = f"{' '.join(COMPARE)} (~ is 'contains')"
+        refuse(f'--where {text!r} is no condition. Write a column, one of {signs} and a value: "test/acc > 0.98".')
+    return found
 
-    def __init__(self, text: str) -> None:
-        found = CONDITION.fullmatch(text)
-        if not found:
-            signs = f"{' '.join(COMPARE)} (~ is 'contains')"
-            refuse(f'--where {text!r} is no condition. Write a column, one of {signs} and a value: "test/acc > 0.98".')
-        self.text = text
-        self.column, self.sign, _, self.value = found.groups()
 
-    def holds(self, row: Row) -> bool:
-        """Return whether a run meets it; a run without the value meets only `!=`."""
-        value, compare = row.get(self.column), COMPARE[self.sign]
-        if value is None:
-            return self.sign == "!="
-        if self.sign == "~" or isinstance(value, bool) or not isinstance(value, int | float):
-            return compare(str(value).lower(), self.value.lower())  # YAML's true, and any spelling
-        try:
-            return compare(value, float(self.value))
-        except ValueError:
-            if self.sign in ("=", "==", "!="):  # another run has a text there: precision 32 and bf16-mixed
-                return self.sign == "!="
-            refuse(f"--where {self.text!r}: {self.column} holds numbers, {self.value!r} is none.")
+def holds(condition: re.Match[str], row: Row) -> bool:
+    """Return whether a run meets a condition; a run without the value meets only `!=`."""
+    column, sign, _, wanted = condition.groups()
+    value, compare = row.get(column), COMPARE[sign]
+    if value is None:
+        return sign == "!="
+    if sign == "~" or isinstance(value, bool) or not isinstance(value, int | float):
+        return compare(str(value).lower(), wanted.lower())  # YAML's true, and any spelling
+    try:
+        return compare(value, float(wanted))
+    except ValueError:
+        if sign in ("=", "==", "!="):  # another run has a text there: precision 32 and bf16-mixed
+            return sign == "!="
+        refuse(f"--where {condition[0]!r}: {column} holds numbers, {wanted!r} is none.")
 
 
 def ordered(rows: list[Row], keys: list[str]) -> list[Row]:
