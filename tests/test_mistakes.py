@@ -60,6 +60,7 @@ def test_photos_of_several_sizes_become_small():
     sizes = [tuple(image.shape) for image in kept]
     assert sizes == [(3, 20, 30), (3, 5, 132), (3, 132, 88), (3, 20, 30), (3, 5, 132)]
     assert all(image.untyped_storage().nbytes() < 200_000 for image in kept)
+    assert float(kept[2].mean()) == pytest.approx(127.5, abs=1)  # each pixel is a mean
     for image, size in zip(plot_mistakes(seen, [], "test").axes[0].images, sizes, strict=True):
         left, right, bottom, top = image.get_extent()
         assert float(1.1 * (bottom - top) / (right - left)) == pytest.approx(size[1] / size[2])

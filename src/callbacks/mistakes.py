@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
 
 from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure, thumbnail
+from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
 
 SIDE = 132  # pixels of the plot, for the longer side of an image
 
@@ -61,7 +62,17 @@ class TopMistakes(list[tuple[Any, ...]]):
         """Keep the most confident of these and of others."""
         first = sorted([*self, *others], key=lambda mistake: mistake[:2])[: self.most]
         # One by one, and only those that stay: a batch of photos may fill the memory.
-        self[:] = [(*numbers, thumbnail(image, SIDE)) for *numbers, image in first]
+        self[:] = [(*numbers, thumbnail(image)) for *numbers, image in first]
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """Return a copy (C, H, W) float32 on the CPU that is at most SIDE pixels long; each pixel is a mean."""
+    image = image.detach().float()
+    scale = SIDE / max(image.shape[1:])
+    if scale < 1:
+        height, width = (max(round(length * scale), 1) for length in image.shape[1:])
+        image = nn.functional.adaptive_avg_pool2d(image, (height, width))
+    return image.to("cpu", copy=True)
 
 
 def plot_mistakes(seen: TopMistakes, names: list[str], title: str) -> Any:

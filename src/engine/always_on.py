@@ -1,8 +1,8 @@
 """List the callbacks that are on in every run, in their order, each with the name of its options.
 
 Turn off `checkpoint` by `--trainer.enable_checkpointing false`, and `finite`, which stops at a NaN loss, by
-`--finite.enabled false`. `track` is off until a tracker is named. `report`, `resume`, `signals`, `metrics` and
-`predictions` have no switch; `--trainer.enable_progress_bar false` turns off the bar and the line of each epoch.
+`--finite.enabled false`. `track` is off until a tracker is named. `report`, `resume`, `signals` and `predictions`
+have no switch; `--trainer.enable_progress_bar false` turns off the bar and the line of each epoch.
 """
 
 import sys
@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import BasePredictionWriter, LearningRateFinder
 
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
-from src.engine.loggers.metrics_csv import MetricsCsv
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers import Trackers
 from src.engine.run.finite import Finite
@@ -29,7 +28,6 @@ ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (
     ("resume", Resume),
     ("finite", Finite),
     ("signals", Signals),
-    ("metrics", MetricsCsv),
     ("predictions", PredictionsCsv),
     ("checkpoint", RunCheckpoint),
 )

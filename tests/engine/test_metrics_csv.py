@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from src.engine.loggers.metrics_csv import add_row
+from src.engine.run.report import add_row
 from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
 

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from src.cli import main
 from src.engine.errors import UserError
 from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure, thumbnail
+from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure
 from tests.pictures import pixels
 from tests.processes import launch, processes
 
@@ -106,17 +106,6 @@ def test_a_label_is_one_line_without_formulas_and_not_longer_than_it_may_be():
     assert as_label("$a$\n\tb\x00\udcff") == r"\$a\$ b??"
     assert as_label("$" * 50, most=10) == r"\$" * 7 + "..."
     assert as_label(7) == "7"
-
-
-@pytest.mark.parametrize("shape", [(3, 1_200, 600), (1, 20, 30)])
-def test_a_thumbnail_keeps_proportions_and_means(shape):
-    image = torch.randint(0, 255, shape, dtype=torch.uint8)
-    small = thumbnail(image, 100)
-    assert small.dtype == torch.float32
-    assert max(small.shape) == min(max(shape), 100)
-    assert float(small.mean()) == pytest.approx(float(image.float().mean()), rel=1e-3)
-    if max(shape) <= 100:
-        assert torch.equal(small, image.float())
 
 
 def write(folder, *callbacks, **options):

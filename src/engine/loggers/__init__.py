@@ -1,1 +1,1 @@
-"""Loggers: metrics.csv, trackers, predictions and plots."""
+"""Loggers: trackers, predictions and plots."""

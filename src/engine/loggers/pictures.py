@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
 from torchmetrics import Metric
 
 from src.engine.errors import UserError, one_line
@@ -40,12 +39,8 @@ class Picture(RunCallback):
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         # Only now does metrics.csv have the last row.
-        if self._draws_after(stage) and trainer.is_global_zero:
+        if stage != "predict" and not self.run.test_follows(stage) and trainer.is_global_zero:
             self.attempt(lambda: self.draw(trainer, module))
-
-    def _draws_after(self, stage: str | None) -> bool:
-        test_follows = stage == "fit" and self.run.config.get("test_after_fit", False)
-        return stage != "predict" and not test_follows
 
     def attempt(self, call: Callable[[], None]) -> bool:
         """Call and return whether it worked: a failure is printed, and the run continues whatever happens."""
@@ -96,8 +91,7 @@ class EvaluationPicture(Picture):
 
     def __init__(self) -> None:
         self._stage = ""  # the one that is drawn, val or test
-        self._seen: dict[int, Any] = {}  # by the number of the data set
-        self._failed = False
+        self._seen: dict[int, Any] | None = {}  # by the number of the data set; None after a failure
 
     def begin(self, batch: Evaluated) -> Any:
         """Return an empty metric, or an object with `merge_state`.
@@ -129,37 +123,40 @@ class EvaluationPicture(Picture):
         return f"{'validation' if self._stage == 'val' else 'test'}{suffix.replace('_', ' ')}"
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen = {}
+        self._seen = None if self._seen is None else {}
 
     on_test_start = on_validation_start
 
     def on_validation_batch_end(self, trainer: Trainer, *evaluated: Any) -> None:
         # If a test follows, that one is drawn.
-        if not trainer.sanity_checking and self._draws_after(trainer.state.fn):
+        if not trainer.sanity_checking and not self.run.test_follows(trainer.state.fn):
             self.on_test_batch_end(trainer, *evaluated)
 
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
+        if (seen := self._seen) is None:
+            return
+
         def collect() -> None:
             evaluated = Evaluated(trainer, module, outputs, batch, batch_idx, number)
-            if number not in self._seen:
-                self._seen[number] = self.begin(evaluated)
-            self.add(self._seen[number], evaluated)
+            if number not in seen:
+                seen[number] = self.begin(evaluated)
+            self.add(seen[number], evaluated)
 
-        self._failed = self._failed or not self.attempt(collect)
+        if not self.attempt(collect):
+            self._seen = None
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if not self._draws_after(stage):
-            return
         self._stage = "test" if stage == "test" else "val"
-        shares = gather(None if self._failed else self._seen, trainer.world_size)
-        if trainer.is_global_zero and None not in shares:
-            self.attempt(lambda: self._draw_shares(trainer, module, shares))
+        if stage != "predict" and not self.run.test_follows(stage):
+            self._shares = gather(self._seen, trainer.world_size)
+            if None not in self._shares:
+                super().teardown(trainer, module, stage)
 
-    def _draw_shares(self, trainer: Trainer, module: LightningModule, shares: list[dict[int, Any]]) -> None:
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
         total: dict[int, Any] = {}
-        for number, seen in (pair for share in shares for pair in share.items()):
+        for number, seen in (pair for share in self._shares for pair in share.items()):
             if (first := total.setdefault(number, seen)) is not seen:
                 first.merge_state(seen)
         if not total:
@@ -191,21 +188,6 @@ def class_names(trainer: Trainer) -> list[str]:
     if isinstance(names, Mapping):
         raise UserError("class_names of the data module is a dict. Give a list in the order of the classes.")
     return [] if names is None else [str(name) for name in names]
-
-
-def thumbnail(image: Tensor, side: int) -> Tensor:
-    """Return a copy (C, H, W) float32 on the CPU that is at most `side` pixels long; each pixel is a mean.
-
-    Args:
-        image: (C, H, W), anywhere and of any type.
-        side: The longest that it may have.
-    """
-    image = image.detach().float()
-    scale = side / max(image.shape[1:])
-    if scale < 1:
-        height, width = (max(round(length * scale), 1) for length in image.shape[1:])
-        image = nn.functional.adaptive_avg_pool2d(image, (height, width))
-    return image.to("cpu", copy=True)
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -12,6 +12,7 @@ from weakref import WeakSet
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
@@ -47,24 +48,19 @@ class Trackers(RunCallback):
         """Make the loggers once for a fit and its test: only now is the run's folder known."""
         if self._made is not None or getattr(trainer, "fast_dev_run", False):
             return
+        self._made, users = {}, trainer.loggers
         if not trainer.is_global_zero:
-            trainer.strategy.barrier("track")  # rank zero is the first to set up what a tracker keeps on a disk
-        users = trainer.loggers
+            trainer.loggers = [*users, *(DummyLogger() for _ in self._options)]
+            return
         try:
-            self._made = {name: self._make(name, option) for name, option in self._options.items()}
-            if trainer.is_global_zero:
-                for logger in users:
-                    logger.log_hyperparams(self.run.config)
-                for name, logger in self._made.items():
-                    self._start(name, logger)
+            for logger in users:
+                logger.log_hyperparams(self.run.config)
+            for name, option in self._options.items():
+                self._made[name] = self._make(name, option)
+                self._start(self._made[name], self.run.folder / f"{name}_id")
         except Exception as error:  # no package, no login, no server: each tracker has error classes of its own
             raise UserError(f"A tracker does not start: {one_line(error)}") from error
-        if trainer.is_global_zero:
-            trainer.strategy.barrier("track")
         trainer.loggers = [*users, *self._made.values()]
-        for logger in self._made.values():
-            for method in METHODS:
-                setattr(logger, method, functools.partial(attempt, logger, getattr(logger, method)))
 
     def _make(self, name: str, option: Any) -> Logger:
         """Make the logger; the run's folder keeps the id by which a resumed run finds its run in the tracker."""
@@ -85,20 +81,20 @@ class Trackers(RunCallback):
         more: Any = {"project": project, "group": group, "resume": "allow", "mode": option}
         return WandbLogger(title, folder, id=number, offline=option == "offline", **more)
 
-    def _start(self, name: str, logger: Logger) -> None:
-        """Send the config before the run trains: without a login or a server this fails."""
-        known = self.run.folder / f"{name}_id"
+    def _start(self, logger: Logger, known: Path) -> None:
+        """Send the config before the run trains: without a login or a server this fails; later failures do not."""
         if not (isinstance(logger, MLFlowLogger) and known.exists()):  # MLflow lets no parameter change on a resume
             logger.log_hyperparams(self.run.config)
         if logger.version:
             known.write_text(str(logger.version), encoding="utf-8")
-        if isinstance(logger, WandbLogger) and self._options[name] == "offline":
+        if isinstance(logger, WandbLogger) and (parts := list(self.run.folder.glob("wandb/offline-run-*"))):
             # Each resume writes a part that numbers its rows from 0; a sync drops numbers that it knows.
-            num_parts = len(list(self.run.folder.glob("wandb/offline-run-*")))
-            logger.experiment.log({}, step=(num_parts - 1) * 1_000_000)
+            logger.experiment.log({}, step=(len(parts) - 1) * 1_000_000)
+        for method in METHODS:
+            setattr(logger, method, functools.partial(attempt, logger, getattr(logger, method)))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if stage != "fit" or not self.run.config.get("test_after_fit"):
+        if not self.run.test_follows(stage):
             self._finish(failed=False)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:

@@ -1,1 +1,1 @@
-"""A run: its folder, its record, its console output, and how it stops."""
+"""A run: its folder, its record, what it reports, and how it stops."""

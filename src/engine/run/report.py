@@ -1,5 +1,6 @@
-"""Report how far a run came: on the screen and in its summary.json."""
+"""Report how far a run came: on the screen, in its metrics.csv and its summary.json."""
 
+import csv
 import json
 import math
 import platform
@@ -23,15 +24,20 @@ from src.engine.run.run import Run, RunCallback, metrics_of, stage_of
 
 
 class Report(RunCallback):
-    """Prints a run's start, its epochs and its result; writes its record and summary.json, never within a step.
+    """Prints a run's start, its epochs and its result; writes its record, metrics.csv and summary.json.
 
-    A resumed run continues its files: `started` is when it first began, `seconds` is the sum of its parts. A refused
-    resume leaves them as they were. Numbers that JSON does not know are texts: "nan", "inf".
+    metrics.csv has a row per epoch, per validation within one, and per test. A checkpoint holds the text of the file. A
+    resumed run begins with that, and writes the later rows again: each row stands there once, in the same folder or
+    another. In summary.json `started` is when the run first began, `seconds` is the sum of its parts, and numbers that
+    JSON does not know are texts: "nan", "inf". A refused resume leaves all files as they were.
     """
 
     def __init__(self) -> None:
         self.prints_epochs = True
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}  # of the summary
+        self._text: str | None = None  # of metrics.csv in the checkpoint, until a row is added
+        self._last_epoch = [0, 0]  # epoch and step at the last epoch's end
+        self._validated = False  # since then: Lightning keeps the numbers of an earlier validation
         self._num_samples = 0
         self._begun_s = self._train_start_s = self._speed = 0.0
 
@@ -42,6 +48,16 @@ class Report(RunCallback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Send the folder that rank zero claimed to all processes."""
         self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
+
+    def state_dict(self) -> dict[str, Any]:
+        path = self.run.folder / "metrics.csv"
+        text = path.read_bytes().decode() if self._text is None and path.is_file() else self._text
+        return {"text": text or "", "last_epoch": self._last_epoch, "validated": self._validated}
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over the state for a fit: the test after it loads the best checkpoint, whose rows do not count."""
+        if trainer.state.fn == "fit" and (state := checkpoint["callbacks"].get(self.state_key)):
+            self._text, self._last_epoch, self._validated = state["text"], state["last_epoch"], state["validated"]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, in a new fit with the sanity check."""
@@ -61,29 +77,40 @@ class Report(RunCallback):
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the epoch before: only now are its numbers complete."""
         self._begin(trainer)
-        if trainer.is_global_zero and (trainer.callback_metrics or trainer.global_step > (self.run.first_step or 0)):
+        at = [trainer.current_epoch, trainer.global_step]
+        # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
+        if at != self._last_epoch:
+            self._last_epoch = at
+            self._add_row(trainer, "train", *["val"] * self._validated)
             self._write("running", trainer)
-            if self.prints_epochs:
+            if self.prints_epochs and trainer.is_global_zero:
                 of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
                 values = in_words(dict(sorted(metrics_of(trainer).items())))
                 show(f"epoch {trainer.current_epoch}{of}  step {trainer.global_step}  {values}")
+        self._validated = False
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._speed = self._num_samples * trainer.world_size / (time.monotonic() - self._train_start_s)
         self.on_train_epoch_start(trainer, module)  # the last one
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write within an epoch, too: it may last for days."""
-        within = trainer.state.fn == "fit" and not (trainer.sanity_checking or trainer.is_last_batch)
-        if within and trainer.is_global_zero:
+        """Report a validation by itself or within an epoch, which may last for days."""
+        if trainer.sanity_checking:
+            return  # on a resume the validation before the checkpoint counts
+        self._validated = trainer.state.fn == "fit" and trainer.is_last_batch  # a part of the epoch's row
+        if not self._validated:
+            self._add_row(trainer, "val")
             self._write("running", trainer)
+
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._add_row(trainer, "test")
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write and print what the verb did; a fit that is to be tested is still running."""
         self._begin(trainer)
         if not trainer.is_global_zero:
             return
-        test_follows = stage == "fit" and self.run.config.get("test_after_fit")
+        test_follows = self.run.test_follows(stage)
         if stage == "fit":
             self._values["reason"] = why_ended(trainer, self.run.first_step)
         self._write("running" if test_follows else "finished", trainer)
@@ -137,8 +164,28 @@ class Report(RunCallback):
         self._begun_s = time.monotonic() - values["seconds"]
         return values | {"metrics": kept, "reason": None}
 
+    def _add_row(self, trainer: Trainer, *stages: str) -> None:
+        """Add a row of the numbers of these stages to metrics.csv, if there are any."""
+        is_fit, path = trainer.state.fn == "fit", self.run.folder / "metrics.csv"
+        # In alphabetical order: a resumed run may log in another one.
+        found = sorted(metrics_of(trainer).items())
+        metrics = {name: value for name, value in found if not is_fit or stage_of(name) in stages}
+        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
+            return
+        if self._text is not None:
+            with write_whole(path) as part:
+                part.write_bytes(self._text.encode())
+            self._text = None
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if is_fit:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
+        add_row(path, row | metrics)
+
     def _write(self, state: str, trainer: Trainer, ask: bool = True) -> None:
-        """Write summary.json, with the newest metrics where the device may be asked."""
+        """Write summary.json on rank zero, with the newest metrics where the device may be asked."""
+        if not trainer.is_global_zero:
+            return
         if ask:
             self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
         if trainer.state.fn == "fit":
@@ -151,6 +198,25 @@ class Report(RunCallback):
                 part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
         except OSError as error:  # a full disk: what follows is the error of the checkpoint
             print(f"warning: cannot write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a CSV file; write the file anew where it lacks a column."""
+    names: list[str] = []
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or [])
+            rows = [] if row.keys() <= set(names) else list(reader)
+    if row.keys() <= set(names):
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, names).writerow(row)
+        return
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*names, *row])))
+        writer.writeheader()
+        writer.writerows([*rows, row])
 
 
 def how_it_ended(exception: BaseException) -> tuple[str, str]:

@@ -42,6 +42,10 @@ class Run:
         """Return the best checkpoint, or the last where nothing was validated; None before the first."""
         return next((path for path in (self.last.with_name("best.ckpt"), self.last) if path.exists()), None)
 
+    def test_follows(self, stage: str | None) -> bool:
+        """Return whether this is a fit whose best checkpoint is tested in the same run."""
+        return stage == "fit" and bool(self.config.get("test_after_fit"))
+
 
 class RunCallback(Callback):
     """A callback that knows the run: one that is on in every run, or a picture that a YAML names."""
@@ -59,12 +63,11 @@ def stage_of(name: str) -> str:
     return found[1] if found else "train"
 
 
-def as_tested(name: str) -> str:
-    """Return a name for a number of the test: `test_step = validation_step` logs `val/loss`."""
-    return name if stage_of(name) == "test" else re.sub(r"^(?:(?:val|train)(?:id|idation|ing)?[/_])?", "test/", name)
-
-
 def metrics_of(trainer: Trainer) -> dict[str, float]:
     """Return all that was logged so far in this stage; those of a test never under the name of a validation's."""
-    tested = trainer.state.fn == "test"
-    return {as_tested(name) if tested else name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.state.fn != "test":
+        return metrics
+    # `test_step = validation_step` logs `val/loss`.
+    other = re.compile(r"^(?:(?:val|train)(?:id|idation|ing)?[/_])?")
+    return {name if stage_of(name) == "test" else other.sub("test/", name): value for name, value in metrics.items()}
