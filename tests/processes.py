@@ -13,10 +13,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests import warm
-from tests.conftest import CONFIGS, PROJECT, SMALL
+from tests.conftest import PROJECT, SMALL
 
 XOR = ("--config", SMALL)
-MNIST = ("--config", CONFIGS / "mnist.yaml")
 IN_DOUBLE = ("--trainer.precision", "64-true")
 
 
@@ -53,19 +52,14 @@ def processes(number: int) -> list[str]:
     return ["--trainer.accelerator=cpu", f"--trainer.devices={number}", "--trainer.strategy=ddp"]
 
 
-def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), new_session: bool = False, **env: str) -> Any:
     """Start `python -m src ...`, or the same by torchrun with its options."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | env
     if not torchrun:
-        return warm.start(args, cwd, environment)
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "src", *map(str, args)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        return warm.start(args, cwd, environment, start_new_session=new_session)
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "src", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""One small task whose data comes in each form that a loader can have; and one with a mistake in its data."""
+"""One small task whose data comes in each form that a loader can have, or with a mistake in it."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -14,6 +15,7 @@ from torch.utils.data import (
     IterableDataset,
     Sampler,
     WeightedRandomSampler,
+    default_collate,
     get_worker_info,
 )
 
@@ -21,13 +23,17 @@ from src.module import LitModule
 
 NUM_ROWS = 47  # neither 2 nor 3 nor a batch divides it
 GLOBAL_BATCH = 4
-X = torch.randn(NUM_ROWS + 15, 4, generator=torch.Generator().manual_seed(0))
+X = torch.randn(NUM_ROWS, 4, generator=torch.Generator().manual_seed(0))
+
+
+def noise() -> Tensor:
+    """(4,) numbers, for which each of the three generators draws."""
+    return 0.1 * (torch.rand(4) + float(np.random.normal()) + random.random())
 
 
 def augmented(row: int) -> tuple[Tensor, Tensor]:
-    """Four numbers and their sum; each of the three generators adds to the numbers."""
-    noise = torch.rand(4) + float(np.random.normal()) + random.random()
-    return X[row] + 0.1 * noise, X[row].sum(dim=0, keepdim=True)
+    """Four noisy numbers, and the sum of them without noise."""
+    return X[row] + noise(), X[row].sum(dim=0, keepdim=True)
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
@@ -43,14 +49,14 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
         return augmented(index)
 
 
-class Plain(Rows):
-    """As they are: for validation and test."""
-
-    def __init__(self) -> None:
-        super().__init__(15)
-
+class BrokenRows(Rows):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return X[NUM_ROWS + index], X[NUM_ROWS + index].sum(dim=0, keepdim=True)
+        return fail() if index == 4 else super().__getitem__(index)
+
+
+def fail(*_: Any) -> Any:
+    """A mistake of the user's."""
+    raise KeyError("the user's own mistake")
 
 
 class Own(DataLoader[Any]):
@@ -89,12 +95,11 @@ def share() -> tuple[int, int]:
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
     """The rows of this process in a random order, augmented."""
 
-    def __init__(self) -> None:
-        self.rank, self.world_size = share()
+    num_rows = NUM_ROWS - 1
 
     def rows(self) -> list[int]:
-        mine, of = (self.rank, self.world_size) if get_worker_info() is None else share()
-        rows = torch.arange(NUM_ROWS - 1)[mine::of]
+        mine, of = share()
+        rows = torch.arange(self.num_rows)[mine::of]
         order: list[int] = rows[torch.randperm(len(rows))].tolist()
         return order
 
@@ -102,11 +107,14 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         yield from map(augmented, self.rows())
 
 
+class ShortStream(Stream):
+    num_rows = 12
+
+
 class StatefulStream(Stream):
     """Knows its place."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.waiting: list[int] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,6 +131,20 @@ class StatefulStream(Stream):
 
 def plain(size: int, num_rows: int = NUM_ROWS, **options: Any) -> DataLoader[Any]:
     return DataLoader(Rows(num_rows), batch_size=size, shuffle=True, **options)
+
+
+class Counts(Sampler[int]):
+    """Has a generator of its own, and knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.generator_of_numpy, self.asked = np.random.default_rng(0), 0
+
+    def __len__(self) -> int:
+        return NUM_ROWS
+
+    def __iter__(self) -> Iterator[int]:
+        self.asked += 1
+        return iter(np.roll(self.generator_of_numpy.permutation(NUM_ROWS), self.asked).tolist())
 
 
 def streams(size: int) -> list[DataLoader[Any]]:
@@ -150,35 +172,32 @@ FORMS: dict[str, Callable[[int], Any]] = {
     },
     "loader-and-streams": lambda size: [plain(size), *streams(size)],
     "short-loader-and-streams": lambda size: [plain(size, 20), *streams(size)],
+    "combined": lambda size: CombinedLoader(
+        [DataLoader(Stream(), size), DataLoader(ShortStream(), size)], "max_size_cycle"
+    ),
+    "counts": lambda size: DataLoader(Rows(), size, sampler=Counts()),
+    # Seven items, which are batches of one row to seven.
+    "items": lambda size: DataLoader([default_collate([*map(augmented, range(k))]) for k in range(1, 8)], None, True),
+    "broken-item": lambda size: DataLoader(BrokenRows(), size, num_workers=2),
+    "broken-collate": lambda size: plain(size, collate_fn=fail),
+    "broken-worker": lambda size: plain(size, num_workers=2, worker_init_fn=fail),
 }
 
 
 class Task(LightningDataModule):
-    """47 rows for training, 15 for validation and test.
-
-    Args:
-        form: Of the training loader; with `buckets` of the test loader, too.
-        batch_size: Of a process.
-    """
+    """Rows in a form for training, test and predict, and 15 rows for validation; `batch_size` is that of a process."""
 
     def __init__(self, form: str, batch_size: int = GLOBAL_BATCH) -> None:
         super().__init__()
-        self.form = form
-        self.batch_size = batch_size
+        self.form, self.batch_size = form, batch_size
 
     def train_dataloader(self) -> Any:
         return FORMS[self.form](self.batch_size)
 
+    test_dataloader = predict_dataloader = train_dataloader
+
     def val_dataloader(self) -> Any:
-        return DataLoader(Plain(), self.batch_size)
-
-    def test_dataloader(self) -> Any:
-        if self.form == "buckets":
-            return DataLoader(Plain(), batch_sampler=Buckets(15))
-        return DataLoader(Plain(), self.batch_size)
-
-    def predict_dataloader(self) -> Any:
-        return DataLoader(Plain(), self.batch_size)
+        return DataLoader(Rows(15), self.batch_size)
 
 
 class Several(LitModule):
@@ -189,32 +208,3 @@ class Several(LitModule):
         if not isinstance(batches[0], Tensor):
             batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
         return super().training_step(batch, batch_idx)
-
-
-def fail(*_: Any) -> Any:
-    """A mistake of the user's."""
-    raise KeyError("the user's own mistake")
-
-
-class BrokenRows(Rows):
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return fail() if index == 4 else super().__getitem__(index)
-
-
-class Broken(Task):
-    """As Task, with a mistake in one place.
-
-    Args:
-        place: `item`, `collate` or `worker`.
-        num_workers: Of the training loader.
-        batch_size: Of a process.
-    """
-
-    def __init__(self, place: str, num_workers: int = 0, batch_size: int = GLOBAL_BATCH) -> None:
-        super().__init__("plain", batch_size)
-        self.place, self.num_workers = place, num_workers
-
-    def train_dataloader(self) -> Any:
-        rows = BrokenRows() if self.place == "item" else Rows()
-        options = {"collate": {"collate_fn": fail}, "worker": {"worker_init_fn": fail}}.get(self.place, {})
-        return DataLoader(rows, self.batch_size, num_workers=self.num_workers, **options)

@@ -1,11 +1,9 @@
 """A run over any loader that was stopped in any way ends with the same bits as one that never was."""
 
-import contextlib
 import csv
 import functools
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import StreamLoader
 from src.engine.data.order import Role
-from tests import warm
-from tests.conftest import PROJECT
-from tests.processes import finish, launch, processes, start
+from tests.processes import IN_DOUBLE, assert_equal_runs, finish, launch, processes, start
 from tests.stopping import behind, config, fit, killed_at, resume, rows, run_differences, run_main
 
 # Where a run of 12 steps an epoch, with a checkpoint at each fifth step and between epochs, is stopped.
@@ -45,11 +41,10 @@ MATRIX = {
 ON_TWO_PROCESSES = [("two-workers", "between"), ("buckets", "amid"), ("loader-and-streams", "twice")]
 
 
-def experiment(form: str = "plain", task: str = "Task", **data: Any) -> dict[str, Any]:
-    made = config(dropout=0.5)
+def experiment(form: str = "plain", dropout: float = 0.5, **data: Any) -> dict[str, Any]:
+    made = config(dropout=dropout)
     made["model"] = {"class_path": "tests.engine.loader_tasks.Several", "init_args": made["model"]}
-    given = ({"form": form} if task == "Task" else {}) | data
-    return made | {"data": {"class_path": f"tests.engine.loader_tasks.{task}", "init_args": given}}
+    return made | {"data": {"class_path": "tests.engine.loader_tasks.Task", "init_args": {"form": form} | data}}
 
 
 def write(folder: Path, made: dict[str, Any]) -> Path:
@@ -80,19 +75,22 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("form", "limit", "stops"),
+    ("form", "trainer", "stops"),
     [
         # Amid the third cycle of the short loader; then between epochs.
-        ("short-loader-and-streams", None, [("on_train_batch_end", 23), ("on_train_batch_start", 5)]),
+        ("short-loader-and-streams", {}, [("on_train_batch_end", 23), ("on_train_batch_start", 5)]),
         # With a number of batches Lightning fetches none in advance, and an epoch ends amid the streams.
-        ("loader-and-streams", 7, [("on_train_batch_end", 6), ("on_train_batch_start", 3)]),
+        ("loader-and-streams", {"limit_train_batches": 7}, [("on_train_batch_end", 6), ("on_train_batch_start", 3)]),
+        ("combined", {"max_epochs": 2}, [("on_train_batch_start", 6)]),
+        ("counts", {"max_epochs": 4, "reload_dataloaders_every_n_epochs": 2}, [("on_train_batch_start", 20)]),
     ],
 )
-def test_a_run_stopped_twice_ends_with_the_same_bits(form, limit, stops, tmp_path):
+def test_a_stopped_run_ends_with_the_same_bits(form, trainer, stops, tmp_path):
     made = experiment(form)
-    made["trainer"] |= {"limit_train_batches": limit}
+    made["trainer"] |= trainer
     whole, run = killed_at(stops[0], tmp_path, made)
-    assert resume(run, stop_at=stops[1]) == -1
+    for stop in stops[1:]:
+        assert resume(run, stop_at=stop) == -1
     assert resume(run) == 0
     assert run_differences(whole, run) == []
 
@@ -150,10 +148,21 @@ def test_two_processes_stopped_from_without_end_with_the_same_bits(form, kind, t
 
 
 @pytest.mark.slow
-def test_three_processes_evaluate_each_sample_once_as_one_does(undisturbed, tmp_path):
-    """Of 15 samples; the test has batches of a batch sampler."""
+def test_three_processes_train_like_one_where_the_last_row_is_for_one_alone(tmp_path):
+    """The 16th batch has two rows: the third process has none."""
+    made = {number: experiment(dropout=0.0, batch_size=3 // number) for number in (1, 3)}
+    options = {number: [*IN_DOUBLE, *processes(number)] for number in made}
+    for number, each in made.items():
+        home = f"--trainer.default_root_dir={tmp_path / str(number)}"
+        launch("fit", "--config", write(tmp_path / str(number), each), *options[number], home, cwd=tmp_path)
+    assert_equal_runs(tmp_path / "1/sums/version_0", tmp_path / "3/sums/version_0", 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["buckets", "items"])
+def test_three_processes_evaluate_each_sample_once_as_one_does(form, undisturbed, tmp_path):
     for verb in ("test", "predict"):
-        command = [verb, "--ckpt_path", str(undisturbed("buckets") / "checkpoints/best.ckpt")]
+        command = [verb, "--ckpt_path", str(undisturbed(form) / "checkpoints/best.ckpt")]
         assert run_main([*command, f"--trainer.default_root_dir={tmp_path / 'one'}"]) == 0
         launch(*command, *processes(3), "--trainer.default_root_dir=three", cwd=tmp_path)
     one, three = (tmp_path / f"{name}/sums" for name in ("one", "three"))
@@ -161,60 +170,35 @@ def test_three_processes_evaluate_each_sample_once_as_one_does(undisturbed, tmp_
     assert expected.keys() >= {"test/loss", "test/mae"}
     assert figures == pytest.approx(expected, rel=1e-6)
     expected, found = (list(csv.DictReader((each / "version_1/predictions.csv").open())) for each in (one, three))
-    assert [row["sample"] for row in found] == [str(sample) for sample in range(15)]
+    assert [row["sample"] for row in found] == [str(sample) for sample in range({"buckets": 47, "items": 28}[form])]
     scores = [[float(row["score"]) for row in table] for table in (expected, found)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
-def start_group(folder: Path, made: dict[str, Any], *options: str) -> subprocess.Popen[str]:
-    """Start a run as the leader of a group, as a terminal does."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    args = ["fit", "--config", write(folder, made), *options]
-    return warm.start(args, folder, environment, start_new_session=True)
-
-
-def end_of(process: subprocess.Popen[str], within_s: float) -> str:
-    """What it said on its standard error; its workers hold that open, too, so that none of them is left."""
-    try:
-        return process.communicate(timeout=within_s)[1]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def without_notes(err: str) -> list[str]:
-    """The lines up to the error itself; below it may stand where the run lies and how to go on."""
-    lines = [line for line in err.splitlines() if line.strip() not in ("", "[rank0]:")]
-    return lines[:-1] if "run runs/" in lines[-1] else lines
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "num_workers"), [("item", 2), ("collate", 0), ("worker", 2)])
-def test_a_mistake_in_the_users_data_ends_the_run_at_once_with_its_traceback(place, num_workers, tmp_path):
-    made = experiment(task="Broken", place=place, num_workers=num_workers)
-    process = start_group(tmp_path, made)
-    err = end_of(process, within_s=60)
-    assert process.returncode == 1, err
-    said = without_notes(err)
-    assert said[-1] == 'KeyError: "the user\'s own mistake"', err
-    assert any("tests/engine/loader_tasks.py" in line and line.endswith("in fail") for line in said[-6:]), err
+@pytest.mark.parametrize("place", ["item", "collate", "worker"])
+def test_a_mistake_in_the_users_data_ends_the_run_at_once_with_its_traceback(place, tmp_path):
+    file = write(tmp_path, experiment(f"broken-{place}"))
+    # The workers hold its standard error open, too: none of them is left when it ends.
+    done = finish(start("fit", "--config", file, cwd=tmp_path), timeout_s=60)
+    assert done.returncode == 1, done.stderr
+    before, _, after = done.stderr.partition('KeyError: "the user\'s own mistake"\n')
+    assert any("tests/engine/loader_tasks.py" in line for line in before.splitlines()[-6:]), done.stderr
+    assert "\n" not in after.strip(), done.stderr  # one line: where the run lies
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code", "number"), [("SIGINT", 130, 1), ("SIGTERM", 143, 2)])
 def test_a_signal_to_the_whole_job_finds_the_workers_alive_until_the_run_is_saved(name, code, number, tmp_path):
     """As a terminal's Ctrl-C and a scheduler send it."""
-    made = experiment("persistent", batch_size=4 // number)
-    process = start_group(
-        tmp_path, made, "--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true", *processes(number)
-    )
-    run = tmp_path / "runs/sums/version_0"
+    file = write(tmp_path, experiment("persistent", batch_size=4 // number))
+    options = ("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true", *processes(number))
+    process = start("fit", "--config", file, *options, cwd=tmp_path, new_session=True)
     # The line of the third epoch comes when that of the second is saved.
-    assert process.stdout is not None
     assert any(line.startswith("epoch 3/") for line in process.stdout)
     os.killpg(process.pid, getattr(signal, name))
-    err = end_of(process, within_s=60)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    step = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert f"{name} at step {step}; go on with: python -m src fit --ckpt_path" in err
+    done = finish(process, timeout_s=60)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    step = torch.load(tmp_path / "runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert f"{name} at step {step}; go on with: python -m src fit --ckpt_path" in done.stderr

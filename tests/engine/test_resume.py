@@ -2,22 +2,16 @@
 
 import functools
 import itertools
-import os
 import shutil
-import subprocess
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from src.module import LitModule
-from tests import warm
-from tests.conftest import PROJECT, SMALL, run_process
-from tests.stopping import Sums, config, fit, killed_at, resume, rows, run_differences, run_main
+from tests.conftest import SMALL
+from tests.processes import finish, launch, start
+from tests.stopping import config, fit, killed_at, resume, rows, run_differences, run_main
 
 EARLY = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
@@ -65,9 +59,7 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("case", "stop"), PAIRS, ids=lambda each: each if isinstance(each, str) else "-".join(map(str, each))
-)
+@pytest.mark.parametrize(("case", "stop"), PAIRS)
 def test_each_case_wherever_it_is_stopped(case, stop, killed, tmp_path):
     run = fit(tmp_path, CASES[case], stop)
     if (run / "checkpoints/last.ckpt").exists():
@@ -124,68 +116,6 @@ def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(killed, tm
         assert ((finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)) == before
 
 
-class Drawn(IterableDataset):
-    """A stream of unknown length that draws."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-
-    def __iter__(self):
-        for _ in range(self.num_rows):
-            x = torch.randn(4)
-            yield x, x.sum(dim=0, keepdim=True)
-
-
-class SideBySide(Sums):
-    """Trains on two streams of different lengths at once."""
-
-    def train_dataloader(self) -> Any:
-        return CombinedLoader([DataLoader(Drawn(28), 4), DataLoader(Drawn(12), 4)], "max_size_cycle")
-
-
-class OnBoth(LitModule):
-    """Adds the losses of both streams."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return sum(self.step(part).loss for part in batch)
-
-
-class Counts(Sampler):
-    """Has a generator of its own, and knows how often it was asked."""
-
-    def __init__(self) -> None:
-        self.generator_of_numpy, self.asked = np.random.default_rng(0), 0
-
-    def __len__(self) -> int:
-        return 48
-
-    def __iter__(self):
-        self.asked += 1
-        return iter(np.roll(self.generator_of_numpy.permutation(48), self.asked).tolist())
-
-
-class ByCounts(Sums):
-    """Leaves the order to such a sampler."""
-
-    def train_dataloader(self) -> Any:
-        return DataLoader(TensorDataset(*self.data), self.batch_size, sampler=Counts())
-
-
-STREAMS = ("SideBySide", 4, {"max_epochs": 2}, {"batch_size": 4})
-COUNTS = ("ByCounts", 11, {"max_epochs": 4, "reload_dataloaders_every_n_epochs": 2}, {"batch_size": 16})
-
-
-@pytest.mark.parametrize(("data", "stop", "trainer", "options"), [STREAMS, COUNTS], ids=["streams", "counts"])
-def test_streams_side_by_side_and_a_sampler_with_a_count_are_resumed(data, stop, trainer, options, tmp_path):
-    made = config(every_n_steps=1, **trainer)
-    made["data"] = {"class_path": f"{__name__}.{data}", "init_args": options}
-    if data == "SideBySide":
-        made["model"] = {"class_path": f"{__name__}.OnBoth", "init_args": made["model"]}
-    whole, run = killed_at(("on_train_batch_start", stop), tmp_path, made)
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
-
-
 KILLS = ("last.ckpt:1", "last.ckpt:4", "metrics.csv:1", "best.ckpt:1", "on_train_epoch_end:1", "on_train_batch_end:333")
 
 
@@ -193,26 +123,23 @@ KILLS = ("last.ckpt:1", "last.ckpt:4", "metrics.csv:1", "best.ckpt:1", "on_train
 def test_killed_again_and_again_with_kill_9(tmp_path):
     options = ("--checkpoint.every_n_steps=37", "--trainer.callbacks+=tests.stopping.Stop")
     begin = args = ["fit", "--config", str(SMALL), *options]
-    env, run = os.environ | {"PYTHONPATH": str(PROJECT)}, tmp_path / "runs/xor/version_0"
+    run = tmp_path / "runs/xor/version_0"
     for kill in KILLS:
-        done = run_process(*args, cwd=tmp_path, env=env | {"STOP": f"SIGKILL:{kill}"})
+        done = finish(start(*args, cwd=tmp_path, STOP=f"SIGKILL:{kill}"))
         assert done.returncode == -9, done.stderr
         if (run / "checkpoints/last.ckpt").exists():
             args = ["fit", "--ckpt_path", "runs/xor/version_0"]
         else:
             shutil.rmtree(tmp_path / "runs")
-    done = run_process(*args, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
+    launch(*args, cwd=tmp_path)
     assert run_main([*begin, f"--trainer.default_root_dir={tmp_path / 'whole'}"]) == 0
     assert run_differences(tmp_path / "whole/xor/version_0", run) == []
 
 
 @pytest.mark.slow
 def test_eight_fits_started_at_once_get_eight_folders(tmp_path):
-    args, env = ["fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5"], os.environ
-    env = env | {"PYTHONPATH": str(PROJECT)}
-    processes = [warm.start(args, tmp_path, env, stdout=subprocess.DEVNULL) for _ in range(8)]
-    assert [process.wait() for process in processes] == [0] * 8
-    runs = sorted(tmp_path.glob("runs/xor/*"))
-    assert [run.name for run in runs] == [f"version_{number}" for number in range(8)]
-    assert all((run / "checkpoints/last.ckpt").is_file() for run in runs)
+    args = ("fit", "--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5")
+    started = [start(*args, cwd=tmp_path) for _ in range(8)]
+    assert [finish(process).returncode for process in started] == [0] * 8
+    runs = sorted(tmp_path.glob("runs/xor/*/checkpoints/last.ckpt"))
+    assert [file.parts[-3] for file in runs] == [f"version_{number}" for number in range(8)]
