@@ -9,14 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Timer
 
-from src.engine import always_on
-from src.engine.checkpoint.callback import RunCheckpoint
-from src.engine.loggers.trackers import Trackers
 from src.engine.run import failures
-from src.engine.run.report import Report, why_ended
-from src.engine.run.run import Run
+from src.engine.run.report import why_ended
 from tests.conftest import SMALL, run_process
 from tests.processes import XOR
 from tests.stopping import config, fit, resume
@@ -70,24 +66,24 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines_alone(tmp_path):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "options", [{"enable_progress_bar": False}, {"barebones": True}, {"callbacks": TQDMProgressBar()}]
-)
-def test_an_option_or_another_bar_turns_off_the_lines_of_epochs(options):
-    trainer = SimpleNamespace(callbacks=None, barebones=False, enable_progress_bar=None, enable_checkpointing=None)
-    vars(trainer).update(options)
-    report = Report()
-    always_on.callbacks(trainer, {"report": report, "track": Trackers(), "checkpoint": RunCheckpoint()}, Run())
-    assert not report.prints_epochs
-    assert trainer.enable_progress_bar is (None if "callbacks" in options else False)
+NO_LINES = {
+    "option": ["--trainer.enable_progress_bar=false"],
+    "barebones": ["--trainer.barebones=true", "--test_after_fit=false"],
+    "another bar": [*WITH_A_BAR, "--trainer.callbacks=TQDMProgressBar"],
+}
 
 
-STOP = {"monitor": "val/loss", "patience": 1, "min_delta": 100.0}
-STOP = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": STOP}
+@pytest.mark.parametrize("options", NO_LINES.values(), ids=NO_LINES.keys())
+def test_an_option_or_another_bar_turns_off_the_lines_of_epochs(cli, options):
+    done = cli("fit", "--config", SMALL, *SHORT, *options)
+    assert done.code == 0, done.err
+    assert "\nepoch 1/2  step" not in done.out
 
 
 def test_a_fit_says_why_it_ended(tmp_path, capfd):
-    run = fit(tmp_path, config(callbacks=(STOP,), max_epochs=30))
+    stop = {"monitor": "val/loss", "patience": 1, "min_delta": 100.0}
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop}
+    run = fit(tmp_path, config(callbacks=(stop,), max_epochs=30))
     assert "\nend   early stopping in epoch 2: Monitored metric val/loss did not " in capfd.readouterr().out
     assert resume(run, "--trainer.max_epochs=2") == 0
     assert "end   nothing left to do: max_epochs=2 reached" in capfd.readouterr().out

@@ -57,7 +57,10 @@ def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
         validating.validate(LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics), datamodule=Named(), verbose=False)
         return validating.callback_metrics
 
-    assert {f"val/f1/{name}" for name in Named.class_names} <= validate(f1=MulticlassF1Score(4, average=None)).keys()
+    f1 = MulticlassF1Score(4, average=None)
+    assert {f"val/f1/{name}" for name in Named.class_names} <= validate(f1=f1).keys()
+    with pytest.raises(UserError, match=r"Two numbers of val have the name val/f1/fox. Give the metric"):
+        validate(**{"f1": f1, "f1/fox": MulticlassF1Score(4)})
     with pytest.raises(UserError, match=r"model.metrics.confusion computed \(4, 4\) int64\. .* see EvaluationPicture"):
         validate(confusion=MulticlassConfusionMatrix(4))
 
@@ -112,27 +115,6 @@ def test_what_watches_a_number_wrongly_is_rejected_before_the_first_step(experim
     assert rows(run) == []
 
 
-def accuracy(scores, target):
-    return (scores.round() == target).float().mean()
-
-
 def test_a_function_as_a_metric_is_rejected():
     with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
-        LitModule(Same(), nn.MSELoss(), sgd, {"a": accuracy})
-
-
-class Parts(nn.CrossEntropyLoss):
-    def forward(self, logits, target):
-        loss = super().forward(logits, target)
-        return {"loss": loss, "loss/night": 2 * loss}
-
-
-def test_two_numbers_of_one_name_are_refused():
-    f1 = {"f1": MulticlassF1Score(4, average=None), "f1/2": MulticlassF1Score(4)}
-    loader = TensorLoader((X, CLASSES), 8)
-    for loss, metrics, loaders, name in (
-        (nn.CrossEntropyLoss(), f1, loader, "f1/2"),
-        (Parts(), None, {"day": loader, "night": TensorLoader((X, CLASSES), 8)}, "val/loss/night"),
-    ):
-        with pytest.raises(UserError, match=f"Two numbers of val have the name (val/)?{name}. Give the metric"):
-            trainer().validate(LitModule(Same(), loss, sgd, metrics), loaders, verbose=False)
+        LitModule(Same(), nn.MSELoss(), sgd, {"a": torch.mean})

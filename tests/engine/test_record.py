@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule
 
 from src.engine.errors import UserError
 from src.engine.run import record
-from src.engine.run.report import how_it_ended, plain
+from src.engine.run.report import how_it_ended
 from tests.conftest import SMALL
 from tests.stopping import config, fit, resume, rows
 
@@ -152,10 +151,6 @@ def test_an_interrupted_run_was_stopped_and_any_other_failed():
     assert how_it_ended(SystemExit("no disk")) == ("failed", "SystemExit: no disk")
     assert how_it_ended(UserError("lr=0 is too small. Set it.")) == ("failed", "lr=0 is too small. Set it.")
     assert how_it_ended(MemoryError()) == ("failed", "MemoryError")
-
-
-def test_numbers_that_json_lacks_are_texts():
-    assert [plain(value) for value in (0.5, None, math.nan, -math.inf)] == [0.5, None, "nan", "-inf"]
 
 
 class Odd(Callback):

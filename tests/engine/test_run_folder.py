@@ -8,7 +8,6 @@ import yaml
 
 from src.cli import main
 from src.engine.errors import UserError
-from src.engine.paths import write_whole
 from src.engine.run import folder
 from src.engine.run.run import Run, RunCallback
 from tests.conftest import SMALL
@@ -103,16 +102,3 @@ def test_a_job_that_starts_again_finds_the_run_of_the_same_config(variables, end
         (run.folder / "summary.json").write_text(json.dumps({"state": "finished" if ended else "running"}))
     assert folder.find_interrupted(tmp_path, {"lr": 1}) == (mine.last if found else None)
     assert folder.find_interrupted(tmp_path, {"lr": 3}) is None
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    def write(text: str) -> None:
-        with write_whole(tmp_path / "a.json") as part:
-            part.write_text(text)
-            if text == "half":
-                raise OSError("disk full")
-
-    write("before")
-    with pytest.raises(OSError, match="disk full"):
-        write("half")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "before")]

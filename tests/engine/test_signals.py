@@ -45,12 +45,8 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_the_exit_code_tells_the_signal_however_often_it_comes(name, code, tmp_path):
-    command = [sys.executable, "-m", "src", "fit", "--config", str(SMALL), "--trainer.max_epochs=100000"]
-    env = os.environ | {"PYTHONPATH": str(PROJECT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(
-        [*command, "--trainer.enable_progress_bar=true"], cwd=tmp_path, env=env, text=True, **pipes
-    )
+    options = ("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true")
+    process = start("fit", "--config", SMALL, *options, cwd=tmp_path)
     # The line of the third epoch comes when that of the second is saved.
     assert any(line.startswith("epoch 3/") for line in process.stdout)
     process.send_signal(getattr(signal, name))
