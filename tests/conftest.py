@@ -16,6 +16,7 @@ import yaml
 
 from src.cli import main
 from tests import stopping, warm
+from tests.warm import PROJECT
 
 # Background processes of a shell ignore Ctrl-C, which some tests send.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -24,7 +25,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "configs"
 SMALL = PROJECT / "tests" / "xor.yaml"
 
@@ -58,16 +58,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return run
 
 
-def run_process(
-    *args: object, cwd: Path, timeout_s: float = 300, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_process(*args: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m src ...` in a new process, without a terminal."""
-    process = warm.start(args, cwd, env or os.environ)
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return warm.finish(warm.start(args, cwd, env or os.environ))
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Helpers for tests of several processes: real launches, a callback that ends a process, a comparison of runs."""
 
-import csv
 import os
 import signal
 import socket
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests import warm
+from tests import stopping, warm
 from tests.conftest import PROJECT, SMALL
+from tests.warm import finish
 
 XOR = ("--config", SMALL)
 IN_DOUBLE = ("--trainer.precision", "64-true")
@@ -56,19 +56,10 @@ def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), new_session:
     """Start `python -m src ...`, or the same by torchrun with its options."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | env
     if not torchrun:
-        return warm.start(args, cwd, environment, start_new_session=new_session)
+        return warm.start(args, cwd, environment, new_session)
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "src", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
-
-
-def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Wait for a process."""
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
@@ -96,22 +87,16 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint of a run."""
-    found: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / name, weights_only=True)["state_dict"]
-    return found
-
-
 def rows(run: Path) -> list[dict[str, float]]:
-    """Return the rows of metrics.csv."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    """Return the numbers in metrics.csv."""
+    return [{name: float(value) for name, value in row.items() if value} for row in stopping.rows(run)]
 
 
 def assert_equal_runs(a: Path, b: Path, relative: float) -> None:
     """Compare weights and metrics of two runs within a relative distance."""
-    for name, value in weights(a).items():
-        distance = (weights(b)[name] - value).abs().max() / value.abs().max()
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (a, b)]
+    for name, value in states[0].items():
+        distance = (states[1][name] - value).abs().max() / value.abs().max()
         assert distance <= relative, f"{name}: {distance:.1e}"
     assert len(rows(a)) == len(rows(b))
     for one, other in zip(rows(a), rows(b), strict=True):

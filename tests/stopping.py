@@ -32,8 +32,7 @@ class Stop(Callback):
     """Does something at the n-th call of a hook; part of every run here, so that all have the same config.
 
     A process takes it from its environment: STOP=SIGKILL:on_train_batch_end:7 sends the process this signal there,
-    STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name, or to append to it, for the second time;
-    TELL=1 prints each 250th step.
+    STOP=SIGKILL:metrics.csv:2 when it is about to rename a file to this name, or to append to it, for the second time.
     """
 
     at: ClassVar[tuple[str, int] | None] = None
@@ -59,18 +58,15 @@ class Stop(Callback):
 
 def _hook(name: str) -> Callable[..., None]:
     def call(self: Stop, trainer: Trainer, *rest: Any) -> None:
-        if name == "on_train_batch_end" and "TELL" in os.environ and trainer.global_step % 250 == 0:
-            print(f"at {trainer.global_step}", flush=True)
         if Stop.at and Stop.at[0] == name and not trainer.sanity_checking:
             self._count()
 
     return call
 
 
-for _name in ("batch_start", "batch_end", "epoch_start", "epoch_end", "end"):
-    setattr(Stop, f"on_train_{_name}", _hook(f"on_train_{_name}"))
-for _name in ("batch_end", "end"):
-    setattr(Stop, f"on_validation_{_name}", _hook(f"on_validation_{_name}"))
+_train = ("batch_start", "batch_end", "epoch_start", "epoch_end", "end")
+for _name in (*(f"on_train_{each}" for each in _train), "on_validation_batch_end", "on_validation_end"):
+    setattr(Stop, _name, _hook(_name))
 
 
 class Sums(LightningDataModule):
