@@ -46,7 +46,7 @@ class Stop(Callback):
             sys.addaudithook(self._heard)
 
     def _heard(self, event: str, args: tuple[Any, ...]) -> None:
-        written = {"os.rename": args[1:2], "open": args[:1] if args[1:2] == ("a",) else ()}.get(event, ())
+        written = {"os.rename": args[1:2], "open": args[:1] if args[1:2] in (("a",), ("a+",)) else ()}.get(event, ())
         if Stop.at and any(str(path).endswith(Stop.at[0]) for path in written):
             self._count()
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from src.callbacks.mistakes import Mistakes, TopMistakes, plot_mistakes
-from src.engine.loggers.evaluated import Guesses
+from src.engine.loggers.pictures import Guesses
 from tests.pictures import Data, OddData, bars, classifier, evaluate, formulas, sums
 from tests.stopping import differences
 

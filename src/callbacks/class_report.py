@@ -12,8 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
+from src.engine.loggers.pictures import Evaluated, EvaluationPicture, as_label, class_names, new_figure
 
 SCORES = ("precision", "recall", "f1")
 MAX_ANNOTATED, MAX_NAMES, MAX_CLASSES = 25, 100, 1_000  # with a number in each cell; with names; with a matrix

@@ -36,7 +36,8 @@ class Curves(Picture):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:
-            self.attempt(lambda: self.draw(trainer, module))
+            with self.attempt():
+                self.draw(trainer, module)
 
 
 def plot_curves(rows: Sequence[Mapping[str, str]]) -> Any:

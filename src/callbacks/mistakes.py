@@ -7,8 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, class_names, new_figure
+from src.engine.loggers.pictures import Evaluated, EvaluationPicture, as_label, class_names, new_figure
 
 SIDE = 132  # pixels of the plot, for the longer side of an image
 

@@ -11,8 +11,7 @@ from torchmetrics.functional import mean_absolute_error, r2_score
 
 from src.engine.data.batches import describe
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, as_label, new_figure
+from src.engine.loggers.pictures import Evaluated, EvaluationPicture, as_label, new_figure
 
 MAX_PANELS = 9
 

@@ -16,8 +16,8 @@ def is_rank_zero() -> bool:
 
 
 def gather(value: Any, world_size: int) -> list[Any]:
-    """Collect the values of all ranks; all call it together."""
+    """Collect the values of all ranks on rank zero, in their order; all call it together."""
     values = [value] * world_size
     if world_size > 1:
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.gather_object(value, values if torch.distributed.get_rank() == 0 else None)
     return values

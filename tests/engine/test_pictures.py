@@ -10,8 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src.cli import main
 from src.engine.errors import UserError
-from src.engine.loggers.evaluated import Evaluated
-from src.engine.loggers.pictures import EvaluationPicture, Picture, as_label, class_names, new_figure
+from src.engine.loggers.pictures import Evaluated, EvaluationPicture, Picture, as_label, class_names, new_figure
 from tests.pictures import pixels
 from tests.processes import launch, processes
 

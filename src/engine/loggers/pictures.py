@@ -6,15 +6,22 @@ A plot keeps little data, however many samples, classes and pixels there are.
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
 from torchmetrics import Metric
 
+from src.engine.data.batches import TARGETS, describe, parts, take_apart
+from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError, one_line
-from src.engine.loggers.evaluated import Evaluated
 from src.engine.loggers.trackers import send_picture
 from src.engine.module.base_module import BaseModule
 from src.engine.module.metrics import dataset_names, loaders_of, suited
@@ -22,8 +29,131 @@ from src.engine.paths import write_whole
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+@dataclass
+class Guesses:
+    """Hold the classes of a batch; samples whose target is no class (padding) are left out.
+
+    Attributes:
+        truth: (N,) int64; N is the batch size, or the number of all pixels or tokens.
+        guess: (N,) int64.
+        confidence: (N,) float32, the probability of the guess.
+        kept: (B, ...) bool, which targets were classes.
+        num_classes: C.
+    """
+
+    truth: Tensor
+    guess: Tensor
+    confidence: Tensor
+    kept: Tensor
+    num_classes: int
+
+
+@dataclass
+class Evaluated:
+    """Reads a batch of an evaluation when asked, so that a plot needs only what it looks at.
+
+    Args:
+        trainer: Of the run.
+        module: That evaluated it.
+        outputs: What its step returned: a dict with `scores` or `logits`, and `target`. LitModule returns one.
+        batch: What the step got.
+        batch_idx: Its number on this process.
+        number: Of the data set.
+    """
+
+    trainer: Trainer
+    module: LightningModule
+    outputs: Any
+    batch: Any
+    batch_idx: int
+    number: int
+
+    def _returned(self, *names: str) -> Any:
+        outputs = self.outputs if isinstance(self.outputs, Mapping) else {}
+        return next((outputs[name] for name in names if outputs.get(name) is not None), None)
+
+    @property
+    def scores(self) -> Tensor:
+        """Return (B, ...) what metrics see, on the CPU.
+
+        Raises:
+            UserError: If the step did not return them.
+        """
+        scores, outputs = self._returned("scores"), self._returned("outputs", "logits")
+        if scores is None and outputs is not None:
+            scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
+        if not isinstance(scores, Tensor) or scores.dim() == 0:
+            step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
+            returned = "nothing" if self.outputs is None else describe(self.outputs)
+            form = "a dict of tensors: scores (probabilities or values) or logits, and target"
+            raise UserError(f"{step} returned {returned}. Let it return {form}.")
+        return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
+
+    @property
+    def target(self) -> Tensor:
+        """Return the target, (B, ...) on the CPU.
+
+        Raises:
+            UserError: If neither the step nor the batch has it.
+        """
+        target = self._returned(*TARGETS)
+        target = take_apart(self.batch)[1] if target is None else target
+        if not isinstance(target, Tensor):
+            raise UserError(f"The target is {describe(target)}, not a tensor.")
+        return target.detach().cpu()
+
+    @property
+    def images(self) -> Tensor:
+        """Return the images, (B, 1 or 3, H, W), on their device.
+
+        Raises:
+            UserError: If there are none.
+        """
+        for part in parts(self.batch):
+            if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
+                return part
+        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self.batch)}.")
+
+    def places(self, num_rows: int) -> Tensor:
+        """Return (B,) int64, the indices of the B = `num_rows` samples in their data set, for any number of processes.
+
+        Samples of a stream have none and get numbers of their own.
+        """
+        loaders = flatten_loaders(loaders_of(self.trainer, "test" if self.trainer.testing else "val"))
+        if indices := getattr(loaders[self.number], "sample_indices", None):
+            places: Tensor = indices(self.batch_idx)
+            if len(places) == num_rows:
+                return places
+        first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
+        return first * 2**20 + torch.arange(num_rows)
+
+    def guesses(self) -> Guesses:
+        """Return the true and the likeliest classes.
+
+        Raises:
+            UserError: If the task is no classification into one class each.
+        """
+        scores, target = self.scores, self.target
+        if isinstance(self.module, BaseModule):
+            scores = scores.movedim(self.module.class_dim(scores), 1) if scores.dim() > 2 else scores
+        elif self._returned("scores") is None and scores.is_floating_point():  # logits
+            scores = scores.softmax(dim=1) if scores.dim() > 1 and scores.shape[1] > 1 else scores.sigmoid()
+        scores = scores.unsqueeze(1) if scores.dim() == 1 else scores
+        fits = scores.is_floating_point() and bool(((scores >= 0) & (scores <= 1 + 1e-3)).all())
+        if scores.shape[1] == 1:  # one number, for the second of two classes
+            scores = torch.cat([1 - scores, scores], dim=1)
+            fits &= bool((target <= 1).all())  # else a value or a count
+        confidence, guess = scores.max(dim=1)
+        if not fits or target.numel() != guess.numel() or bool((target != target.round()).any()):
+            raise UserError(
+                f"this is no classification with one class for each sample and its probability: scores "
+                f"{describe(self.scores)}, target {describe(target)}. Take the callback out of trainer.callbacks."
+            )
+        truth = target.long().reshape(guess.shape)
+        left_out = getattr(getattr(self.module, "loss", None), "ignore_index", -1)  # as the loss does
+        kept = (truth >= 0) & (truth < scores.shape[1]) & (truth != left_out)
+        return Guesses(truth[kept], guess[kept], confidence[kept], kept, scores.shape[1])
 
 
 class Picture(RunCallback):
@@ -40,22 +170,21 @@ class Picture(RunCallback):
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         # Only now does metrics.csv have the last row.
         if stage != "predict" and not self.run.test_follows(stage) and trainer.is_global_zero:
-            self.attempt(lambda: self.draw(trainer, module))
+            with self.attempt():
+                self.draw(trainer, module)
 
-    def attempt(self, call: Callable[[], None]) -> bool:
-        """Call and return whether it worked: a failure is printed, and the run continues whatever happens."""
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Print a failure inside; the run continues whatever happens."""
         try:
-            call()
+            yield
         except UserError as error:
             print(f"note: {type(self).__name__} drew nothing: {one_line(error)}", file=sys.stderr)
         except Exception:
             traceback.print_exc()
             print(f"warning: {type(self).__name__} drew nothing; the run itself is whole", file=sys.stderr)
-        else:
-            return True
-        return False
 
-    def save(self, trainer: Trainer, name: str, figure: "Figure") -> None:
+    def save(self, trainer: Trainer, name: str, figure: Figure) -> None:
         """Write `<name>.png`, whole or not at all, and send it to the trackers.
 
         Args:
@@ -135,17 +264,14 @@ class EvaluationPicture(Picture):
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, number: int = 0
     ) -> None:
-        if (seen := self._seen) is None:
-            return
-
-        def collect() -> None:
-            evaluated = Evaluated(trainer, module, outputs, batch, batch_idx, number)
-            if number not in seen:
-                seen[number] = self.begin(evaluated)
-            self.add(seen[number], evaluated)
-
-        if not self.attempt(collect):
-            self._seen = None
+        seen, self._seen = self._seen, None
+        if seen is not None:
+            with self.attempt():
+                evaluated = Evaluated(trainer, module, outputs, batch, batch_idx, number)
+                if number not in seen:
+                    seen[number] = self.begin(evaluated)
+                self.add(seen[number], evaluated)
+                self._seen = seen
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stage = "test" if stage == "test" else "val"
@@ -190,14 +316,11 @@ def class_names(trainer: Trainer) -> list[str]:
     return [] if names is None else [str(name) for name in names]
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure that belongs to no window and to no global state; its layout leaves room for the texts.
 
     Args:
         width: In inches, of 110 pixels each.
         height: The same.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     return Figure((width, height), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, compress=True))

@@ -18,6 +18,7 @@ from src.engine.data.batches import count_samples, describe, parts
 from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError
 from src.engine.paths import shorten, write_whole
+from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
 MAX_COLUMNS = 64  # numbers of one name that become columns of the table
@@ -74,7 +75,7 @@ class PredictionsCsv(RunCallback):
         indices = sample_indices(batch_idx).tolist() if sample_indices else []
         if self._rows is not None:
             outputs = self._rows(*move_data_to_device((outputs, batch), torch.device("cpu")))
-        columns = columns_of(outputs, *([len(indices)] if indices else []), count_samples(batch))
+        columns = columns_of(outputs, len(indices) or count_samples(batch), count_samples(batch))
         check_names(self._batches[0] if self._batches else columns, columns)
         self._batches.append(columns)
         num_rows = len(next(iter(columns.values())))
@@ -91,12 +92,10 @@ class PredictionsCsv(RunCallback):
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Gather the rows of all processes, sort, print and write them."""
-        shares = [(self._places, self._batches)] * trainer.world_size
+        shares = gather((self._places, self._batches), trainer.world_size)
         self._batches = []
-        if trainer.world_size > 1:
-            torch.distributed.gather_object(shares[0], shares if trainer.is_global_zero else None)
-        if trainer.is_global_zero and any(places for places, _ in shares):
-            places, batches = (list(itertools.chain(*each)) for each in zip(*shares, strict=True))
+        places, batches = (list(itertools.chain(*each)) for each in zip(*shares, strict=True))
+        if trainer.is_global_zero and places:
             self._write(places, {name: join([batch[name] for batch in batches]) for name in batches[0]})
 
     def _write(self, places: list[tuple[int, int]], columns: Columns) -> None:
@@ -112,23 +111,23 @@ class PredictionsCsv(RunCallback):
             if same := table.keys() & found.keys():
                 raise UserError(f"predict: two columns have the name {min(same)}. Give one of the outputs another.")
             table |= found
-        # A column of the user's has precedence.
-        counters = {loader: itertools.count() for loader in self._counted}
         places = [places[k] for k in order]
-        samples = [next(counters[loader]) if loader in counters else index for loader, index in places]
-        table = ({"sample": samples} if self._rows is None or large else {}) | table
-        table = ({"loader": [loader for loader, _ in places]} if len(self._loaders) > 1 else {}) | table
+        if self._rows is None or large:
+            counters = {loader: itertools.count() for loader in self._counted}
+            samples = [next(counters[loader]) if loader in counters else index for loader, index in places]
+            table = {"sample": samples} | table  # a column of the user's has precedence
+        if len(self._loaders) > 1:
+            table = {"loader": [loader for loader, _ in places]} | table
+        print_table({name: values[:MAX_PRINTED] for name, values in table.items()})
+        if len(order) > MAX_PRINTED:
+            print(f"... and {len(order) - MAX_PRINTED} more")
         path = self.run.folder / "predictions.csv"
         if large:
             with write_whole(path.with_suffix(".pt")) as part:
                 torch.save(large, part)
+            print(f"written to {shorten(path.with_suffix('.pt'))}: {', '.join(large)}")
         with write_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([table, *zip(*table.values(), strict=True)])
-        print_table({name: values[:MAX_PRINTED] for name, values in table.items()})
-        if len(order) > MAX_PRINTED:
-            print(f"... and {len(order) - MAX_PRINTED} more")
-        if large:
-            print(f"written to {shorten(path.with_suffix('.pt'))}: {', '.join(large)}")
         print(f"written to {shorten(path)}")
 
 

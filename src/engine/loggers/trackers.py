@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from PIL import Image
 
 from src.engine.errors import UserError, one_line
 from src.engine.run.run import RunCallback
@@ -122,8 +123,6 @@ def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any)
 
 def send_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
     """Send a PNG to TensorBoard, W&B and MLflow, on rank zero."""
-    from PIL import Image
-
     with Image.open(path) as file:
         image = file.convert("RGB")
     for logger in loggers:

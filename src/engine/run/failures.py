@@ -6,7 +6,6 @@ import re
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -75,18 +74,12 @@ def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningMod
     if run.first_step is not None and trainer.is_global_zero:  # it trained
         way = f"resume with: python -m src fit --ckpt_path {pasted(run.folder)}"
         error.add_note(f"run {pasted(run.folder)}; {way if run.last.exists() else 'nothing was saved'}")
-    batch = _batch_of(error)
-    if batch is not None and not explained(error):
-        known = {name: getattr(module, name, None) for name in ("net", "loss")}
-        parts = [f"{name} {type(part).__name__}" for name, part in known.items() if isinstance(part, torch.nn.Module)]
-        error.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
-
-
-def _batch_of(error: Exception) -> Any:
-    """Return the batch of the step that failed, from the frame of Lightning's loop; None between two steps."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame, _ in traceback.walk_tb(error.__traceback__) if not explained(error) else ():
+        # In these functions of Lightning's loops there may be a batch that is done.
+        is_step = frame.f_code.co_name not in ("run", "__iter__", "__next__")
         in_loop = frame.f_globals.get("__name__", "").startswith("lightning.pytorch.loops.")
-        # In these there may be a batch that is done.
-        if in_loop and frame.f_code.co_name not in ("run", "__iter__", "__next__") and "batch" in frame.f_locals:
-            return frame.f_locals["batch"]
-    return None
+        if is_step and in_loop and (batch := frame.f_locals.get("batch")) is not None:
+            known = [(name, getattr(module, name, None)) for name in ("net", "loss")]
+            parts = [f"{name} {type(part).__name__}" for name, part in known if isinstance(part, torch.nn.Module)]
+            error.add_note(f"{', '.join(parts or [type(module).__name__])}; the batch was {describe(batch)}")
+            return

@@ -1,7 +1,7 @@
 """Stop a run at a NaN or infinite loss, before it is saved, and say where and why."""
 
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -44,24 +44,22 @@ class Finite(RunCallback):
         self._check(trainer)
         # A gradient may overflow where its loss does not.
         bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
-        if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            self._stop(
-                f"After step {trainer.global_step} (epoch {trainer.current_epoch}) there are NaN or infinite weights, "
-                f"though the loss is finite: {', '.join(bad)}. Not saved."
-            )
+        at = f"After step {trainer.global_step} (epoch {trainer.current_epoch})"
+        weights = f"NaN or infinite weights, though the loss is finite: {', '.join(bad)}"
+        self._stop_if(trainer, bad, f"{at} there are {weights}. Not saved.")
 
     def _check(self, trainer: Trainer) -> None:
-        """Raise at the first bad loss; all processes call it at the same step, and leave together."""
         losses, self._losses = self._losses, []
         values = torch.stack([loss for loss, _ in losses]).tolist() if losses else []
         bad = [f"{value} at {at}" for value, (_, at) in zip(values, losses, strict=True) if not math.isfinite(value)]
-        if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            self._stop(f"The loss is {bad[0] if bad else 'not finite on another process'}.")
+        self._stop_if(trainer, bad, f"The loss is {bad[0] if bad else 'not finite on another process'}.")
 
-    def _stop(self, why: str) -> NoReturn:
-        last = self.run.last
-        raise UserError(
-            f"{why} {f'The last good checkpoint is {last}' if last.exists() else 'There is no checkpoint yet'}. Lower "
-            "the learning rate, clip the gradients (--trainer.gradient_clip_val 1), or look at the data; "
-            "--finite.enabled false turns this check off."
-        )
+    def _stop_if(self, trainer: Trainer, bad: list[str], why: str) -> None:
+        """Raise if one of the processes found something bad; all call it at the same step, and leave together."""
+        if trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
+            last = self.run.last
+            raise UserError(
+                f"{why} {f'The last good checkpoint is {last}' if last.exists() else 'There is no checkpoint yet'}. "
+                "Lower the learning rate, clip the gradients (--trainer.gradient_clip_val 1), or look at the data; "
+                "--finite.enabled false turns this check off."
+            )

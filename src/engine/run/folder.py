@@ -34,36 +34,29 @@ def begin(run: Run, root: Path, own: Path | None = None) -> None:
     A fit that resumes from `last.ckpt` continues in the folder of that run. Any other run gets a new `version_<n>`, or
     the folder `own`, so that nothing is overwritten. Processes other than rank zero write nothing and learn it later.
     """
-    folder, last = None, run.source.absolute() if run.source and run.verb == "fit" else Path()
-    if last.parts[-2:] == ("checkpoints", "last.ckpt"):
-        folder = last.parent.parent
-    run.folder = root
+    last = run.source.absolute() if run.source and run.verb == "fit" else Path()
+    own = last.parent.parent if last.parts[-2:] == ("checkpoints", "last.ckpt") else own
+    run.folder = own.absolute() if own else root
     if not is_rank_zero():
         return
     try:
-        folder = folder or _claim(root, own)
-        with (folder / "config.yaml").open("a", encoding="utf-8") as file:  # fails in a folder that is read-only
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if not own:
+            for number in itertools.count():
+                with contextlib.suppress(FileExistsError):
+                    # The process that makes the folder owns it, however many start at the same instant.
+                    (root / f"version_{number}").mkdir()
+                    break
+            run.folder = root / f"version_{number}"
+        with (run.folder / "config.yaml").open("a", encoding="utf-8") as file:  # fails in a folder that is read-only
             file.write("" if file.tell() else as_yaml(run.config))
         for job in _jobs():
-            (folder / job).touch()
-        run.folder = folder
+            (run.folder / job).touch()
     except OSError as error:
         raise UserError(
-            f"Cannot write into {folder or own or root}: {error.strerror}. Make room there, or name a place where you "
-            "may write: --trainer.default_root_dir."
+            f"Cannot write into {run.folder}: {error.strerror}. Make room there, or name a place where you may write: "
+            "--trainer.default_root_dir."
         ) from error
-
-
-def _claim(root: Path, own: Path | None) -> Path:
-    (own or root).mkdir(parents=True, exist_ok=True)
-    if own:
-        return own.absolute()
-    for number in itertools.count():
-        with contextlib.suppress(FileExistsError):
-            # The process that makes the folder owns it, however many start at the same instant.
-            (root / f"version_{number}").mkdir()
-            break
-    return root / f"version_{number}"
 
 
 def give_back(folder: Path) -> None:
@@ -83,13 +76,12 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
         for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
             run = mark.parent
             last = run / "checkpoints" / "last.ckpt"
-            if not last.exists() or (run / "config.yaml").read_text(encoding="utf-8") != as_yaml(config):
-                continue
-            again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-            if job.startswith("torchrun"):  # a machine that joins counts no restart
-                again = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
-            if again:
-                return last
+            if last.exists() and (run / "config.yaml").read_text(encoding="utf-8") == as_yaml(config):
+                again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+                if job.startswith("torchrun"):  # a machine that joins counts no restart
+                    again = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
+                if again:
+                    return last
     return None
 
 

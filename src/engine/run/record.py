@@ -19,11 +19,6 @@ from src.engine.paths import write_whole
 from src.engine.run.run import Run
 
 PROJECT = Path(__file__).parents[3]
-# A patch that applies, whatever a user's git is set to.
-DIFF = (
-    *("diff", "HEAD", "--binary", "--unified=3", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
-    *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
-)
 
 
 def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
@@ -77,7 +72,8 @@ def _git(patch: Path) -> dict[str, Any] | None:
             # A copy of the index names new files; git's own stays as it is. It keeps its time: git compares that.
             copy = shutil.copy2(PROJECT / index, place)
             _run_git("add", "--intent-to-add", "--", "*.py", *configs, ":(exclude)*/site-packages/*", index=copy)
-            diff = _run_git(*DIFF, index=copy)
+            # Unlike `diff` it takes no user's settings, so that the patch applies.
+            diff = _run_git("diff-index", "--patch", "--binary", "HEAD", index=copy)
     except (OSError, subprocess.SubprocessError):  # no git, or no repository
         return None
     if diff:

@@ -41,10 +41,6 @@ class Report(RunCallback):
         self._num_samples = 0
         self._begun_s = self._train_start_s = self._speed = 0.0
 
-    @property
-    def _path(self) -> Path:
-        return self.run.folder / "summary.json"
-
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Send the folder that rank zero claimed to all processes."""
         self.run.folder = Path(trainer.strategy.broadcast(self.run.folder))
@@ -134,7 +130,7 @@ class Report(RunCallback):
         """Write what ended the run; the device is not asked, it may be what failed."""
         if isinstance(exception, Exception):
             add_notes(exception, self.run, trainer, module)
-        if not trainer.is_global_zero or (self._path.exists() and not self._values):
+        if not trainer.is_global_zero or ((self.run.folder / "summary.json").exists() and not self._values):
             return  # a refused resume changed nothing
         self._values = self._values or self._earlier()
         state, self._values["reason"] = how_it_ended(exception)
@@ -146,9 +142,9 @@ class Report(RunCallback):
             return
         entry, module, source = add_entry(self.run, trainer), trainer.lightning_module, self.run.source
         number = sum(parameter.numel() for parameter in module.parameters())
-        values = {"note": self.run.config.get("note"), "source": source and str(source), "parameters": number}
-        values |= {name: entry[name] for name in ("device", "processes")} | (entry["git"] or {})
-        self._values = self._earlier() | values
+        self._values = self._earlier() | {"note": self.run.config.get("note"), "source": source and str(source)}
+        self._values |= {"parameters": number, "device": entry["device"], "processes": entry["processes"]}
+        self._values |= entry["git"] or {}
         self._write("running", trainer)
         net = type(getattr(module, "net", module)).__name__
         device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
@@ -158,8 +154,8 @@ class Report(RunCallback):
     def _earlier(self) -> dict[str, Any]:
         """Return what an earlier part of the run left, without a test of its weights."""
         values: dict[str, Any] = {"verb": self.run.verb, "started": now(), "seconds": 0.0, "metrics": {}}
-        if self._path.exists():
-            values |= json.loads(self._path.read_text(encoding="utf-8"))
+        if (path := self.run.folder / "summary.json").exists():
+            values |= json.loads(path.read_text(encoding="utf-8"))
         kept = {name: value for name, value in values["metrics"].items() if stage_of(name) != "test"}
         self._begun_s = time.monotonic() - values["seconds"]
         return values | {"metrics": kept, "reason": None}
@@ -193,30 +189,28 @@ class Report(RunCallback):
             self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
         seconds = round(time.monotonic() - self._begun_s, 3)
         self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
+        path = self.run.folder / "summary.json"
         try:
-            with write_whole(self._path) as part:
+            with write_whole(path) as part:
                 part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
         except OSError as error:  # a full disk: what follows is the error of the checkpoint
-            print(f"warning: cannot write {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+            print(f"warning: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def add_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a CSV file; write the file anew where it lacks a column."""
-    names: list[str] = []
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            names = list(reader.fieldnames or [])
-            rows = [] if row.keys() <= set(names) else list(reader)
-    if row.keys() <= set(names):
-        with path.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        reader = csv.DictReader(file)
+        names = list(dict.fromkeys([*(reader.fieldnames or []), *row]))
+        if names == reader.fieldnames:
             csv.DictWriter(file, names).writerow(row)
-        return
+            return
+        rows = [*reader, row]
     with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys([*names, *row])))
+        writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows([*rows, row])
+        writer.writerows(rows)
 
 
 def how_it_ended(exception: BaseException) -> tuple[str, str]:
@@ -283,9 +277,9 @@ def next_command(run: Run, trainer: Trainer) -> str:
     owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     options = (run.config.get("data") or {}).get("init_args") or {}
     # Only the user knows the value of an option such as `predict_path`.
-    asked = " --data.predict_path PATH" * (options.get("predict_path", "") is None)
-    for verb, name, more in (("test", "test", ""), ("predict", "predict", asked), ("validate", "val", "")):
-        has_data = any(is_overridden(f"{name}_dataloader", owner) for owner in owners)
+    more = {"predict": " --data.predict_path PATH" * (options.get("predict_path", "") is None)}
+    for verb in ("test", "predict"):
+        has_data = any(is_overridden(f"{verb}_dataloader", owner) for owner in owners)
         if run.best and has_data and verb != trainer.state.fn:
-            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more}"
+            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more.get(verb, '')}"
     return ""
