@@ -4,10 +4,10 @@
     python -m src repeat --folds 5 --config configs/rows.yaml     each row is predicted by a net that has not seen it
     python -m src repeat --resume runs/rows/repeat_0              after a kill; failed fits are tried again
 
-Seeds are compared by the test (without one by the validation), folds by the validation of the best checkpoint. Each
-fold also chose its checkpoint, so its score is optimistic. Seeds get a 95 percent interval; folds get none, because
-they share training rows. Beside the runs, in `runs/<experiment>/repeat_<n>`, lie results.csv and summary.yaml, for
-folds out_of_fold.csv. Every other option is one of `fit`; each fit runs on one device.
+Seeds are compared by the test if `test_after_fit` is true, else, and folds always, by the validation of the best
+checkpoint. A validation also chose that checkpoint, so its score is optimistic. Seeds get a 95 percent interval; folds
+get none, because they share training rows. Beside the runs, in `runs/<experiment>/repeat_<n>`, lie results.csv and
+summary.yaml, for folds out_of_fold.csv. Every other option is one of `fit`; each fit runs on one device.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from src.tools.repeat.plan import Plan
 
 FILE = "out_of_fold.csv"
 # A tracker has the fit and its validation.
-UNTRACKED = ["--trainer.logger=false", "--track.tensorboard=false", "--track.wandb=null", "--track.mlflow=null"]
+UNTRACKED = "--config={trainer: {logger: false}, track: {tensorboard: false, wandb: null, mlflow: null}}"
 
 
 class ValidationRows(Callback):
@@ -36,12 +36,10 @@ def predict(run: Path) -> None:
         return
     unseen, folder = ValidationRows(), run / "predict"
     shutil.rmtree(folder, ignore_errors=True)  # of a kill before the rows were written
-    error = evaluate(["predict", *UNTRACKED], run, folder, callbacks=[unseen], output=folder / "output.txt")
+    error = evaluate(["predict", UNTRACKED], run, folder, callbacks=[unseen], output=folder / "output.txt")
     predicted, rows = read_table(folder / "predictions.csv"), unseen.rows
-    if not error and not (isinstance(rows, list) and all(type(row) is int for row in rows)):
-        error = "val_rows of the data module must be the row numbers of val_dataloader, as fold_of gives them"
-    elif not error and len(rows) != len(predicted):
-        error = f"val_rows has {len(rows)} rows, val_dataloader gives {len(predicted)}"
+    if not error and [type(row) for row in rows or []] != [int] * len(predicted):
+        error = f"val_rows of the data module must number the {len(predicted)} rows of val_dataloader, as fold_of does"
     if error:
         print(f"note: no {FILE}: {error}", file=sys.stderr, flush=True)
     else:

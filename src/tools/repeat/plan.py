@@ -1,7 +1,5 @@
 """Plan a repeat: read from the command line, checked before anything runs, and kept in the repeat's folder."""
 
-import pydoc
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +56,8 @@ def begin(kind: str, values: list[int], files: list[str], options: list[str]) ->
         files: What --config was given.
         options: Those of `fit`.
     """
-    own = {"seed": "seed_everything", "fold": "data.fold"}[kind]
-    base, root = compose_base(files, options, {own, "test_after_fit"})
+    own = {"seed": {"seed_everything"}, "fold": {"data.fold", "test_after_fit"}}[kind]
+    base, root = compose_base(files, options, own)
     data = base["data"] or {}
     if kind == "fold" and "fold" not in data.get("init_args", {}):
         refuse(
@@ -67,22 +65,10 @@ def begin(kind: str, values: list[int], files: list[str], options: list[str]) ->
             "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/data/splits.py, the line: "
             "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
         )
-    base["test_after_fit"] = kind == "seed" and has_test(base)
+    base["test_after_fit"] &= kind == "seed"  # between folds the test's data stays unseen
     folder = claim(root, "repeat", base)
     write(folder / FILE, yaml.safe_dump({"kind": kind, "values": values}))
     return Plan(folder, base, kind, values)
-
-
-def has_test(config: dict[str, Any]) -> bool:
-    """Return whether the data module or the module has data for a test."""
-    from lightning.pytorch import LightningDataModule, LightningModule
-
-    for part, base in (("data", LightningDataModule), ("model", LightningModule)):
-        found = pydoc.locate((config[part] or {}).get("class_path", ""))
-        if getattr(found, "test_dataloader", base.test_dataloader) is not base.test_dataloader:
-            return True
-    print("note: no test_dataloader; the metrics are those of the best checkpoint's validation", file=sys.stderr)
-    return False
 
 
 def read_plan(folder: Path) -> Plan:

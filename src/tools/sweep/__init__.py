@@ -7,6 +7,8 @@ of `fit`.
 
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
+
 from src.tools.common import Parser, needs, refuse
 from src.tools.common.fits import working_on
 
@@ -17,23 +19,17 @@ def main(args: list[str]) -> None:
     add = parser.add_argument
     add("-c", "--config", metavar="FILE", action="append", help="YAML of an experiment, as of fit")
     what = parser.add_mutually_exclusive_group(required=True)
-    about = (
-        "begin: a YAML with space, metric, direction, sampler, pruner and trials; configs/sweep/mnist.yaml explains it"
-    )
-    what.add_argument("--sweep", metavar="FILE", help=about)
+    what.add_argument("--sweep", metavar="FILE", help="begin, as a YAML says; configs/sweep/mnist.yaml explains it")
     about = "continue a sweep; with a --storage another machine may join it"
     what.add_argument("--resume", type=Path, metavar="FOLDER", help=about)
-    add("--trials", type=int, metavar="N", help="how many in all; default: as the YAML says, else 20")
-    add("--workers", type=int, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
-    about = (
-        "postgresql://host/name: a database that several machines share, by Optuna's experimental heartbeat and retry"
+    add("--trials", type=PositiveInt, metavar="N", help="how many in all; default: as the YAML says, else 20")
+    add("--workers", type=PositiveInt, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
+    add(
+        "--storage", metavar="URL", help="postgresql://host/name: a database that several machines share (experimental)"
     )
-    add("--storage", metavar="URL", help=about)
-    add("--max_failures", type=int, default=3, metavar="N", help="stop after so many failures in a row; default: 3")
+    about = "stop after so many failures in a row; default: 3"
+    add("--max_failures", type=PositiveInt, default=3, metavar="N", help=about)
     own, options = parser.parse_known_args(args)
-    for name in ("trials", "workers", "max_failures"):
-        if (value := getattr(own, name)) is not None and value < 1:
-            refuse(f"--{name} {value}: must be at least 1.")
     if own.resume and (options or own.config or own.storage):
         refuse("--resume continues a sweep as it began: leave out all but --trials, --workers and --max_failures.")
     needs(["optuna", "sqlalchemy"], "pip install 'optuna>=5,<6' sqlalchemy")

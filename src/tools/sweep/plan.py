@@ -8,10 +8,11 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial
@@ -23,11 +24,17 @@ from src.tools.sweep.space import Option, points, probes, read_space
 
 FILE = "sweep.yaml"
 FILES = "config"  # choices of this name are YAML files, or dicts with options
-KEYS = ("space", "metric", "direction", "sampler", "pruner", "trials")
 NUM_TRIALS = 20
 OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")  # set by a sweep itself
-KINDS = {"sampler": (BaseSampler, "TPESampler"), "pruner": (BasePruner, "NopPruner")}
-GRIDS = ("GridSampler", "BruteForceSampler")
+# The keys of `--sweep`. The names of Optuna's two grids stand for the points of the space.
+SETTINGS = ArgumentParser(exit_on_error=False)
+SETTINGS.add_argument("--space", type=dict)
+SETTINGS.add_argument("--metric", type=str | None)
+SETTINGS.add_argument("--direction", type=Literal["minimize", "maximize"] | None)
+GRIDS = Literal["optuna.samplers.GridSampler", "optuna.samplers.BruteForceSampler"]
+SETTINGS.add_argument("--sampler", type=GRIDS | BaseSampler, default={"class_path": "optuna.samplers.TPESampler"})
+SETTINGS.add_argument("--pruner", type=BasePruner, default={"class_path": "optuna.pruners.NopPruner"})
+SETTINGS.add_argument("--trials", type=PositiveInt | None)
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Sweep:
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
         """Return all points of a grid; none for another sampler."""
-        return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
+        return points(self.space) if isinstance(self.plan["sampler"], str) else []
 
     def values(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return a trial's parameters by the names of the options."""
@@ -78,7 +85,7 @@ class Sweep:
 
     def save(self) -> None:
         """Write `sweep.yaml`."""
-        text = yaml.safe_dump(self.plan | {"trials": self.trials}, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(self.plan | {"trials": int(self.trials)}, sort_keys=False, allow_unicode=True)
         write(self.folder / FILE, text)
 
 
@@ -95,36 +102,26 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     if own.storage and re.search("://[^/]*:[^/]*@", own.storage):
         refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
     try:
-        given = get_loader("yaml")(_read("--sweep", own.sweep))
-    except yaml.YAMLError as error:
-        refuse(f"--sweep {own.sweep}: this is no YAML: {' '.join(str(error).split())}.")
-    if not isinstance(given, dict) or given.keys() - set(KEYS):
-        refuse(f"--sweep {own.sweep}: expected the keys {', '.join(KEYS)}; got {', '.join(map(str, given))}.")
-    trials = own.trials or given.get("trials")
-    if trials is not None and (type(trials) is not int or trials < 1):
-        refuse(f"trials: {trials} must be a number of trials, at least 1.")
-    space = read_space(given.get("space"))
+        given = SETTINGS.parse_path(own.sweep)
+        SETTINGS.instantiate(given)
+    except Exception as error:  # jsonargparse's, or a class's own
+        refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}")
+    plan, trials = yaml.safe_load(SETTINGS.dump(given)), own.trials or given.trials
+    space = read_space(plan["space"])
     own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
     if taken := [each.name for each in space if each.name.replace(".init_args", "") in own_names]:
         refuse(f"{taken[0]} is in the space, and also an option, or what a sweep sets itself. Leave out one of them.")
     base, root = compose_base(own.config, options, set())
     monitor, mode = base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
-    metric = given.get("metric") or monitor
-    usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in metric else None
-    direction = given.get("direction") or usual
-    if direction not in ("minimize", "maximize"):
-        refuse(f"direction: {direction} must be minimize or maximize. Say in --sweep which {metric} is better.")
+    metric = given.metric or monitor
+    usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in str(metric) else None
+    if not (direction := given.direction or usual):
+        refuse(f"direction: say in --sweep whether {metric} is better by minimize or maximize.")
     base["test_after_fit"] = False
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
     files = {file for each in space if each.name == FILES for file in each.choices.values() if isinstance(file, str)}
-    plan = {"space": given["space"], "files": {file: _read("config:", file) for file in sorted(files)}}
+    plan |= {"files": {file: _read(file) for file in sorted(files)}}
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
-    for key, (_, default) in KINDS.items():
-        kind = given.get(key) or f"optuna.{key}s.{default}"
-        kind = {"class_path": kind} if isinstance(kind, str) else kind
-        plan[key] = {name: value for name, value in kind.items() if value is not None}  # init_args, left empty
-        if not str(plan[key].get("class_path")).endswith(GRIDS):
-            make(key, plan[key])
     sweep = Sweep(plan, base)
     check(sweep)
     sweep.trials = min(trials or len(sweep.grid) or NUM_TRIALS, len(sweep.grid) or sys.maxsize)
@@ -132,11 +129,11 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     return sweep
 
 
-def _read(name: str, path: str) -> str:
+def _read(path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8-sig") + "\n"  # --config takes a line for a name
     except OSError as error:
-        refuse(f"{name} {path}: {error.strerror}.")
+        refuse(f"config: {path}: {error.strerror}.")
 
 
 def check(sweep: Sweep) -> None:
@@ -154,14 +151,9 @@ def check(sweep: Sweep) -> None:
                 each.range |= {name: float(each.range[name]) for name in ("low", "high")}
 
 
-def make(key: str, given: dict[str, Any], seed: int | None = None) -> Any:
+def make(kind: str, plan: dict[str, Any], seed: int | None = None) -> Any:
     """Instantiate the `sampler` or the `pruner`, with a seed if it takes one."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument(f"--{key}", type=KINDS[key][0])
-    try:
-        config = parser.parse_object({key: given})
-        if "seed" in (arguments := config[key].get("init_args", {})):
-            arguments["seed"] = seed
-        return parser.instantiate(config)[key]
-    except Exception as error:  # jsonargparse's, or the class's own
-        refuse(f"{key}: {' '.join(str(error).split())}")
+    config = SETTINGS.parse_object({kind: plan[kind]})
+    if "seed" in (arguments := config[kind].get("init_args", {})):
+        arguments["seed"] = seed
+    return SETTINGS.instantiate(config)[kind]

@@ -83,7 +83,7 @@ class Search:
             storage=storage,
             study_name=name,
             direction=sweep.plan["direction"],
-            pruner=make("pruner", sweep.plan["pruner"]),
+            pruner=make("pruner", sweep.plan),
             load_if_exists=True,
         )
         for params in sweep.grid[len(self.study.get_trials(deepcopy=False)) :]:  # the others wait, or have begun
@@ -129,13 +129,13 @@ class Search:
             seed = int(kind.get("init_args", {}).get("seed") or 0)
             own = random.Random(f"{seed} {trial.number}").getrandbits(32)
             # A quasi-random sequence is one for all trials.
-            self.study.sampler = make("sampler", kind, seed if "QMC" in kind["class_path"] else own)
+            self.study.sampler = make("sampler", self.sweep.plan, seed if "QMC" in kind["class_path"] else own)
         try:
             for each in self.sweep.space:
                 if each.belongs_to(trial.params):
                     each.draw(trial)
         except (ImportError, ValueError) as error:
-            refuse(f"sampler: {kind['class_path']}: {' '.join(str(error).split())}")
+            refuse(f"sampler: {' '.join(str(error).split())}")
 
     def report(self, trial: Trial, validation: tuple[int, float]) -> bool:
         """Report the n-th validation to Optuna as step n; return whether to prune the trial."""

@@ -70,7 +70,11 @@ def _read(name: str, given: Any, above: dict[str, Any]) -> list[Option]:
     key = f"{name} ({[*above.values()][-1]})" if above else name
     if isinstance(given, dict) and {"low", "high"} & given.keys():
         option = Option(name, key, above, {}, given)
-        _check_range(option)
+        try:
+            with warnings.catch_warnings(action="error"):  # a step that does not divide its range
+                (IntDistribution if option.is_whole else FloatDistribution)(**given)
+        except (ValueError, TypeError, UserWarning) as error:
+            refuse(f"{name}: {given} is no range of numbers low and high, optionally with step or log: {error}")
         return [option]
     if not isinstance(given, list | dict) or not given:
         refuse(f"{name}: got {given!r}; give a range {{low: 1, high: 9}}, a list, or choices with a space for each.")
@@ -81,20 +85,6 @@ def _read(name: str, given: Any, above: dict[str, Any]) -> list[Option]:
     for choice, below in given.items() if isinstance(given, dict) else ():
         space += read_space(below, f"{name}: {choice}", above | {key: choice}) if below else []
     return space
-
-
-def _check_range(option: Option) -> None:
-    name, given = option.name, option.range
-    numbers = [given.get("low"), given.get("high"), given.get("step", 1)]
-    fits = given.keys() <= {"low", "high", "step", "log"} and isinstance(given.get("log", False), bool)
-    if not fits or not all(type(each) in (int, float) for each in numbers):
-        refuse(f"{name}: expected a range {{low: number, high: number}}, optionally with step: number and log: true.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # a step that does not divide its range
-            (IntDistribution if option.is_whole else FloatDistribution)(**given)
-    except (ValueError, UserWarning) as error:
-        refuse(f"{name}: low {given['low']}, high {given['high']}: {str(error).rstrip('.')}.".replace("`", ""))
 
 
 def probes(space: list[Option]) -> list[dict[str, Any]]:
