@@ -55,16 +55,6 @@ def test_a_target_that_torch_would_misread_is_refused(loss, x, target, problem):
         LitModule(Same(), loss, sgd).step((x, target))
 
 
-def test_probabilities_are_targets_of_cross_entropy():
-    target = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    metrics = {"acc": MulticlassAccuracy(2, average="micro")}
-    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics)
-    x = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
-    (result,) = trainer().test(module, TensorLoader((x, target), 2), verbose=False)
-    assert result["test/acc"] == 0.5
-    assert result["test/loss"] == pytest.approx(float(nn.functional.cross_entropy(x, target)))
-
-
 def test_a_loss_that_is_no_mean_is_refused():
     with pytest.raises(UserError, match=r"model.loss.reduction='sum'.*returns \(sum, weight\)"):
         LitModule(Same(), nn.MSELoss(reduction="sum"), sgd)
@@ -74,24 +64,6 @@ X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(16) % 3
 IMAGES = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 PIXELS = (torch.arange(52) % 4).reshape(13, 2, 2)  # class 3 is none
-
-
-@pytest.mark.parametrize(
-    ("loss", "x", "target"),
-    [
-        (nn.NLLLoss(weight=torch.tensor([1.0, 5.0, 16.0])), X, CLASSES),
-        (nn.CrossEntropyLoss(ignore_index=3, weight=torch.tensor([1.0, 2.0, 3.0])), IMAGES, PIXELS),
-        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0, 16.0])), X, (X > 0).float()),
-    ],
-    ids=["weights", "ignored and weights", "pos_weight"],
-)
-def test_the_logged_loss_is_that_of_all_samples(loss, x, target):
-    module = LitModule(Same(), loss, sgd)
-    (result,) = trainer().test(module, TensorLoader((x, target), 5), verbose=False)
-    assert result["test/loss"] == pytest.approx(float(loss(x, target)), rel=1e-6)
-    fitting = trainer(max_epochs=1)
-    fitting.fit(module, TensorLoader((x, target), 5))
-    assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss(x, target)), rel=1e-6)
 
 
 class SumOverWeight(nn.Module):
@@ -106,15 +78,25 @@ class Parts(nn.Module):
         return {"loss": mse + l1, "mse": mse, "l1": l1}
 
 
-def test_a_loss_of_ones_own_gives_sum_and_weight_or_parts():
-    x, target = X[:, :1], X[:, 1:2]
-    loader = TensorLoader((x, target), 5)
-    (result,) = trainer().test(LitModule(Same(), SumOverWeight(), sgd), loader, verbose=False)
-    total, weight = SumOverWeight()(x, target)
-    assert result["test/loss"] == pytest.approx(float(total / weight), rel=1e-6)
-    (result,) = trainer().test(LitModule(Same(), Parts(), sgd), loader, verbose=False)
-    means = {f"test/{name}": float(value) for name, value in Parts()(x, target).items()}
-    assert result == pytest.approx(means, rel=1e-6)
+LOSSES = {
+    "weights": (nn.NLLLoss(weight=torch.tensor([1.0, 5.0, 16.0])), X, CLASSES),
+    "ignored and weights": (nn.CrossEntropyLoss(ignore_index=3, weight=torch.tensor([1.0, 2.0, 3.0])), IMAGES, PIXELS),
+    "pos_weight": (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 5.0, 16.0])), X, (X > 0).float()),
+    "probabilities": (nn.CrossEntropyLoss(), X, X.exp().softmax(dim=1)),
+    "sum and weight": (SumOverWeight(), X, X + 2),
+    "parts": (Parts(), X, X.square()),
+}
+
+
+@pytest.mark.parametrize(("loss", "x", "target"), LOSSES.values(), ids=LOSSES.keys())
+def test_the_logged_loss_is_that_of_all_samples(loss, x, target):
+    module, fitting, loader = LitModule(Same(), loss, sgd), trainer(max_epochs=1), TensorLoader((x, target), 5)
+    (tested,) = trainer().test(module, loader, verbose=False)
+    fitting.fit(module, loader)
+    whole = StepOutput(loss(x, target), 1)
+    for name, mean in {"loss": whole.loss, **whole.parts}.items():
+        assert tested[f"test/{name}"] == pytest.approx(float(mean), rel=1e-6)
+        assert float(fitting.callback_metrics[f"train/{name}"]) == pytest.approx(float(mean), rel=1e-6)
 
 
 def test_metrics_need_an_activation():
