@@ -1,12 +1,10 @@
 """A repeat of fits: seeds and folds, their statistics, and what a stop or a failure leaves."""
 
-import contextlib
 import csv
-import io
+import functools
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,9 +19,8 @@ from scipy.stats import ttest_1samp
 from src.cli import main
 from src.data.loader import TensorLoader
 from src.engine.data.splits import fold_of
-from src.tools import repeat
 from tests import stopping
-from tests.conftest import Done, run_process
+from tests.conftest import run_process
 
 SEEDS = (3, 0, 11)
 CONFIG = ("--config", "sums.yaml")
@@ -73,21 +70,10 @@ def write_config(folder):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run `python -m src repeat` in this process, in a folder with an experiment."""
-    monkeypatch.chdir(tmp_path)
+def call(tool, tmp_path):
+    """Run `python -m src repeat` beside an experiment."""
     write_config(tmp_path)
-
-    def run(*args):
-        code = 0
-        try:
-            repeat.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-            print(stop.code, file=sys.stderr)
-        return Done(code, *capsys.readouterr(), {})
-
-    return run
+    return functools.partial(tool, "repeat")
 
 
 def table(path):
@@ -108,9 +94,7 @@ def seeds(tmp_path_factory):
     """Three seeds, undisturbed: the repeat's folder."""
     folder = tmp_path_factory.mktemp("seeds")
     write_config(folder)
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
-        repeat.main(["--seeds", *map(str, SEEDS), *CONFIG])
-    (folder / "out").write_text(out.getvalue())
+    (folder / "out").write_text(run_process("repeat", "--seeds", *SEEDS, *CONFIG, cwd=folder).stdout)
     return folder / MADE
 
 
@@ -136,15 +120,13 @@ def test_seeds_have_mean_spread_and_interval_of_the_test(seeds):
     for name, each in found["metrics"].items():
         values = [row[name] for row in results(seeds)]
         interval = ttest_1samp(values, 0).confidence_interval(0.95)
-        assert len(set(values)) == each["runs"] == 3
-        assert each["mean"] == pytest.approx(np.mean(values), rel=1e-12)
-        assert each["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
-        assert (each["low"], each["high"]) == pytest.approx((interval.low, interval.high), rel=1e-9)
+        expected = {"runs": 3, "mean": np.mean(values), "std": np.std(values, ddof=1)}
+        assert len(set(values)) == 3
+        assert each == pytest.approx(expected | {"low": interval.low, "high": interval.high}, rel=1e-9)
         line = f"mean {each['mean']:.4f}  std {each['std']:.4f}  95% {each['low']:.4f} to {each['high']:.4f}"
         assert re.search(rf"^{name} +{re.escape(line)}  \(3 seeds\)$", out, re.MULTILINE)
-    assert [(row["seed"], row["run"]) for row in table(seeds / "results.csv")] == [
-        (str(seed), f"version_{number}") for number, seed in enumerate(SEEDS)
-    ]
+    rows = [(int(row["seed"]), row["run"]) for row in table(seeds / "results.csv")]
+    assert rows == [(seed, f"version_{number}") for number, seed in enumerate(SEEDS)]
     assert "note" not in found  # the test chose nothing
 
 
@@ -181,25 +163,18 @@ def test_seeds_without_a_test_say_that_the_validation_chose_the_checkpoints(call
     assert f"note: {summary()['note']}\n" in done.out
 
 
-def test_fold_without_rows_ends_it_before_the_first_fit(call):
-    done = call("--folds", 5, *ONCE, "--data", f"{__name__}.Groups")
-    assert done.code == 1
-    assert re.search(r"^error: fold=.*groups: 3", done.err, re.MULTILINE)
-    assert not list(Path().glob("runs/sums/*"))
-
-
-def test_unused_folds_are_reported(call):
-    done = call("--folds", 2, *ONCE, "--data.unused", "true")
-    assert done.code == 1
-    assert re.search(r"^error: row \d+ validates in fold 0 and in fold 1", done.err, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        ("unused=true", 1, r"^error: row \d+ validates in fold 0 and in fold 1"),
+        ("skip=1", 0, "^note: no out_of_fold.csv: val_rows"),
+    ],
+)
+def test_folds_of_uncertain_rows_are_reported(option, code, said, call):
+    done = call("--folds", 2, *ONCE, f"--data.{option}")
+    assert done.code == code
+    assert re.search(said, done.err, re.MULTILINE)
     assert summary()["folds"] == [0, 1]
-    assert not (MADE / "out_of_fold.csv").exists()
-
-
-def test_rows_that_nobody_can_number_get_no_predictions(call):
-    done = call("--folds", 2, *ONCE, "--data.skip", 1)
-    assert done.code == 0, done.err
-    assert done.err.count("note: no out_of_fold.csv: val_rows") == 2
     assert not (MADE / "out_of_fold.csv").exists()
 
 
@@ -250,12 +225,12 @@ def test_ctrl_c_ends_it_in_good_order_and_a_config_edited_since_does_not_count(s
         ("--seeds 0 --config sums.yaml", "--seeds [0]"),
         ("--seeds 3 3 --config sums.yaml", "4294967295"),
         ("--seeds 3", "--config"),
-        ("--folds 1 --config sums.yaml", "--folds 1"),
         ("--resume nowhere --trainer.max_epochs 3", "leave out --trainer.max_epochs 3"),
         ("--resume nowhere", "nowhere"),
         ("--seeds 2 --config sums.yaml --seed_everything 7", "--seed_everything"),
         ("--seeds 2 --config sums.yaml --trainer.devices 2", "--trainer.devices=2"),
         ("--folds 2 --config sums.yaml --data tests.stopping.Sums", "tests.stopping.Sums has no folds."),
+        (f"--folds 5 --config sums.yaml --data {__name__}.Groups", "groups: 3"),
     ],
 )
 def test_mistake_is_one_line(args, word, call):
@@ -264,7 +239,7 @@ def test_mistake_is_one_line(args, word, call):
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert word in line
     assert "Traceback" not in done.err
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/sums/*"))
 
 
 @pytest.mark.slow
