@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,11 @@ from filelock import FileLock
 from jsonargparse import get_loader
 
 from src.tools.common.fits import BASE, composed
-from src.tools.sweep import main, results
+from src.tools.sweep import results
 from src.tools.sweep.plan import Sweep, check, read_sweep
 from src.tools.sweep.search import Search
 from src.tools.sweep.space import points, probes, read_space
-from tests.conftest import SMALL, Done
+from tests.conftest import SMALL
 from tests.xor import XorMLP
 
 SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--data.passes=5")
@@ -35,22 +34,15 @@ class BrokenMLP(XorMLP):
 
 
 @pytest.fixture
-def sweep(tmp_path, monkeypatch, capfd):
-    """Run `python -m src sweep ...` in this process, in a folder of its own, with a YAML of these contents."""
-    monkeypatch.chdir(tmp_path)
+def sweep(tool, monkeypatch):
+    """Run `python -m src sweep ...` with a YAML of these contents."""
     monkeypatch.setattr(results, "PLOTS", results.PLOTS[:1])  # the others take longer than the trials
 
     def run(content=None, *args):
-        capfd.readouterr()
         if content is not None:
             Path("space.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
             args = ("--sweep", "space.yaml", *args)
-        try:
-            main([str(arg) for arg in args])
-        except SystemExit as stop:
-            out, err = capfd.readouterr()
-            return Done(1, out, err + (stop.code if isinstance(stop.code, str) else ""), {})
-        return Done(0, *capfd.readouterr(), {})
+        return tool("sweep", *args)
 
     return run
 
@@ -198,25 +190,6 @@ def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(tmp_path, m
         assert type(read["a"]) is type(value)
 
 
-def test_points_depend_on_the_seed_and_not_on_an_interruption(tmp_path):
-    """A study that is opened again for each trial draws the same points."""
-
-    def draws(name, seed, again):
-        kind = {"class_path": TPE, "init_args": {"seed": seed, "n_startup_trials": 2}}
-        sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {"seed_everything": 1}, folder=tmp_path / name)
-        sweep.folder.mkdir()
-        search, found = Search(sweep, 3), []
-        for value in range(5):
-            search = Search(sweep, 3) if again else search
-            trial = search.study.ask()
-            found.append(search.place(trial)[1])
-            search.study.tell(trial, value)
-        assert len({str(point) for point in found}) == 5
-        return found
-
-    assert draws("a", 1, again=False) == draws("b", 1, again=True) != draws("c", 2, again=False)
-
-
 def test_each_bound_and_choice_is_probed_and_becomes_options():
     space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
     found = probes(space)
@@ -229,9 +202,3 @@ def test_each_bound_and_choice_is_probed_and_becomes_options():
     sweep = Sweep(PLAN | {"space": {"a.b.c": [1], "a.b": ["X"]}}, {})
     words = ['--config={"a": {"b": "X"}}', '--config={"a": {"b": {"c": 1}}}']  # a class before its arguments
     assert sweep.options({"a.b.c": 1, "a.b": "X"}) == words
-
-
-def test_missing_optuna_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SystemExit, match=r"^error: optuna.*: not installed.*pip install"):
-        main(["--config", "configs/xor.yaml", "--sweep", "space.yaml"])
