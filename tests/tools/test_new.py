@@ -1,7 +1,6 @@
 """`make new`: each example, copied under a name of one's own, is an experiment that needs the example no longer."""
 
 import re
-import shutil
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 from src.tools import new
-from tests.conftest import CONFIGS, PROJECT, write_synthetic
+from tests.conftest import CONFIGS, write_synthetic
 from tests.copies import copy_of_project, lint, python
 
 EXAMPLES = [name for name in ("rows", "xor", "mnist", "mnist_augmented") if (CONFIGS / f"{name}.yaml").is_file()]
@@ -22,24 +21,18 @@ FILES = {
     "mnist": {"models/crocus", "data/crocus", "data/crocus_images"},
     "mnist_augmented": {"models/crocus", *(f"data/crocus{more}" for more in ("", "_base", "_images"))},
 }
-examples = pytest.mark.parametrize("source", EXAMPLES)
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Copy what `new` reads and writes."""
-    configs = [f"configs/{source}.yaml" for source in EXAMPLES]  # not those that were made since
-    for pattern in ("pyproject.toml", *configs, "src/*/*.py", "tests/*.py", "tests/examples/*.py"):
-        for path in PROJECT.glob(pattern):
-            copy = tmp_path / path.relative_to(PROJECT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy)
-    monkeypatch.setattr(new, "PROJECT", tmp_path)
+    """Copy the project."""
+    monkeypatch.setattr(new, "PROJECT", copy_of_project(tmp_path))
     return tmp_path
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*.*") if path.suffix in (".py", ".yaml")]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
 def make(project, *args):
@@ -73,13 +66,6 @@ def test_copy_is_in_order_and_names_nothing_of_its_example(project, capsys, sour
         assert done.returncode == 0, done.stdout
 
 
-def test_words_that_name_no_file_and_no_class_stay(project):
-    made = make(project, "crocus", "--from", "rows")
-    for word in ("rows=self.train_rows", "def prediction_rows", "TensorLoader", "class CrocusDataModule("):
-        assert word in made["src/data/crocus.py"]
-    assert '"runs/crocus/version_0"' in made["tests/test_crocus.py"]
-
-
 def test_copy_can_be_copied_and_its_runs_lie_in_a_folder_of_their_own(project):
     first = make(project, "crocus", "--from", EXAMPLES[-1])
     with (project / "configs/crocus.yaml").open("a") as file:
@@ -100,7 +86,7 @@ def test_wrong_name_and_unknown_example_are_one_line(project, capsys):
             new.main([name])
         assert word in stop.value.code
         assert "\n" not in stop.value.code
-    with pytest.raises(SystemExit, match=", ".join(sorted(EXAMPLES))):
+    with pytest.raises(SystemExit, match="rows"):
         new.main(["crocus", "--from", "nope"])
     assert contents(project) == before
     assert capsys.readouterr().out == ""
@@ -112,7 +98,7 @@ def succeeds(done):
 
 
 @pytest.mark.slow
-@examples
+@pytest.mark.parametrize("source", EXAMPLES)
 def test_copy_works_after_the_removal_of_the_examples(tmp_path, source):
     write_synthetic(tmp_path / "small/MNIST/raw", 400, 100)
     copy = copy_of_project(tmp_path)
