@@ -26,11 +26,7 @@ class Dot(Picture):
 
 
 class Broken(Picture):
-    """Fails as code of one's own does, or as it is told to.
-
-    Args:
-        word: Of a UserError.
-    """
+    """Fails as code of one's own does, or with a UserError of some words."""
 
     def __init__(self, word: str | None = None) -> None:
         self.word = word
@@ -42,8 +38,6 @@ class Broken(Picture):
 
 
 class Rows:
-    """The places of the samples that were seen."""
-
     num_batches = 0
 
     def __init__(self) -> None:
@@ -54,11 +48,7 @@ class Rows:
 
 
 class Seen(EvaluationPicture):
-    """Writes a pixel for each sample.
-
-    Args:
-        fails: The rank that fails in its second batch.
-    """
+    """Tells whether it saw each sample once; `fails` is the rank that fails in a batch."""
 
     def __init__(self, fails: int | None = None) -> None:
         super().__init__()
@@ -91,7 +81,7 @@ class Matrix(EvaluationPicture):
         self.save(trainer, f"matrix{suffix}", figure)
 
 
-def test_class_names_are_a_list():
+def test_names_are_a_list_and_labels_one_short_line_without_formulas():
     def named(names):
         return class_names(SimpleNamespace(datamodule=SimpleNamespace(class_names=names)))
 
@@ -99,12 +89,8 @@ def test_class_names_are_a_list():
     assert named(None) == class_names(SimpleNamespace(datamodule=None)) == []
     with pytest.raises(UserError, match="Give a list"):
         named({"dog": 1, "cat": 0})
-
-
-def test_a_label_is_one_line_without_formulas_and_not_longer_than_it_may_be():
     assert as_label("$a$\n\tb\x00\udcff") == r"\$a\$ b??"
     assert as_label("$" * 50, most=10) == r"\$" * 7 + "..."
-    assert as_label(7) == "7"
 
 
 def write(folder, *callbacks, **options):
@@ -154,30 +140,30 @@ def evaluated(outputs, batch=None, module=None):
 
 
 @pytest.mark.parametrize(
-    ("scores", "target", "guess", "sure"),
+    ("name", "values", "target", "guess", "sure"),
     [
-        ([[0.1, 0.9], [0.6, 0.4]], [0, 0], [1, 0], [0.9, 0.6]),
-        ([[0.9], [0.2]], [[1.0], [0.0]], [1, 0], [0.9, 0.8]),
-        ([0.9, 0.2], [1, 0], [1, 0], [0.9, 0.8]),
+        ("scores", [[0.1, 0.9], [0.6, 0.4]], [0, 0], [1, 0], [0.9, 0.6]),
+        ("scores", [[0.9], [0.2]], [[1.0], [0.0]], [1, 0], [0.9, 0.8]),
+        ("scores", [0.9, 0.2], [1, 0], [1, 0], [0.9, 0.8]),
+        ("logits", [[2.0, 0.0]], [0], [0], [0.8808]),
+        ("logits", [-1.0], [0], [0], [0.7311]),
     ],
-    ids=["classes", "one column", "one number"],
 )
-def test_classes_are_read_from_probabilities(scores, target, guess, sure):
-    seen = evaluated({"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
+def test_classes_are_read_from_probabilities_and_logits(name, values, target, guess, sure):
+    seen = evaluated({name: torch.tensor(values)}, (None, torch.tensor(target))).guesses()
     assert seen.guess.flatten().tolist() == guess
-    assert seen.confidence.flatten().tolist() == pytest.approx(sure)
+    assert seen.confidence.flatten().tolist() == pytest.approx(sure, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("scores", "target"),
     [
-        ([[0.5], [0.5]], [[2.5], [3.5]]),
-        ([[0.5], [0.5]], [3, 0]),
-        ([[7.0], [0.5]], [1.0, 0.0]),
-        ([[0.1, 0.9], [0.6, 0.4]], [[1.0, 1.0], [0.0, 1.0]]),
-        ([2, 1], [2, 2]),
+        ([[0.5], [0.5]], [[2.5], [3.5]]),  # values
+        ([[0.5], [0.5]], [3, 0]),  # counts
+        ([[7.0], [0.5]], [1.0, 0.0]),  # no probabilities
+        ([[0.1, 0.9], [0.6, 0.4]], [[1.0, 1.0], [0.0, 1.0]]),  # several labels
+        ([2, 1], [2, 2]),  # class numbers
     ],
-    ids=["values", "counts", "no probabilities", "several labels", "class numbers"],
 )
 def test_other_tasks_than_classification_are_rejected(scores, target):
     with pytest.raises(UserError, match="this is no classification"):
@@ -194,14 +180,6 @@ def test_pixels_without_a_class_and_an_ignored_class_are_left_out(ignored):
     outputs = {"scores": torch.cat([scores, 1 - scores], dim=1), "target": target}
     seen = evaluated(outputs, module=module).guesses()
     assert (seen.truth.tolist(), seen.guess.tolist()) == ([*first, 1, 1], [*first, 1, 0])
-
-
-def test_logits_become_probabilities():
-    logits = torch.tensor([[2.0, 0.0]])
-    seen = evaluated({"logits": logits}, (None, torch.tensor([0]))).guesses()
-    assert float(seen.confidence) == pytest.approx(float(logits.softmax(dim=1)[0, 0]))
-    one = evaluated({"logits": torch.tensor([-1.0])}, (None, torch.tensor([0]))).guesses()
-    assert float(one.confidence) == pytest.approx(1 - float(torch.tensor(-1.0).sigmoid()))
 
 
 def test_a_step_without_scores_is_named():

@@ -1,6 +1,7 @@
-"""States of data modules, modules, callbacks and metrics come back with a resume."""
+"""States of data modules, modules, callbacks and metrics are plain values, and come back from a checkpoint."""
 
 import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,7 +48,7 @@ class Keeping:
         self.loaded.append(state["state"])
 
 
-class Learned(Keeping, stopping.Sums):
+class Data(Keeping, stopping.Sums):
     """A data module with a state."""
 
 
@@ -94,7 +95,7 @@ class Plain(LightningModule):
 
 def experiment():
     made = stopping.config(every_n_steps=1, callbacks=({"class_path": f"{__name__}.Counting"},), max_epochs=2)
-    return made | {"model": {"class_path": f"{__name__}.Plain"}, "data": {"class_path": f"{__name__}.Learned"}}
+    return made | {"model": {"class_path": f"{__name__}.Plain"}, "data": {"class_path": f"{__name__}.Data"}}
 
 
 @pytest.mark.parametrize("stop", [("on_train_batch_end", 16), ("on_train_epoch_start", 2)])
@@ -119,3 +120,37 @@ def test_an_option_of_a_metric_is_not_restored():
     set_metric_states(other, changed_states(before, metric_states(module)))
     assert other["acc"].compute() == 1
     assert other["acc"].threshold == 0.9
+
+
+class Learned(stopping.Sums):
+    """Learns the words of a file in its setup, unless a checkpoint brings them."""
+
+    words: tuple[str, ...] = ()
+
+    def setup(self, stage):
+        if not self.words:
+            print("learns a vocabulary")
+            self.words = tuple(Path("words.txt").read_text().split())
+
+    predict_dataloader = stopping.Sums.val_dataloader
+
+    def state_dict(self):
+        return {"words": self.words}
+
+    def load_state_dict(self, state):
+        self.words = state["words"]
+
+
+def test_a_checkpoint_brings_what_was_learned_to_every_verb_but_not_to_a_new_run(fit_sums, cli):
+    Path("words.txt").write_text("a fine book")
+    new = (f"--data={__name__}.Learned", "--trainer.max_epochs=1")
+    assert fit_sums(*new).out.count("learns a vocabulary") == 1
+    run = "runs/sums/version_0"
+    Path("words.txt").unlink()
+    for words in (["test"], ["fit", "--trainer.max_epochs=2"], ["predict"]):
+        done = cli(*words, "--ckpt_path", run)
+        assert done.code == 0, done.err
+    kept = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
+    assert (kept["global_step"], kept["Learned"]) == (24, {"words": ("a", "fine", "book")})
+    Path("words.txt").write_text("another one")
+    assert fit_sums(*new, f"--transfer.weights={run}").out.count("learns a vocabulary") == 1

@@ -67,16 +67,15 @@ def test_safetensors(tmp_path):
 def test_skipped_parameters_keep_their_fresh_values(tmp_path):
     torch.save(seeded_net() | {"2.weight": torch.ones(1000, 8), "2.bias": torch.ones(1000)}, tmp_path / "weights.pt")
     net = stopping.Net()
-    fresh = {name: value.clone() for name, value in net.state_dict().items()}
+    fresh = net[2].weight.clone()
     mixed = into(net, weights=tmp_path / "weights.pt", skip=["2."])
     assert torch.equal(mixed["0.weight"], seeded_net()["0.weight"])
-    assert torch.equal(mixed["2.weight"], fresh["2.weight"])
+    assert torch.equal(mixed["2.weight"], fresh)
 
 
 MISTAKES = {
     "another shape": (seeded_net() | {"0.weight": torch.ones(16, 4)}, {}, RuntimeError, r"0.weight.*\[16, 4\]"),
     "no weights": (torch.ones(3), {}, RuntimeError, "Missing .*0.weight"),
-    "unknown prefix": (seeded_net(), {"prefix": "b."}, RuntimeError, "Missing .*0.weight"),
     "unknown skip": (seeded_net(), {"skip": ["head"]}, UserError, "no name begins with head; there are 0.weight"),
     "a whole net": (stopping.Net(), {}, UserError, "refused: it holds tests.stopping.Net"),
 }
