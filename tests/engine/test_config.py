@@ -34,7 +34,12 @@ def succeed(cli, *commands):
         assert done.code == 0, done.err
 
 
-# The rule.
+class Wider(XorMLP):
+    """Your subclass of another net."""
+
+
+def sgd(name="torch.optim.SGD", **options):
+    return {"optimizer": {"class_path": name, "init_args": options}}
 
 
 @pytest.mark.parametrize(
@@ -49,9 +54,18 @@ def succeed(cli, *commands):
         ({"a": {}}, {"a": {"b+": [2]}}, {"a": {"b": [2]}}),
         ({"data": {"a": 1}}, {"data": {"class_path": "A"}}, {"data": {"class_path": "A", "init_args": {"a": 1}}}),
         ({"a": [{"class_path": "A"}]}, {"a": {"c": 1}}, {"a": [{"class_path": "A", "init_args": {"c": 1}}]}),
+        ({"model": {"a": 1}}, {"model": None}, {"model": {"a": 1}}),
+        # The same class keeps its arguments, by whichever name; so does your subclass, and a class that was renamed.
+        (sgd(lr=1), {"optimizer": {"momentum": 2}}, sgd(lr=1, momentum=2)),
+        (sgd(lr=1), {"optimizer": "{momentum: 2}"}, sgd(lr=1, momentum=2)),
+        (sgd(lr=1), {"optimizer": {"init_args": {"momentum": 2}}}, sgd(lr=1, momentum=2)),
+        (sgd(lr=1), sgd("SGD", momentum=2), sgd("SGD", lr=1, momentum=2)),
+        (sgd(lr=1), {"optimizer": "SGD"}, sgd("SGD", lr=1)),
+        (sgd("tests.xor.XorMLP", hidden=1), {"optimizer": f"{__name__}.Wider"}, sgd(f"{__name__}.Wider", hidden=1)),
+        (sgd("lost_module.Net", hidden=1), {"optimizer": f"{__name__}.Wider"}, sgd(f"{__name__}.Wider", hidden=1)),
     ],
 )
-def test_rule(base, over, result):
+def test_values_are_merged_by_one_rule(base, over, result):
     assert merge(base, over) == result
 
 
@@ -62,30 +76,12 @@ def test_later_file_wins_and_options_win_over_files(tmp_path, monkeypatch):
     Path("base.yaml").write_text("trainer: {max_epochs: 2, callbacks: [A]}\n")
     Path("sub/mid.yaml").write_text("config: ../base.yaml\ndata: {init_args: {passes: 9}}\n")
     Path("sub/top.yaml").write_text("config: [mid.yaml]\ntrainer: {callbacks+: [B]}\n")
-    Path("more.yaml").write_text("trainer: {callbacks+: [C]}\n")
+    Path("more.yaml").write_text("trainer: {callbacks+: [C]}\ndata:\n  init_args:\ncheckpoint:\n  # a: 1\n")
     files = ("--config=sub/top.yaml", "--config=more.yaml", "--config={note: later}")
     both = merged("--data.passes=7", *files, carried={"note": "carried"})
     trainer = {"max_epochs": 2, "devices": 2, "callbacks": ["A", "B", "C"]}
     assert both == {"trainer": trainer, "note": "later", "data": {"init_args": {"passes": "7"}}}
     assert merged(carried={"note": "carried"})["note"] == "carried"  # a checkpoint wins over this machine's defaults
-
-
-def test_entries_are_changed_added_and_deleted():
-    two = "--config={model: {metrics: {acc: {class_path: BinaryAccuracy}, f1: {class_path: BinaryF1Score}}}}"
-    metrics = merged("--config", SMALL, two, "--model.metrics.acc.threshold=0.75")["model"]["init_args"]["metrics"]
-    assert metrics.keys() == {"acc", "f1"}
-    assert metrics["acc"]["init_args"] == {"threshold": "0.75"}
-    for delete in ("--model.metrics.acc=null", "--config={model: {metrics: {acc: null}}}"):
-        assert merged("--config", SMALL, two, delete)["model"]["init_args"]["metrics"].keys() == {"f1"}
-
-
-@pytest.mark.parametrize("text", ["trainer:\n", "model:\n  init_args:\n", "checkpoint:\n"])
-def test_empty_section_is_ignored(tmp_path, text):
-    (tmp_path / "more.yaml").write_text(f"{text}  # a: 1\n")
-    assert merged("--config", SMALL, "--config", tmp_path / "more.yaml") == merged("--config", SMALL)
-
-
-# Classes.
 
 
 @pytest.mark.parametrize("how", ["--model.optimizer=torch.optim.Adam", "--config={model: {optimizer: Adam}}"])
@@ -94,30 +90,6 @@ def test_another_class_drops_arguments_with_a_note(how, capsys):
     assert optimizer["class_path"].endswith("Adam")
     assert "init_args" not in optimizer
     assert "lr=0.5" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", ["{lr: 0.25}", "{init_args: {lr: 0.25}}", "{class_path: SGD, init_args: {lr: 0.25}}"])
-def test_same_class_keeps_arguments(text):
-    for words in (
-        [f"--config={{model: {{optimizer: {text}}}}}"],
-        [f"--model.optimizer={text}", "--model.optimizer=SGD"],
-    ):
-        both = merged("--config", SMALL, *words, "--model.optimizer.momentum=0.5")
-        assert both["model"]["init_args"]["optimizer"]["init_args"] == {"lr": 0.25, "momentum": "0.5"}
-
-
-class Wider(XorMLP):
-    """Your subclass of another net."""
-
-
-@pytest.mark.parametrize("old", ["tests.xor.XorMLP", "lost_module.Net"])
-def test_your_subclass_and_a_renamed_class_keep_arguments(old):
-    net = {"class_path": old, "init_args": {"hidden": 3}}
-    both = merged(f"--model.net={__name__}.Wider", carried={"model": {"init_args": {"net": net}}})
-    assert both["model"]["init_args"]["net"] == {"class_path": f"{__name__}.Wider", "init_args": {"hidden": 3}}
-
-
-# References.
 
 
 def test_reference_sees_the_final_value(cli, tmp_path, monkeypatch, caplog):
@@ -147,8 +119,6 @@ def test_a_run_its_config_and_its_checkpoint_hold_the_values(cli, monkeypatch):
         assert (config["experiment"], config["note"]) == ("1e-3", r"\${name}")
         assert config["data"]["init_args"]["passes"] == config["model"]["init_args"]["net"]["init_args"]["hidden"] == 2
 
-
-# Values: a run, its resume, its test and a notebook get the same.
 
 TEXTS = ["1e-3", "12e4567", "on", "2024-01-01", "1_000", "0o17", "@home", "*.png", "&a", "[1].png", "{a", "a: b", "~x"]
 
@@ -218,8 +188,6 @@ def test_arguments_stay_what_they_are(cli, tmp_path):
     assert "serialize" not in (tmp_path / folder / "config.yaml").read_text()
 
 
-# Tensors.
-
 WHOLE = torch.tensor([0, 7])
 
 
@@ -251,9 +219,6 @@ def test_tensor_of_numbers_comes_back_to_the_bit(value):
     assert tensor.dtype == torch.float32
     assert stopping.differences(to_tensor(to_numbers(tensor)), tensor) == []
     assert str(to_numbers(to_tensor([0.1, 0.3]))) == "[0.1, 0.3]"
-
-
-# Files that are wrong.
 
 
 @pytest.mark.parametrize(

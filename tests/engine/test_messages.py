@@ -123,27 +123,16 @@ def test_missing_config_file(cli, tmp_path, typed):
     assert done.err == f"error: --config {typed}: there is no such file. Did you mean configs/mine.yaml?\n"
 
 
-# The help.
-
-
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_help_begins_with_rules_and_examples(cli, verb):
-    out = cli(verb, "--help").out
-    start, options, _ = out.partition("options:\n")
-    assert options
-    assert out.startswith(f"usage: python -m src {verb} [options]\n")
-    assert len(start.splitlines()) <= 27
-    assert start.count(f"python -m src {verb} ") == 3
+def test_the_help_begins_with_rules_and_leaves_out_lists_of_classes(cli, verb):
+    start, _, options = cli(verb, "--help").out.partition("options:\n")
+    assert start.startswith(f"usage: python -m src {verb} [options]\n")
     for rule in ("--config", "null", "callbacks+:", "${trainer.max_epochs}", "local.yaml"):
         assert rule in start
-    assert not [word for word in ("weights_only", "hpc", "'registry'", "completion") if word in out]
-
-
-def test_help_of_class_is_short(cli):
-    out = cli("fit", "--model.help", "src.module.LitModule").out
-    assert "known subclasses" not in out
-    assert "--model.net.help" in out
-    assert len(out.splitlines()) < 70
+    assert not [word for word in ("weights_only", "hpc", "'registry'", "completion") if word in options]
+    of_class = cli(verb, "--model.help", "src.module.LitModule").out
+    assert "known subclasses" not in of_class
+    assert "--model.net.help" in of_class
 
 
 def test_main_help_names_verbs_and_tools_without_imports(tmp_path, monkeypatch, capsys):
