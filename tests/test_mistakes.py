@@ -42,10 +42,11 @@ def test_what_is_kept_depends_neither_on_the_batches_nor_on_the_processes():
         return batch_of(rows.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2), (rows * 37 % 101) / 101, rows)
 
     whole, one, other = TopMistakes(7), TopMistakes(7), TopMistakes(7)
-    whole.update(batch(torch.arange(1_000)))
+    add = Mistakes().add
+    add(whole, batch(torch.arange(1_000)))
     for start in range(0, 1_000, 20):
-        one.update(batch(torch.arange(start, start + 20, 2)))
-        other.update(batch(torch.arange(start + 1, start + 20, 2)))
+        add(one, batch(torch.arange(start, start + 20, 2)))
+        add(other, batch(torch.arange(start + 1, start + 20, 2)))
     one.merge_state(other)
     assert differences([*one], [*whole]) == []
     assert len(one) == 7
@@ -55,7 +56,8 @@ def test_photos_of_several_sizes_become_small():
     seen = TopMistakes(5)
     for number, size in enumerate([(3, 900, 600), (3, 40, 1_000), (3, 20, 30)]):
         images = torch.randint(0, 256, (4, *size), dtype=torch.uint8)
-        seen.update(batch_of(images, torch.tensor([0.5, 0.6, 0.7, 0.8]) + number / 100, torch.arange(4) + 4 * number))
+        batch = batch_of(images, torch.tensor([0.5, 0.6, 0.7, 0.8]) + number / 100, torch.arange(4) + 4 * number)
+        Mistakes().add(seen, batch)
     kept = [image for *_, image in seen]
     sizes = [tuple(image.shape) for image in kept]
     assert sizes == [(3, 20, 30), (3, 5, 132), (3, 132, 88), (3, 20, 30), (3, 5, 132)]

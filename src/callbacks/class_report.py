@@ -27,9 +27,7 @@ class ClassReport(EvaluationPicture):
     def begin(self, batch: Evaluated) -> Metric:
         num_classes = batch.guesses().num_classes
         if num_classes > MAX_CLASSES:
-            raise UserError(
-                f"{num_classes:,} classes are too many for a confusion matrix, {MAX_CLASSES:,} are allowed."
-            )
+            raise UserError(f"{num_classes:,} classes are too many for a confusion matrix of {MAX_CLASSES:,}.")
         return MulticlassConfusionMatrix(num_classes, validate_args=False)
 
     def add(self, seen: Metric, batch: Evaluated) -> None:

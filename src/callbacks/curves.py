@@ -29,9 +29,7 @@ class Curves(Picture):
         path = Path(trainer.default_root_dir, "metrics.csv")
         # A test or a validation alone has no curve, nor has a fit that ended in its first epoch.
         if self.run.verb == "fit" and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            if rows:
+            if rows := [*csv.DictReader(path.read_text(encoding="utf-8").splitlines())]:
                 self.save(trainer, "curves", plot_curves(rows))
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:

@@ -73,10 +73,9 @@ def plot_units(images: Tensor, total: int) -> Any:
     """
     limit = float(images.abs().flatten(1).amax(dim=1).median())  # a single large weight would make all others pale
     is_grey = images.shape[1] == 1
-    if not is_grey:
-        images = (images / (2 * max(limit, 1e-12)) + 0.5).clamp(0, 1)
     gap, pad = max(images.shape[-1] // 14, 1), math.nan if is_grey else 1.0
-    grid = make_grid(images, math.ceil(math.sqrt(len(images))), padding=gap, pad_value=pad)
+    colors = {"normalize": not is_grey, "value_range": (-limit, limit)}
+    grid = make_grid(images, math.ceil(math.sqrt(len(images))), padding=gap, pad_value=pad, **colors)
     figure = new_figure(6.5, 5.6 * grid.shape[1] / grid.shape[2] + 0.5)
     axes = figure.add_subplot()
     axes.axis("off")

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import Evaluated, EvaluationPicture, as_label, class_names, new_figure
@@ -27,7 +28,16 @@ class Mistakes(EvaluationPicture):
         return TopMistakes(self.most)
 
     def add(self, seen: "TopMistakes", batch: Evaluated) -> None:
-        seen.update(batch)
+        images, guesses = batch.images, batch.guesses()
+        if guesses.kept.numel() != len(images):
+            raise UserError(f"the targets {tuple(guesses.kept.shape)} are not one class for each image.")
+        wrong = guesses.guess != guesses.truth
+        rows = guesses.kept.flatten().nonzero().flatten()[wrong]
+        # Rounded, since the last digits depend on the number of processes.
+        confidence = guesses.confidence[wrong].double().round(decimals=4)
+        columns = (-confidence, batch.places(len(images))[rows], guesses.truth[wrong], guesses.guess[wrong], rows)
+        found = zip(*(column.tolist() for column in columns), strict=True)
+        seen.merge_state([(*numbers, images[row]) for *numbers, row in found])
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "TopMistakes", suffix: str) -> None:
         self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), self.title(suffix)))
@@ -44,19 +54,6 @@ class TopMistakes(list[tuple[Any, ...]]):
         super().__init__()
         self.most = most
 
-    def update(self, batch: Evaluated) -> None:
-        """Take in a batch."""
-        images, seen = batch.images, batch.guesses()
-        if seen.kept.numel() != len(images):
-            raise UserError(f"the targets {tuple(seen.kept.shape)} are not one class for each image.")
-        wrong = seen.guess != seen.truth
-        rows = seen.kept.flatten().nonzero().flatten()[wrong]
-        # Rounded, since the last digits depend on the number of processes.
-        confidence = seen.confidence[wrong].double().round(decimals=4)
-        columns = (-confidence, batch.places(len(images))[rows], seen.truth[wrong], seen.guess[wrong], rows)
-        found = zip(*(column.tolist() for column in columns), strict=True)
-        self.merge_state([(*numbers, images[row]) for *numbers, row in found])
-
     def merge_state(self, others: list[tuple[Any, ...]]) -> None:
         """Keep the most confident of these and of others."""
         first = sorted([*self, *others], key=lambda mistake: mistake[:2])[: self.most]
@@ -65,13 +62,9 @@ class TopMistakes(list[tuple[Any, ...]]):
 
 
 def thumbnail(image: Tensor) -> Tensor:
-    """Return a copy (C, H, W) float32 on the CPU that is at most SIDE pixels long; each pixel is a mean."""
+    """Return a copy (C, H, W) float32 on the CPU that is at most SIDE pixels long."""
     image = image.detach().float()
-    scale = SIDE / max(image.shape[1:])
-    if scale < 1:
-        height, width = (max(round(length * scale), 1) for length in image.shape[1:])
-        image = nn.functional.adaptive_avg_pool2d(image, (height, width))
-    return image.to("cpu", copy=True)
+    return (image if max(image.shape[1:]) <= SIDE else resize(image, None, max_size=SIDE)).to("cpu", copy=True)
 
 
 def plot_mistakes(seen: TopMistakes, names: list[str], title: str) -> Any:

@@ -13,7 +13,7 @@ from torchvision import datasets
 from src.data.loader import TensorLoader
 from src.data.mnist_images import read_images
 from src.engine.data.splits import fold_of, hold_out
-from src.engine.errors import UserError
+from src.engine.errors import UserError, one_line
 
 PROJECT = Path(__file__).parents[2]
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 to 1 scale
@@ -76,9 +76,8 @@ class MNISTDataModule(LightningDataModule):
                 return source(self.root, train=train, download=download)
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
             raise UserError(
-                f"Cannot get {name} from {self.raw}: {' '.join(str(error).split()) or type(error).__name__} Check the "
-                "connection and the disk, set --data.root, set --data.mirror to an address (https://...), put the "
-                "packed files there, or delete that folder to download them again."
+                f"Cannot get {name} from {self.raw}: {one_line(error) or type(error).__name__} Check the connection, set "
+                "--data.root or --data.mirror, put the packed files there, or delete that folder to download them again."
             ) from error
 
     def setup(self, stage: str) -> None:

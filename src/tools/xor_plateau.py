@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from src.tools.common import Parser, refuse
+from src.tools.common import Parser
 
 LR = 0.5
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # (4, 2)
@@ -85,13 +85,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--to", type=Path, default=Path("runs/xor_plateau.png"), help="the picture")
     given = parser.parse_args(args)
-    if min(given.seeds, given.steps, *given.hidden) < 1:
-        refuse("--seeds, --steps and --hidden must be at least 1.")
-    try:  # before the training, which takes a while
-        given.to.parent.mkdir(parents=True, exist_ok=True)
-        Figure().savefig(given.to)
-    except (OSError, ValueError) as error:
-        refuse(f"--to {given.to}: cannot write a picture there: {error}")
+    given.to.parent.mkdir(parents=True, exist_ok=True)
     fits = {}
     print("hidden  solved      plateau left at step (median)  never left")
     for hidden in given.hidden:

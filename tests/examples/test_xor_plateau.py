@@ -28,14 +28,6 @@ def test_it_prints_a_row_for_each_width_and_draws_them(tmp_path, capsys):
     assert imread(tmp_path / "new/it.png").std() > 0.1
 
 
-@pytest.mark.parametrize(("options", "words"), [(["--hidden", "0"], "at least 1"), (["--to", "a.foo"], "foo")])
-def test_mistakes_are_refused_before_the_training(options, words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(xor_plateau, "train", lambda *args: pytest.fail("it trained"))
-    with pytest.raises(SystemExit, match=words):
-        xor_plateau.main(options)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("hidden", "seeds", "step"), [(4, 344, 40), (8, 487, 27), (16, 500, 20)])
 def test_so_many_of_500_seeds_solve_it_and_half_leave_the_plateau_by_this_step(hidden, seeds, step):

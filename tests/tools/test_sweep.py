@@ -146,18 +146,18 @@ def test_point_is_fitted_once_unless_each_fit_draws_a_seed(seed, fits, sweep, mo
 
 
 def test_failed_trial_has_its_error_and_failures_in_a_row_end_the_sweep(sweep):
-    space = {"model.optimizer.lr": [1.0e30, 0.5], "model.net": ["tests.xor.XorMLP", f"{__name__}.BrokenMLP"]}
-    done = sweep({"space": space, "sampler": GRID}, *SHORT, "--max_failures", 2)
+    space = {"model.optimizer.lr": [1.0e30, 0.5], "model.net": [f"{__name__}.BrokenMLP", "tests.xor.XorMLP"]}
+    done = sweep({"space": space, "sampler": GRID}, *SHORT)
     assert done.code == 1
-    assert [row["state"] for row in rows()] == ["failed", "failed"]
+    assert [row["state"] for row in rows()] == 3 * ["failed"]
     errors = [row["error"] for row in rows()]
-    assert "The loss is" in errors[0]
-    assert errors[1] == "RuntimeError: out of memory, or so it seems"
-    assert "Traceback" in (FOLDER / "version_1/output.txt").read_text()
+    assert "The loss is" in errors[1]
+    assert errors[2] == "RuntimeError: out of memory, or so it seems"
+    assert "Traceback" in (FOLDER / "version_2/output.txt").read_text()
     assert len(done.err.splitlines()) == 1
-    assert f"{errors[1]}. Continue with: python -m src sweep --resume {FOLDER}" in done.err
-    assert sweep(None, "--resume", FOLDER, "--trials", 3).code == 0
-    assert [row["state"] for row in rows()] == ["failed", "failed", "complete"]
+    assert f"{errors[2]}. Continue with: python -m src sweep --resume {FOLDER}" in done.err
+    assert sweep(None, "--resume", FOLDER).code == 0
+    assert [row["state"] for row in rows()] == [*3 * ["failed"], "complete"]
 
 
 PLAN = {"files": {}, "metric": "val/loss", "direction": "minimize", "storage": None}
@@ -179,7 +179,7 @@ def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(tmp_path, m
     (folder / BASE).write_text("{}")
     space = {"a": {4: None, 0.5: {"b": {"low": 1, "high": 2}}, True: None, None: None, "1e3": None, "[x]": None}}
     sweep = Sweep(PLAN | {"space": space}, {}, folder=folder)
-    Search(sweep, 3)
+    Search(sweep)
     sweep.save()
     assert read_sweep(folder).plan == sweep.plan
     assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]

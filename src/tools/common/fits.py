@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from src.tools.common import refuse, write, written_to
 
 BASE = "base.yaml"  # the config of all fits
+MAX_FAILURES = 3  # so many in a row end a sweep or a repeat
 
 
 def composed(words: list[str]) -> dict[str, Any]:

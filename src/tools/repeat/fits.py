@@ -15,11 +15,9 @@ import numpy as np
 import yaml
 
 from src.tools.common import fits, refuse, write, write_table
-from src.tools.common.fits import evaluate, summary_of, working_on
+from src.tools.common.fits import MAX_FAILURES, evaluate, summary_of, working_on
 from src.tools.repeat.folds import join, predict
 from src.tools.repeat.plan import Plan
-
-MAX_FAILURES = 3  # in a row
 
 
 class Row(NamedTuple):

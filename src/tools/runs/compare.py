@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from src.tools.common import Parser, lines_of, refuse
-from src.tools.runs.find import find, named
 from src.tools.runs.listing import as_yaml, cell, cut
-from src.tools.runs.read import COLUMNS, Row, read_run
+from src.tools.runs.read import COLUMNS, Row, find, named, read_run
 
 
 def main(args: list[str]) -> None:

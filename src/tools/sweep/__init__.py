@@ -27,11 +27,9 @@ def main(args: list[str]) -> None:
     add(
         "--storage", metavar="URL", help="postgresql://host/name: a database that several machines share (experimental)"
     )
-    about = "stop after so many failures in a row; default: 3"
-    add("--max_failures", type=PositiveInt, default=3, metavar="N", help=about)
     own, options = parser.parse_known_args(args)
     if own.resume and (options or own.config or own.storage):
-        refuse("--resume continues a sweep as it began: leave out all but --trials, --workers and --max_failures.")
+        refuse("--resume continues a sweep as it began: leave out all but --trials and --workers.")
     needs(["optuna", "sqlalchemy"], "pip install 'optuna>=5,<6' sqlalchemy")
     from src.tools.sweep.plan import begin, read_sweep  # Optuna and torch, which the help does not need
     from src.tools.sweep.results import close
@@ -43,7 +41,7 @@ def main(args: list[str]) -> None:
     if shared and own.workers > 1:
         refuse("--workers: with --storage start a command for each GPU, by CUDA_VISIBLE_DEVICES and --resume.")
     with working_on(sweep.folder, "sweep", shared) as again:
-        search = Search(sweep, own.max_failures)
+        search = Search(sweep)
         sweep.save()
         print(f"sweep {sweep.folder}: {sweep.trials} trials; to continue after a stop: {again}", flush=True)
         if shared:

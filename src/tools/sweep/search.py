@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.tools.common import refuse
-from src.tools.common.fits import fit, summary_of
+from src.tools.common.fits import MAX_FAILURES, fit, summary_of
 from src.tools.sweep.plan import Sweep, make
 from src.tools.sweep.results import describe, trials_of, write_trials
 
@@ -68,15 +68,10 @@ def open_storage(sweep: Sweep) -> RDBStorage:
 
 
 class Search:
-    """The trials of a sweep.
+    """The trials of a sweep."""
 
-    Args:
-        sweep: The sweep.
-        max_failures: So many failures in a row end the search.
-    """
-
-    def __init__(self, sweep: Sweep, max_failures: int) -> None:
-        self.sweep, self.max_failures = sweep, max_failures
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
         self.num_failed = 0  # in a row
         storage, name = open_storage(sweep), str(sweep.folder.absolute()) if sweep.plan["storage"] else "sweep"
         self.study = optuna.create_study(
@@ -98,7 +93,7 @@ class Search:
 
     def next(self) -> tuple[Trial, Path, list[str]] | None:
         """Take the next trial, an interrupted one or a new one; return it with its folder and its options."""
-        if self.num_failed >= self.max_failures:
+        if self.num_failed >= MAX_FAILURES:
             return None
         if not self.interrupted and len(trials_of(self.study)) >= self.sweep.trials:
             return None
@@ -200,7 +195,7 @@ def search_with_others(search: Search) -> None:
             raise optuna.TrialPruned
         return float("nan") if value is None else value  # Optuna takes NaN for a failure
 
-    while search.num_failed < search.max_failures:
+    while search.num_failed < MAX_FAILURES:
         optuna.storages.fail_stale_trials(search.study)
         begun = trials_of(search.study)
         if len(begun) < search.sweep.trials:

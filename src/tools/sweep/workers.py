@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from optuna.trial import Trial
 
+from src.tools.common.fits import MAX_FAILURES
 from src.tools.sweep.search import Search, fit_trial
 
 
@@ -51,8 +52,8 @@ def search_with_workers(search: Search, number: int) -> None:
                 deaths[trial.number] += message is None
                 if message is not None:
                     search.finish(trial, message)
-                elif deaths[trial.number] == search.max_failures:
-                    search.finish(trial, f"its worker died {search.max_failures} times (out of memory?)")
+                elif deaths[trial.number] == MAX_FAILURES:
+                    search.finish(trial, f"its worker died {MAX_FAILURES} times (out of memory?)")
                 else:
                     search.interrupted.append(trial)
                     died = f"worker died (exit code {process.exitcode})"
