@@ -49,9 +49,8 @@ def test_it_draws_and_writes_torchmetrics_values(tmp_path):
         assert [float(row[name]) for row in classes] == pytest.approx(values, abs=1e-4)
         assert float(mean[name]) == pytest.approx(float(metric(guess, target, 3, average="macro")), abs=1e-4)
     names = ["low", "middle", "high"]
-    assert [row["class"] for row in classes] == names
-    assert [int(row["samples"]) for row in classes] == target.bincount().tolist()
-    assert [int(row["guesses"]) for row in classes] == guess.bincount(minlength=3).tolist()
+    counts = zip(names, target.bincount().tolist(), guess.bincount(minlength=3).tolist(), strict=True)
+    assert [(row["class"], int(row["samples"]), int(row["guesses"])) for row in classes] == [*counts]
     (axes,) = figure.axes
     labels = [f"{name}  {f1:.2f}" for name, f1 in zip(names, values, strict=True)]
     assert [t.get_text() for t in axes.get_yticklabels()] == labels

@@ -6,7 +6,6 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import SMALL
 from tests.stopping import rows
 
 
@@ -54,19 +53,3 @@ def test_your_checkpoint_callback_writes_too(fit_sums, cli):
     folder = Path("runs/sums/version_0/checkpoints")
     assert {file.name for file in folder.iterdir()} == {"best.ckpt", "last.ckpt", "mine.ckpt"}
     assert cli("test", "--ckpt_path", folder / "mine.ckpt").code == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "instead"),
-    [
-        ("BackboneFinetuning", "no attribute 'backbone'"),
-        pytest.param("BatchSizeFinder", "", marks=pytest.mark.slow),
-    ],
-)
-def test_lightnings_callback_works_or_one_line_names_another_way(name, instead, cli):
-    steps = ("--trainer.max_epochs=1", "--data.passes=20")
-    done = cli("fit", "--config", SMALL, *steps, f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}")
-    errors = [line for line in done.err.splitlines() if line.startswith("error")]
-    assert done.code == len(errors) == (1 if instead else 0), done.err
-    assert instead in "".join(errors)
-    assert "Traceback" not in done.err

@@ -1,12 +1,10 @@
 """Learning curves hold what metrics.csv holds, however a fit ended."""
 
 import signal
-from types import SimpleNamespace
 
 import pytest
 
-from src.callbacks.curves import Curves, plot_curves
-from src.engine.run.run import Run
+from src.callbacks.curves import plot_curves
 from tests.pictures import figures, formulas, pixels
 from tests.stopping import config, fit, resume, rows
 
@@ -51,22 +49,12 @@ def test_a_crash_leaves_the_curves_so_far_and_a_validation_within_an_epoch_stand
     assert (folder / "curves.png").exists()
 
 
-def test_a_test_has_no_curves(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,step,test/loss\n1,3,0.5\n")
-    curves = Curves()
-    curves.run = Run(verb="test")
-    with figures() as drawn:
-        curves.draw(SimpleNamespace(default_root_dir=tmp_path), None)
-    assert drawn == {}
-
-
 @pytest.mark.parametrize(
     ("column", "panel", "label"),
     [
         ("train/loss", "loss", "train"),
         ("validation/acc", "acc", "val"),
         ("training_loss", "loss", "train"),
-        ("value_loss", "value_loss", "train"),
         ("train_loss_epoch", "loss", "train"),
         ("val/acc/night", "acc", "val night"),
         ("lr/1", "learning rate", "lr/1"),

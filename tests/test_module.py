@@ -1,7 +1,5 @@
 """The training step of src/module.py."""
 
-import functools
-
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -39,16 +37,6 @@ def test_accuracy_of_logits_between_0_and_1():
     module = LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, {"acc": BinaryAccuracy()})
     (result,) = trainer().test(module, TensorLoader((logits, target), 2), verbose=False)
     assert result["test/acc"] == 0.75
-
-
-def test_total_steps_of_null_are_those_of_the_run():
-    schedule = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=None)
-    module = LitModule(Same(), nn.MSELoss(), sgd, scheduler=schedule, scheduler_interval="step")
-    data = TensorLoader((torch.zeros(5, 1), torch.zeros(5, 1)), 1)
-    fit = trainer(max_epochs=2, accumulate_grad_batches=2)
-    fit.fit(module, data)
-    (config,) = fit.lr_scheduler_configs
-    assert config.scheduler.total_steps == fit.global_step == 6
 
 
 def test_mean_of_half_precision_is_exact():

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 
 from src.engine import always_on
@@ -27,13 +29,6 @@ FILES = dict(re.findall(r"^```(?:python|yaml)\n# ([\w./]+)\n(.*?)^```", README, 
 LEFT_OUT = ("make test", "python -m pytest", "make bench")
 
 
-def copy_project(target: Path) -> Path:
-    copy_of_project(target)
-    if (PROJECT / ".venv").is_dir():
-        (target / ".venv").symlink_to(PROJECT / ".venv")
-    return target
-
-
 def write_files(project: Path) -> None:
     for name, text in FILES.items():
         (project / name).parent.mkdir(exist_ok=True)
@@ -42,11 +37,12 @@ def write_files(project: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path: Path, mnist: Mnist) -> None:
-    project = copy_project(tmp_path / "project")
-    if not (project / ".venv" / "ready").exists():
+    project = copy_of_project(tmp_path / "project")
+    if not (PROJECT / ".venv" / "ready").exists():
         pytest.skip("needs the .venv that `make setup` makes")
     if not mnist.real:
         pytest.skip("needs the real MNIST under data/")
+    (project / ".venv").symlink_to(PROJECT / ".venv")
     shutil.copytree(mnist.root, project / "data")
     data = MNIST(mnist.root, train=False)
     Image.fromarray(255 - data.data[0].numpy()).resize((280, 280)).save(project / "digit.png")
@@ -109,13 +105,12 @@ def test_files_that_the_readme_names_are_there():
 
 @pytest.mark.slow
 def test_a_step_of_ones_own_is_the_file_that_the_readme_shows(tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project")
+    project = copy_of_project(tmp_path / "project")
     write_files(project)
     for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
         done = lint(project, *tool, "src/sequences.py")
         assert done.returncode == 0, done.stdout
     (project / "sequences.yaml").write_text(SEQUENCES)
-    (project / "src/data/sequences.py").write_text(SEQUENCES_DATA)
     done = python("-m", "src", "fit", "--config", "sequences.yaml", cwd=project)
     assert done.returncode == 0, done.stderr
     with (project / "runs/sequences/version_0/metrics.csv").open() as file:
@@ -134,20 +129,15 @@ model:
     loss: {class_path: torch.nn.MSELoss}
     metrics: {mae: {class_path: torchmetrics.MeanAbsoluteError}}
     optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.1}}
-data: {class_path: src.data.sequences.Data}
+data: {class_path: tests.test_readme.Sequences}
 trainer: {max_epochs: 2}
 """
-SEQUENCES_DATA = """
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 
-class Data(LightningDataModule):
+class Sequences(LightningDataModule):
     def train_dataloader(self):
         ones, steps = torch.ones(4, 2), torch.arange(4)
         samples = [{"x": ones, "target": ones, "mask": steps <= k % 4} for k in range(9)]
         return DataLoader(samples, batch_size=4)
 
     val_dataloader = train_dataloader
-"""
