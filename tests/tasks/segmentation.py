@@ -1,7 +1,5 @@
 """Images of several sizes with a class per pixel, padding ignored; several validation and test sets."""
 
-from pathlib import Path
-
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
@@ -11,21 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 NO_CLASS = 255
 
 
-def write_data(folder: Path) -> None:
-    generator = torch.Generator().manual_seed(4)
-
-    def images(number):
-        sizes = torch.randint(4, 9, (number, 2), generator=generator).tolist()
-        return [torch.rand(1, *size, generator=generator) for size in sizes]
-
-    torch.save(images(40), folder / "train.pt")
-    torch.save(images(13), folder / "day.pt")
-    torch.save(images(7), folder / "night.pt")
-
-
 class Images(Dataset):
-    def __init__(self, path, flip=False):
-        self.images, self.flip = torch.load(path), flip
+    def __init__(self, number, flip):
+        generator = torch.Generator().manual_seed(number)
+        sizes = torch.randint(4, 9, (number, 2), generator=generator).tolist()
+        self.images = [torch.rand(1, *size, generator=generator) for size in sizes]
+        self.flip = flip
 
     def __len__(self):
         return len(self.images)
@@ -38,8 +27,7 @@ class Images(Dataset):
 
 
 def collate(samples):
-    height = max(image.shape[1] for image, _ in samples)
-    width = max(image.shape[2] for image, _ in samples)
+    height, width = (max(image.shape[side] for image, _ in samples) for side in (1, 2))
 
     def fill(image, value):
         return pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), value=value)
@@ -48,14 +36,14 @@ def collate(samples):
 
 
 class Data(LightningDataModule):
-    def loader(self, name, flip=False, **options):
-        return DataLoader(Images(f"{name}.pt", flip), 4, collate_fn=collate, **options)
+    def loader(self, number, flip=False, **options):
+        return DataLoader(Images(number, flip), 4, collate_fn=collate, **options)
 
     def train_dataloader(self):
-        return self.loader("train", flip=True, shuffle=True, num_workers=1)
+        return self.loader(40, flip=True, shuffle=True, num_workers=1)
 
     def val_dataloader(self):
-        return {"day": self.loader("day"), "night": self.loader("night")}
+        return {"day": self.loader(13), "night": self.loader(7)}
 
     test_dataloader = val_dataloader
 
@@ -63,10 +51,6 @@ class Data(LightningDataModule):
         return [*self.val_dataloader().values()]
 
 
-class Net(nn.Module):
+class Net(nn.Sequential):
     def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-
-    def forward(self, x):
-        return self.layers(x)
+        super().__init__(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
