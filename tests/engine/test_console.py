@@ -1,19 +1,23 @@
 """A run prints a line at its start and per epoch, a bar on a terminal, a few lines at its end; warnings once."""
 
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 
+from src import __main__ as program
 from src.engine.run import failures
 from src.engine.run.report import why_ended
-from tests.conftest import SMALL, run_process
+from tests.conftest import PROJECT, SMALL, run_process
 from tests.processes import XOR
 from tests.stopping import config, fit, resume
 
@@ -129,3 +133,36 @@ def test_a_warning_is_one_line_and_stands_once(monkeypatch):
     assert [shown(f"Glyph {n} is missing", package) for n in (3, 4)] == ["note: letters: Glyph 3 is missing\n", ""]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert shown("the same on each", package) == ""
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_the_help_begins_with_rules_and_leaves_out_lists_of_classes(cli, verb):
+    start, _, options = cli(verb, "--help").out.partition("options:\n")
+    assert start.startswith(f"usage: python -m src {verb} [options]\n")
+    for rule in ("--config", "null", "callbacks+:", "${trainer.max_epochs}", "local.yaml"):
+        assert rule in start
+    assert not [word for word in ("weights_only", "hpc", "'registry'", "completion") if word in options]
+    of_class = cli(verb, "--model.help", "src.module.LitModule").out
+    assert "known subclasses" not in of_class
+    assert "--model.net.help" in of_class
+
+
+def test_main_help_names_verbs_and_tools_without_imports(tmp_path, monkeypatch, capsys):
+    for path in (tmp_path / "tools/one.py", tmp_path / "tools/two/__init__.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('"""Draw it: `draw --to x.png`"""\nraise SystemExit\ndef main(): ...\n')
+    (tmp_path / "tools/shared.py").write_text('"""Share code."""\n')
+    assert program.programs(tmp_path / "tools") == {"one": "Draw it", "two": "Draw it"}
+    for words in ([], ["--help"]):
+        monkeypatch.setattr(sys, "argv", ["src", *words])
+        program.start()
+        out = capsys.readouterr().out
+        names = ["fit", "validate", "test", "predict", *program.programs(Path(program.__file__).parent / "tools")]
+        assert all(f"\n    {name} " in out for name in names)
+        assert len(out.splitlines()) < 40
+
+
+def test_the_command_that_an_installation_brings_is_the_command_line():
+    (target,) = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"].values()
+    module, _, name = target.partition(":")
+    assert getattr(importlib.import_module(module), name) is program.start

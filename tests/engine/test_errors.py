@@ -1,4 +1,4 @@
-"""A bug keeps its traceback, with what went in."""
+"""A user's mistake is one line: the option, what came, what is allowed; a bug keeps its traceback."""
 
 import dataclasses
 import shlex
@@ -8,16 +8,125 @@ from collections import UserDict, namedtuple
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 
 from src.engine.data.batches import describe
 from tests import stopping
-from tests.conftest import SMALL, run_process
+from tests.conftest import SMALL
 from tests.stopping import config, fit
-from tests.xor import XorDataModule
+from tests.xor import XorDataModule, XorMLP
 
-FIT = ("fit", "--config", SMALL)
+HERE = __name__
+
+
+class Width(XorMLP):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(hidden=width)
+
+
+class NoTest(LightningDataModule):
+    train_dataloader = XorDataModule.train_dataloader
+
+
+# Options as YAML writes them, and what the message has to name.
+CYCLE = "--model.scheduler=OneCycleLR --model.scheduler.max_lr=1 --trainer.max_epochs=-1 --trainer.max_time=00:00:00:01"
+STOP = "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor="
+NEEDY = "--model.loss=tests.engine.test_config.Needy --model.loss.scale="
+WRONG = {
+    "argument": (f"{{model: {{net: {{class_path: {HERE}.Width, init_args: {{widht: 3}}}}}}}}", "net.widht", "width?"),
+    "section": ("{trainr: {max_epochs: 2}}", "trainr.max_epochs", "trainer.max_epochs?"),
+    "section of model": ("{model: {netz: 1}}", "model.netz", "Did you mean net?"),
+    "beside class_path": (
+        f"{{model: {{net: {{class_path: {HERE}.Width, width: 3}}}}}}",
+        "model.net.width",
+        "init_args",
+    ),
+    "argument of another class": ("--model.optimizer.learning_rate=1", "model.optimizer.learning_rate", "params, lr,"),
+    "argument before class": ("--trainer.callbacks.monitor=x", "trainer.callbacks.monitor", ".callbacks CLASS"),
+    "class of the same name": ("--model.scheduler=ReduceLROnPlateau", "model.scheduler", "pytorch.cli.ReduceLROn"),
+    "class of your module": (f"--model.net={HERE}.Widht", "model.net", "Did you mean Width?"),
+    "module": ("--model.net=tests.engine.test_error.Net", "model.net", "Did you mean test_errors?"),
+    "no class": (f"--model.net={HERE}", "model.net", "a subclass of Module"),
+    "class of another kind": ("--model.optimizer=torch.nn.ReLU", "model.optimizer", "a subclass of <class 'Optim"),
+    "class of a metric": ("--model.metrics.acc=BinaryAcuracy", "model.metrics", "BinaryAccuracy?"),
+    "word": ("--model.activation=softmaxx", "model.activation", "'sigmoid', 'softmax'"),
+    "argument of a metric": ("--model.metrics.acc.treshold=1", "model.metrics.acc.treshold", "threshold?"),
+    "option": ("--trainer.max-epoch=2", "trainer.max-epoch", "trainer.max_epochs?"),
+    "option elsewhere": ("--epochs=2", "epochs", "trainer.max_epochs?"),
+    "no dashes": ("max_epochs=2", "max_epochs", "--trainer.max_epochs?"),
+    "file": ("some.yaml", "some.yaml", "--config some.yaml?"),
+    "group": ("--track=mlflow", "track", "--track.mlflow"),
+    "number": ("--model.optimizer.lr=fast", "model.optimizer.lr", "expected float"),
+    "union": ("--trainer.limit_val_batches=x", "trainer.limit_val_batches", "int or float or null; got 'x'"),
+    "of a scheduler": (
+        "{model: {scheduler: {class_path: StepLR, init_args: {step_size: a}}}}",
+        "expected int; got 'a'",
+    ),
+    "null": ("--model.net.hidden=null", "model.net.hidden: expected int; got null"),
+    "null in a file": ("{trainer: {accelerator: }}", "trainer.accelerator: expected str or Accelerator; got null"),
+    "numbers": (f"{NEEDY}heavy", "model.loss.scale: ", "as its numbers, [1.0, 5.0]; got 'heavy'"),
+    "rows of numbers": (f"{NEEDY}[[1],[2,3]]", "model.loss.scale: ", "numbers"),
+    "reference": ("--trainer.max_epochs=${no.x}", "trainer.max_epochs: Interpolation key 'no.x' not", r"\${...}"),
+    "variable": ("--trainer.max_epochs=${oc.env:NO_X}", "'NO_X'", r"\${...}"),
+    "half a reference": ("--trainer.max_epochs=${a", "input '${a'", r"\${...}"),
+    "no metric": ("--model.metrics.bad=torch.nn.MSELoss", "model.metrics", "torch.nn.MSELoss", "Metric"),
+    "checkpoint in a file": ("{ckpt_path: a.ckpt}", "--ckpt_path"),
+    "dict": ("--model.metrics=BinaryAccuracy", "model.metrics", "dict[str, Metric] or null"),
+    "required": ("--model.scheduler=StepLR", "StepLR needs step_size", "--model.scheduler.step_size VALUE"),
+    "required of a metric": ("--model.metrics.f1=MulticlassF1Score", "num_classes", "--model.metrics.f1.num_classes"),
+    "required of a callback": ("--trainer.callbacks=EarlyStopping", "monitor", "--trainer.callbacks.monitor VALUE"),
+    "accelerator": ("--trainer.accelerator=gpuu", "Available names are"),
+    "value that a callback refuses": (f"{STOP}val/loss --trainer.callbacks.mode=minim", "mode"),
+    "address": ("--trainer.default_root_dir=s3://a/runs", "trainer.default_root_dir=s3://a/runs", "is an address"),
+    "address of two parts": ("--experiment=a::b", "experiment=a::b: a path with `://` or `::` is an address"),
+    "test without data": (f"--data={HERE}.NoTest", "neither LitModule nor NoTest has a test_dataloader"),
+}
+# What shows when the fit begins.
+LATE = {
+    "learning rate": ("--model.optimizer.lr=-1", "Invalid learning rate: -1"),
+    "schedule without an end": (CYCLE, "number of epochs. Set --trainer.max_epochs; or give a number"),
+    "steps without an end": (f"{CYCLE} --model.scheduler_interval=step", "Set --trainer.max_steps, or --trainer.max_e"),
+    "monitor that is not logged": (f"{STOP}v", "`v`"),
+    "monitor without a tracker": ("--trainer.callbacks=LearningRateMonitor", "no logger"),
+    "interval": ("--trainer.val_check_interval=1000", "val_check_interval"),
+    "seed": (f"--seed_everything={2**40}", "seed_everything"),
+}
+
+
+@pytest.mark.parametrize("name", [*WRONG, *LATE])
+def test_a_mistake_in_an_option_is_one_line(cli, tmp_path, name):
+    given, *words = (WRONG | LATE)[name]
+    options = ["--config", given] if given.startswith("{") else given.split()
+    assert_one_line(cli("fit", "--config", SMALL, *options), *words)
+    assert name in LATE or not list(tmp_path.glob("runs/*"))
+
+
+def assert_one_line(done, *words):
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if not line.startswith(("note: ", "run "))]
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+COMMANDS = {
+    "": "fit, validate, test, predict",
+    "fot": "Did you mean fit?",
+    "fit --config mine": "--config mine: there is no such file. Did you mean configs/mine.yaml?",
+    "fit --config configs/mien.yaml": "there is no such file. Did you mean configs/mine.yaml?",
+    "fit --trainer.max_epochs=1": "--config configs/NAME.yaml",
+    "fit --model.net=tests.xor.XorMLP": "LitModule needs optimizer. Give --model.optimizer VALUE",
+    "test --ckpt_path nope.ckpt": "ckpt_path=nope.ckpt does not exist",
+    "test --ckpt_path .": "is a folder without last.ckpt",
+}
+
+
+@pytest.mark.parametrize(("command", "words"), COMMANDS.items())
+def test_a_mistake_in_a_command_is_one_line(cli, tmp_path, command, words):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/mine.yaml").touch()
+    assert_one_line(cli(*command.split()), words)
 
 
 class Net(torch.nn.Linear):
@@ -56,44 +165,32 @@ class AfterValidation(Callback):
         raise RuntimeError("bad row")
 
 
-NET = [f"--model.net={__name__}.Net", "--data.batch_size=3", "--trainer.num_sanity_val_steps=0"]
+NET = [f"--model.net={HERE}.Net", "--data.batch_size=3", "--trainer.num_sanity_val_steps=0"]
 LINEAR = ["--model.net=torch.nn.Linear", "--model.net.in_features=3", "--model.net.out_features=1"]
 LAST_BATCH = "net Net, loss BCEWithLogitsLoss; the batch was x (1, 2) float32"
-FUNCTION = [f"--model.net={__name__}.function"]
-MADE = f"from {__name__}.Net(as_torch=False, width=3)"
+FUNCTION = [f"--model.net={HERE}.function"]
+MADE = f"from {HERE}.Net(as_torch=False, width=3)"
 PLACES = {
-    "constructor": ([f"--model.net={__name__}.Net", "--model.net.width=3"], MADE),
+    "constructor": ([f"--model.net={HERE}.Net", "--model.net.width=3"], MADE),
     "constructor in a function": (FUNCTION, None),
     "net": (NET, LAST_BATCH),
     "net, as torch does": ([*NET, "--model.net.as_torch=true"], LAST_BATCH),
     "a net that does not fit": (LINEAR, "net Linear, loss BCEWithLogitsLoss; the batch was x (4, 2) float32"),
-    "data": ([f"--data={__name__}.Data"], None),
-    "data, by Lightning": ([f"--data={__name__}.Misused"], None),
-    "callback": ([f"--trainer.callbacks={__name__}.AfterValidation"], None),
+    "data": ([f"--data={HERE}.Data"], None),
+    "data, by Lightning": ([f"--data={HERE}.Misused"], None),
+    "callback": ([f"--trainer.callbacks={HERE}.AfterValidation"], None),
 }
 
 
 @pytest.mark.parametrize(("options", "expected"), PLACES.values(), ids=PLACES.keys())
 def test_an_error_of_a_users_own_code_keeps_its_traceback_with_the_batch_below(cli, options, expected):
     with pytest.raises((ValueError, KeyError, OSError, RuntimeError), match=r"bad row|shapes cannot") as raised:
-        cli(*FIT, *options)
+        cli("fit", "--config", SMALL, *options)
     notes = [note for note in getattr(raised.value, "__notes__", []) if not note.startswith("run ")]
     assert [note.partition(", target")[0] for note in notes] == ([expected] if expected else [])
     shown = "".join(traceback.format_exception(raised.value))
     assert "Given value" not in shown
     assert "jsonargparse" not in shown or options == FUNCTION
-
-
-@pytest.mark.slow
-def test_a_process_ends_with_one_line_or_with_the_traceback_and_the_shapes(tmp_path):
-    done = run_process(*FIT, "--trainer.max_epoch=3", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert not (tmp_path / "runs").exists()
-    done = run_process(*FIT, *NET, cwd=tmp_path)
-    assert done.returncode == 1
-    assert __file__ in done.stderr
-    *_, error, batch = [line for line in done.stderr.splitlines() if not line.startswith("run ")]
-    assert (error, batch) == ("KeyError: 'bad row'", f"{LAST_BATCH}, target (1, 1) float32")
 
 
 def break_down():

@@ -4,6 +4,7 @@ A test with `still` in its name shows what they do wrong without us. When one fa
 can go, and the test goes with it.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -22,15 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.engine.data.adopt import adopt
+from src.engine.lightning_fixes import trainer as fixes
 from src.engine.lightning_fixes.loops import reset_loop_counters
-from src.engine.lightning_fixes.trainer import (
-    STEP_HOOKS,
-    AverageAlsoInTheTest,
-    QuickAttributes,
-    Trainer,
-    quicken_steps,
-    spare_the_question_for_a_gpu,
-)
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{text}")
@@ -65,14 +59,8 @@ class Plain(pl.LightningModule):
 
 def save_at(path: Path, hook: str, number: int) -> pl.Callback:
     """Save at the n-th call of a hook."""
-    calls = []
-
-    def called(trainer: pl.Trainer, *rest: Any) -> None:
-        calls.append(hook)
-        if len(calls) == number:
-            trainer.save_checkpoint(path)
-
-    return LambdaCallback(**{hook: called})
+    calls = itertools.count(1)
+    return LambdaCallback(**{hook: lambda trainer, *rest: next(calls) == number and trainer.save_checkpoint(path)})
 
 
 def plain(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
@@ -81,9 +69,7 @@ def plain(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
     return pl.Trainer(accelerator="cpu", callbacks=[*callbacks], **dict.fromkeys(off, False) | options)
 
 
-def whole_and_resumed(
-    path: Path, hook: str, number: int, *loaders: Any, kind: type[Plain] = Plain, **options: Any
-) -> tuple[Any, Any]:
+def whole_and_resumed(path: Path, hook: str, number: int, *loaders: Any, kind=Plain, **options: Any) -> tuple[Any, Any]:
     """The trainers of a run that saved at the n-th call of a hook, and of one that goes on from there."""
     whole, resumed = plain(save_at(path, hook, number), **options), plain(**options)
     whole.fit(kind(), *loaders or (DATA,))
@@ -99,7 +85,7 @@ def loops(trainer: pl.Trainer, path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("text", ["1", "1.0", "0.5"])
 def test_a_limit_counts_batches_or_is_a_part(text):
     parser = ArgumentParser()
-    parser.add_class_arguments(Trainer, "trainer")
+    parser.add_class_arguments(fixes.Trainer, "trainer")
     assert repr(parser.parse_args([f"--trainer.limit_train_batches={text}"]).trainer.limit_train_batches) == text
 
 
@@ -132,7 +118,7 @@ def test_the_quick_question_is_for_machines_without_a_gpu(monkeypatch):
     for here, value in ((True, "1"), (False, "0")):
         monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
-        spare_the_question_for_a_gpu()
+        fixes.spare_the_question_for_a_gpu()
         assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == value
 
 
@@ -147,20 +133,20 @@ def test_lightning_still_calls_hooks_that_nobody_wrote_at_each_step(quick):
 
     trainer, module = plain(LambdaCallback(on_train_batch_end=print), max_epochs=1, profiler=Names()), Plain()
     if quick:
-        quicken_steps(module, trainer.callbacks)
+        fixes.quicken_steps(module, trainer.callbacks)
     trainer.fit(module, DATA)
-    hooks = {name for name in Names.called if name in STEP_HOOKS and Names.called.count(name) > 3}
-    assert hooks == (set() if quick else {*STEP_HOOKS}), "empty hooks are left out: quicken_steps can go"
+    hooks = {name for name in Names.called if name in fixes.STEP_HOOKS and Names.called.count(name) > 3}
+    assert hooks == (set() if quick else {*fixes.STEP_HOOKS}), "empty hooks are left out: quicken_steps can go"
 
 
-class Quick(QuickAttributes, Plain):
+class Quick(fixes.QuickAttributes, Plain):
     """Has a property, which sets another attribute."""
 
     mode = property(lambda self: self.kept, lambda self, value: setattr(self, "kept", value.strip()))
 
 
 def test_lightning_still_makes_a_context_for_each_hook():
-    profiler = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).profiler
+    profiler = fixes.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).profiler
     assert profiler.profile("a") is profiler.profile("b")
     stock = PassThroughProfiler()
     assert stock.profile("a") is not stock.profile("a"), "contexts are shared: NoProfiler can go"
@@ -247,7 +233,7 @@ def test_lightning_still_rounds_64_true_weights(tmp_path):
     assert not torch.equal(*weights), "they are loaded as they were: module.double() in Resume can go"
 
 
-class Ema(AverageAlsoInTheTest, EMAWeightAveraging):
+class Ema(fixes.AverageAlsoInTheTest, EMAWeightAveraging):
     """As src/callbacks/ema.py has it."""
 
 

@@ -1,12 +1,7 @@
-"""What a notebook does: processes by fork or spawn, and the command as a word from any folder."""
-
-import importlib
-import tomllib
+"""What a notebook does: processes by fork or spawn."""
 
 import pytest
 
-from src import __main__ as program
-from tests.conftest import PROJECT
 from tests.processes import XOR, launch, rows
 
 SHORT = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
@@ -26,9 +21,3 @@ def test_processes_of_a_notebook_test_the_best_and_resume(strategy, tmp_path):
     assert "Traceback" not in done.stderr
     launch("fit", "--ckpt_path", run, "--trainer.max_epochs=3", cwd=tmp_path)
     assert [row["epoch"] for row in rows(run) if "train/loss" in row] == [1, 2, 3]
-
-
-def test_the_command_that_an_installation_brings_is_the_command_line():
-    (target,) = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"].values()
-    module, _, name = target.partition(":")
-    assert getattr(importlib.import_module(module), name) is program.start
