@@ -9,6 +9,7 @@ from tests.conftest import CONFIGS, PROJECT
 from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, free_port, launch, processes, rows, start
 
 pytestmark = pytest.mark.slow
+MULTINODE = ("--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
 SHARED = (*XOR, *IN_DOUBLE, "--data.batch_size=2", "--checkpoint.every_n_steps=100")
 # Restarted workers would meet in the store of those that died, and look for them.
 ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -30,7 +31,7 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path)
 def test_two_machines_equal_one_process(tmp_path):
     launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
     agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
-    command = ("fit", *SHARED, "--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
+    command = ("fit", *SHARED, *MULTINODE)
     machines = [start(*command, cwd=tmp_path, torchrun=(*agent, "--rdzv-id=two"), **ENV) for _ in range(2)]
     done = [finish(machine, timeout_s=600) for machine in machines]  # torchrun may wait 300 s for the other to end
     assert [each.returncode for each in done] == [0, 0], done
@@ -41,10 +42,9 @@ def test_two_machines_equal_one_process(tmp_path):
 
 
 def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
-    command = ("fit", *XOR, "--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
-    short = ("--data.batch_size=2", "--data.passes=5", "--trainer.max_epochs=1", "--trainer.devices=1")
+    command = ("fit", *XOR, *MULTINODE, "--data.batch_size=2", "--trainer.max_epochs=1", "--trainer.devices=1")
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    machines = [start(*command, *short, cwd=tmp_path, **env, NODE_RANK=str(rank)) for rank in range(2)]
+    machines = [start(*command, cwd=tmp_path, **env, NODE_RANK=str(rank)) for rank in range(2)]
     done = [finish(machine) for machine in machines]
     assert [each.returncode for each in done] == [0, 0], done
     assert [run.name for run in (tmp_path / "runs/xor").iterdir()] == ["version_0"]
@@ -64,13 +64,12 @@ def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path):
         pytest.skip("needs the .venv that `make setup` makes")
     for name in ("configs", "src", ".venv"):
         (tmp_path / name).symlink_to(PROJECT / name)
-    srun = tmp_path / "bin/srun"
-    srun.parent.mkdir()
+    srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
     srun.chmod(0o755)
     here = ("--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.strategy=auto")
     short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
-    environment = {"PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}", "CONFIG": "configs/rows.yaml"}
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CONFIG": "configs/rows.yaml"}
     script = ["bash", "configs/trainer/slurm.sh", *here, *short]
     done = subprocess.run(script, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,6 @@ def test_folds_have_equal_classes_and_whole_groups():
         (10, (0, 1), {}, "does not exist"),
         (3, (0, 5), {}, r"fold=\[0, 5\]: .*number of samples: n_samples=3. Take fewer: --data"),
         (4, (0, 3), {"groups": ["a", "a", "b", "b"]}, "greater than the number of groups: 2"),
-        (4, (0, 2), {"stratify": [0, 1]}, "inconsistent numbers of samples"),
     ],
 )
 def test_a_fold_that_cannot_be_is_rejected_in_one_line(rows, fold, of, said):
@@ -54,7 +53,6 @@ def test_a_fold_that_cannot_be_is_rejected_in_one_line(rows, fold, of, said):
 def test_held_out_rows_are_drawn_by_the_seed():
     train, val = hold_out(20, 5, seed=3)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(20))
-    assert len(val) == 5
     assert torch.equal(val, hold_out(20, 5, seed=3)[1])
     assert not torch.equal(val, hold_out(20, 5, seed=4)[1])
 

@@ -1,7 +1,5 @@
 """metrics.csv: what each row holds, and the same bytes after a resume."""
 
-import shutil
-
 import pytest
 
 from src.engine.run.report import add_row
@@ -46,15 +44,6 @@ def test_a_resume_cuts_off_the_rows_after_the_checkpoint(whole, tmp_path, step, 
     assert resume(run) == 0
     assert run_differences(whole, run) == []
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-
-
-def test_a_copy_of_a_checkpoint_brings_the_rows_before_it(whole, tmp_path):
-    copy = tmp_path / "copy.ckpt"
-    shutil.copy(whole / "checkpoints/last.ckpt", copy)
-    assert resume(copy, "--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}") == 0
-    before, after = ((run / "metrics.csv").read_bytes() for run in (whole, tmp_path / "sums/version_0"))
-    assert after.startswith(before)
-    assert len(after.splitlines()) == len(before.splitlines()) + 3
 
 
 class Lazy(LitModule):

@@ -1,14 +1,16 @@
-"""What a module of one's own does in its hooks is part of a run: a stop and a resume change none of it."""
+"""What modules, data modules and callbacks of one's own do and keep is part of a run: a resume changes none of it."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
+from torchmetrics.wrappers import MinMaxMetric, Running
 
-from tests.stopping import Sums, config, fit, killed_at, resume, rows, run_differences, run_main
+from tests.stopping import Sums, config, differences, fit, killed_at, resume, rows, run_differences, run_main
 
 
 class Own(L.LightningModule):
@@ -65,6 +67,59 @@ class Busy(Own):
         assert state["scale"] == 2.0
 
 
+class Measures(Own):
+    """Keeps metrics in a list, a dict and a collection, and more in the checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = nn.ModuleList([MinMaxMetric(MeanSquaredError())])
+        self.running = nn.ModuleDict({"loss": Running(MeanMetric(), window=5)})
+        self.several = MetricCollection({"mae": MeanAbsoluteError(), "mse": MeanSquaredError()})
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.running["loss"].update(loss.detach())
+        self.log("train/running", self.running["loss"].compute())
+        self.several.update(self.head(self.body(batch[0])), batch[1])
+        self.log_dict(self.several, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        self.held[0].update(self.head(self.body(batch[0])), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self.held[0].compute().items()})
+        self.held[0]._base_metric.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["added"] = Keeping.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        Keeping.loaded.append(checkpoint["added"])
+
+
+class Keeping:
+    """Has a state."""
+
+    state: ClassVar[dict[str, Any]] = {"best": [1.5, torch.ones(2)], "seen": {1, 2}}
+    loaded: ClassVar[list[Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded.append(state)
+
+
+class Data(Keeping, Sums):
+    """A data module with a state."""
+
+
+class Counting(Keeping, L.Callback):
+    """A callback with a state."""
+
+
 class Skips(Own):
     """Leaves out the rest of an epoch."""
 
@@ -115,6 +170,19 @@ def test_hooks_and_callbacks_survive_a_stop(made, stop, tmp_path):
     whole, run = killed_at(("on_train_batch_start", stop), tmp_path, made)
     assert resume(run) == 0
     assert run_differences(whole, run) == []
+
+
+@pytest.mark.parametrize("stop", [("on_train_batch_end", 16), ("on_train_epoch_start", 2)])
+def test_states_and_metrics_come_back_without_a_sanity_check(stop, tmp_path):
+    made = experiment(Measures, {"class_path": f"{__name__}.Counting"}, max_epochs=2)
+    whole, killed = killed_at(stop, tmp_path, made | {"data": {"class_path": f"{__name__}.Data"}})
+    first = rows(whole)[0]
+    assert first["val/max"] == first["val/raw"]  # no trace of the sanity check, whose error is larger
+    Keeping.loaded.clear()
+    assert resume(killed, "--trainer.num_sanity_val_steps=0") == 0
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    # The data module gets its state before its setup, and again by Lightning.
+    assert differences(Keeping.loaded, [Keeping.state] * 4) == []
 
 
 def test_a_test_knows_the_step_of_its_checkpoint(tmp_path):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from src.engine.data.adopt import adopt
 from src.engine.data.seeding import random_state, seeded, set_random_state, settle_seed
 from src.module import LitModule
 from tests.processes import launch, processes
+from tests.stopping import Sums
 
 
 def split() -> list[list[int]]:
@@ -23,7 +23,7 @@ def split() -> list[list[int]]:
     return [order[:40], order[40:50], order[50:]]
 
 
-class Split(LightningDataModule):
+class Split(Sums):
     """Draws a split in each hook; whoever hands out a loader notes its rows in each of them."""
 
     def __init__(self):
@@ -36,17 +36,15 @@ class Split(LightningDataModule):
     def setup(self, stage):
         self.splits |= {"setup": split(), "prepare_data": json.loads(Path("parts.json").read_text())}
 
-    def loader(self, part, **options):
+    def loader(self, part):
         self.splits["loaders"] = split()
         with Path("parts.txt").open("a") as file:
             for where, parts in self.splits.items():
                 print(json.dumps([where, part, sorted(parts[part])]), file=file)
-        x = torch.arange(60.0)[:, None]
-        rows = self.splits["setup"][part]
-        return DataLoader(Subset(TensorDataset(x, (x > 30).float()), rows), batch_size=10, **options)
+        return self._loader(torch.tensor(self.splits["setup"][part]))
 
     def train_dataloader(self):
-        return self.loader(0, shuffle=True)
+        return self.loader(0)
 
     def val_dataloader(self):
         return self.loader(1)
@@ -57,24 +55,9 @@ class Split(LightningDataModule):
     predict_dataloader = test_dataloader
 
 
-CONFIG = f"""
-model:
-  net: {{class_path: torch.nn.Linear, init_args: {{in_features: 1, out_features: 1}}}}
-  loss: {{class_path: torch.nn.BCEWithLogitsLoss}}
-  optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.01}}}}
-data: {{class_path: {__name__}.Split}}
-trainer: {{max_epochs: 2, accelerator: cpu}}
-test_after_fit: true
-"""
-FIT = ("fit", "--config", "split.yaml")
-LAST = "runs/split/version_0"
+OPTIONS = (f"--data={__name__}.Split", "--test_after_fit=true", "--trainer.max_epochs=2")
+RUN = "runs/sums/version_0"
 HOOKS = ("prepare_data", "setup", "loaders")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("split.yaml").write_text(CONFIG)
 
 
 def assert_one_split(*places):
@@ -91,20 +74,18 @@ def assert_one_split(*places):
 
 
 @pytest.mark.parametrize("seed", ["false", "${oc.env:SEED_OF_THE_DAY}"])
-def test_no_row_that_trained_is_tested_with_a_seed_that_is_drawn_or_looked_up(cli, monkeypatch, seed):
+def test_no_row_that_trained_is_tested_with_a_seed_that_is_drawn_or_looked_up(fit_sums, cli, monkeypatch, seed):
     monkeypatch.setenv("SEED_OF_THE_DAY", "5")
-    done = cli(*FIT, f"--seed_everything={seed}")
-    assert done.code == 0, done.err
-    assert "draw the same random numbers" in done.err
+    assert "draw the same random numbers" in fit_sums(*OPTIONS, f"--seed_everything={seed}").err
     monkeypatch.setenv("SEED_OF_THE_DAY", "6")
     if seed == "false":
-        assert cli("fit", "--ckpt_path", LAST, "--trainer.max_epochs=3").code == 0
-    assert cli("predict", "--ckpt_path", LAST, "--seed_everything=3").code == 0
+        assert cli("fit", "--ckpt_path", RUN, "--trainer.max_epochs=3").code == 0
+    assert cli("predict", "--ckpt_path", RUN, "--seed_everything=3").code == 0
     assert_one_split("__init__", *HOOKS)
-    kept = torch.load(f"{LAST}/checkpoints/last.ckpt", weights_only=True)["config"]["seed_everything"]
+    kept = torch.load(f"{RUN}/checkpoints/last.ckpt", weights_only=True)["config"]["seed_everything"]
     assert type(kept) is int
     # In a notebook the module brings the seed.
-    module = LitModule.load_from_checkpoint(LAST)
+    module = LitModule.load_from_checkpoint(RUN)
     seed_everything(7)
     data = Split()
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
@@ -130,9 +111,9 @@ def test_processes_that_something_else_starts_draw_the_same_seed(start, monkeypa
 
 
 @pytest.mark.slow
-def test_two_processes_and_one_have_the_same_rows(tmp_path, cli):
-    launch(*FIT, "--seed_everything=false", *processes(2), cwd=tmp_path)
-    assert cli("test", "--ckpt_path", LAST).code == 0
+def test_two_processes_and_one_have_the_same_rows(fit_sums, cli, tmp_path):
+    launch("fit", "--config=sums.yaml", *OPTIONS, "--seed_everything=false", *processes(2), cwd=tmp_path)
+    assert cli("test", "--ckpt_path", RUN).code == 0
     assert_one_split("__init__", *HOOKS)
 
 
