@@ -1,10 +1,8 @@
 """Each YAML is an experiment that runs, or a fragment of a few lines."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import CONFIGS, SMALL, write_synthetic
+from tests.conftest import CONFIGS, write_synthetic
 
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
 
@@ -27,14 +25,3 @@ def test_fragment_holds_one_concern():
     for path in fragments:
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
         assert 1 <= len(lines) <= 8, path
-
-
-def test_printed_config_runs_again(cli, tmp_path):
-    short = ("--config", SMALL, "--trainer.max_epochs=1", "--data.passes=5", "--trainer.callbacks=null")
-    first = cli("fit", *short)
-    (tmp_path / "printed.yaml").write_text(cli("fit", *short, "--print_config").out)
-    again = cli("fit", "--config", "printed.yaml", "--experiment=xor")
-    assert again.code == 0, again.err
-    assert again.metrics == first.metrics
-    one, other = (Path(f"runs/xor/version_{number}/config.yaml").read_text() for number in (0, 1))
-    assert one == other

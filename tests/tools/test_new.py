@@ -10,6 +10,7 @@ from PIL import Image
 from src.tools import new
 from tests.conftest import CONFIGS, write_synthetic
 from tests.copies import copy_of_project, lint, python
+from tests.test_removal import succeeds
 
 EXAMPLES = [name for name in ("rows", "xor", "mnist", "mnist_augmented") if (CONFIGS / f"{name}.yaml").is_file()]
 MODULE = re.compile(r"\bsrc\.(models|data|callbacks)\.(\w+)")
@@ -90,11 +91,6 @@ def test_wrong_name_and_unknown_example_are_one_line(project, capsys):
         new.main(["crocus", "--from", "nope"])
     assert contents(project) == before
     assert capsys.readouterr().out == ""
-
-
-def succeeds(done):
-    assert done.returncode == 0, f"{done.stdout[-6_000:]}{done.stderr[-2_000:]}"
-    return done.stdout
 
 
 @pytest.mark.slow
