@@ -63,8 +63,7 @@ def compose_base(files: list[str], options: list[str], own: set[str]) -> tuple[d
         refuse("trainer.fast_dev_run, barebones, enable_checkpointing: fits are compared by their checkpoints.")
     if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
         refuse(
-            f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit runs on one "
-            "device. Choose it by CUDA_VISIBLE_DEVICES; sweep uses several by --workers."
+            f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit runs on one device."
         )
     base["experiment"] = base["experiment"] or Path(files[0]).stem
     root = str(trainer["default_root_dir"] or ".")

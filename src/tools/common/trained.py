@@ -37,7 +37,7 @@ class Trained(nn.Module):
     Args:
         path: A checkpoint, or a run's folder, which stands for its best checkpoint.
         options: Further ones of the verb, such as `--data.root`.
-        raw: Leave out the loader's transform, and return what the net returns to `predict_step`.
+        raw: Leave out the loader's transform, and a LitModule's activation: return logits.
 
     Raises:
         SystemExit: If none of the verbs can be run; with the line of the last one.
@@ -56,9 +56,11 @@ class Trained(nn.Module):
                 except SystemExit as stop:
                     if verb == "validate" or not isinstance(stop.code, str):  # a signal
                         raise
-        self.path, self.raw, self.datamodule = cli.ckpt_path or path, raw, cli.datamodule
-        self.module, self.net = cli.model, getattr(cli.model, "net", cli.model)
+        self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
+        self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
+        if raw:
+            self.module.activation = "identity"
         loader = copy.copy(CombinedLoader(loaders).flattened[0])
         self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") and not raw else None
         if self.transform:  # a part of the prediction, so that the batch is as it is stored
@@ -78,7 +80,4 @@ class Trained(nn.Module):
             owner: Any = self.datamodule if is_overridden(hook, self.datamodule) else self.module
             batch = getattr(owner, hook)(batch, 0)
         takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
-        outputs: list[Any] = []
-        with self.net.register_forward_hook(lambda *given: outputs.append(given[-1])):
-            outputs.append(self.module.predict_step(*(batch, 0)[:takes]))
-        return outputs[0 if self.raw else -1]
+        return self.module.predict_step(*(batch, 0)[:takes])
