@@ -1,21 +1,35 @@
-"""What a batch, a loss and a step may be, and which are refused."""
+"""What a batch, a loss, a step and a metric may be, and which are refused."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torchmetrics
+from lightning.pytorch import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelRecall,
+)
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from src.data.loader import TensorLoader
 from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
+from tests.stopping import config, fit, rows
 from tests.test_module import Same, sgd, trainer
+
+
+def results(module, x, target, batch_size=5):
+    (result,) = trainer().test(module, TensorLoader((x, target), batch_size), verbose=False)
+    return result
 
 
 def test_a_batch_is_taken_apart_and_counted():
@@ -103,7 +117,7 @@ def test_metrics_need_an_activation():
     module = LitModule(Same(), Parts(), sgd, metrics={"mse": MeanSquaredError()})
     told = r"Parts does not say what turns the outputs into scores. Set --model.activation sigmoid"
     with pytest.raises(UserError, match=told):
-        trainer().test(module, TensorLoader((X, X), 4), verbose=False)
+        results(module, X, X, 4)
     assert torch.equal(module.predict_step(X, 0)["logits"], X)
 
 
@@ -215,9 +229,9 @@ def test_softmax_over_the_wrong_dimension_is_refused():
     metrics = {"acc": MulticlassAccuracy(3, average="micro")}
     module = LitModule(Same(), TokenLoss(), sgd, metrics, activation="softmax")
     with pytest.raises(UserError, match=r"torch.nn.Softmax and --model.activation.init_args.dim -1"):
-        trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+        results(module, x, target, 2)
     module = LitModule(Same(), TokenLoss(), sgd, metrics, activation=nn.Softmax(dim=-1))
-    (result,) = trainer().test(module, TensorLoader((x, target), 2), verbose=False)
+    result = results(module, x, target, 2)
     assert result["test/acc"] == pytest.approx(float((x.argmax(dim=2) == target).float().mean()))
 
 
@@ -298,3 +312,97 @@ def test_a_training_step_on_padding_alone_changes_no_weight():
     module = Returns(lambda loss, x: StepOutput(loss + float("nan"), torch.tensor(0)))
     trainer(max_epochs=1).fit(module, TensorLoader((X, X), 4))
     assert module.net.zero == 0
+
+
+LOGITS = torch.tensor([[4.0], [4.0], [0.5], [0.5]])
+TARGET = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+
+
+def test_metrics_keep_their_own_counts():
+    thresholds = {"acc": 0.5, "strict": 0.9, "middle": 0.7}
+    metrics = {name: BinaryAccuracy(threshold=threshold) for name, threshold in thresholds.items()}
+    result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), LOGITS, TARGET, 2)
+    for name, threshold in thresholds.items():
+        right = (LOGITS.sigmoid() > threshold).float() == TARGET
+        assert result[f"test/{name}"] == right.float().mean(), name
+
+
+class Named(LightningDataModule):
+    class_names = ("cat", "dog", "fox")
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(X, CLASSES), 8)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
+    def validate(**metrics):
+        validating = trainer()
+        validating.validate(LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics), datamodule=Named(), verbose=False)
+        return validating.callback_metrics
+
+    f1 = MulticlassF1Score(3, average=None)
+    assert {f"val/f1/{name}" for name in Named.class_names} <= validate(f1=f1).keys()
+    with pytest.raises(UserError, match=r"Two numbers of val have the name val/f1/fox. Give the metric"):
+        validate(**{"f1": f1, "f1/fox": MulticlassF1Score(3)})
+    with pytest.raises(UserError, match=r"model.metrics.confusion computed \(3, 3\) int64\. .* see EvaluationPicture"):
+        validate(confusion=MulticlassConfusionMatrix(3))
+
+
+def test_each_metric_sees_the_target_that_its_kind_wants():
+    target = (X > 0.3).float() * 0.8 + 0.1  # smoothed
+    each = ClasswiseWrapper(MultilabelRecall(3, average=None), labels=list("abc"))
+    metrics = {"exact": MultilabelExactMatch(3), "recall": each, "brier": MeanSquaredError()}
+    result = results(LitModule(Same(), nn.BCEWithLogitsLoss(), sgd, metrics), X, target, 7)
+    whole, scores = (target > 0.5).int(), X.sigmoid()
+    assert result["test/exact"] == pytest.approx(float(MultilabelExactMatch(3)(scores, whole)))
+    recalls = [value for name, value in result.items() if name.startswith("test/recall/")]
+    assert recalls == pytest.approx(MultilabelRecall(3, average=None)(scores, whole).tolist())
+    assert result["test/brier"] == pytest.approx(float((scores - target).square().mean()))
+
+
+def test_a_metric_of_classes_takes_probabilities_for_the_likeliest_class():
+    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, {"acc": MulticlassAccuracy(3, average="micro")})
+    result = results(module, X, nn.functional.one_hot(CLASSES, 3) * 0.7 + 0.1, 7)
+    assert result["test/acc"] == pytest.approx(float((X.argmax(dim=1) == CLASSES).float().mean()))
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_several_data_sets_have_their_own_numbers(form):
+    parts = {"day": (X[:11], CLASSES[:11]), "night": (X[11:], CLASSES[11:])}
+    parts = parts if form is dict else dict(enumerate(parts.values()))
+    expected = {}
+    for name, (x, target) in parts.items():
+        numbers = {"loss": nn.functional.cross_entropy(x, target), "acc": (x.argmax(dim=1) == target).float().mean()}
+        plain = {f"val/{metric}": float(value) for metric, value in numbers.items()}
+        expected = plain | expected | {f"{metric}/{name}": value for metric, value in plain.items()}
+    loaders = {name: TensorLoader(part, 4) for name, part in parts.items()}
+    module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, {"acc": MulticlassAccuracy(3, average="micro")})
+    validating = trainer()
+    for _ in range(2):  # the counts of one validation are not those of the next
+        validating.validate(module, loaders if form is dict else list(loaders.values()), verbose=False)
+        assert {name: float(value) for name, value in validating.callback_metrics.items()} == pytest.approx(expected)
+
+
+PLATEAU, METRIC = "lightning.pytorch.cli.ReduceLROnPlateau", {"monitor": "val/mae", "mode": "max"}
+LOSS = {"monitor": "val/loss"}
+EARLY = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": METRIC}
+WATCHERS = {
+    "stop": (config(callbacks=(EARLY,)), "EarlyStopping watches val/mae with mode: max. Set mode: min."),
+    "plateau": (config(scheduler=(PLATEAU, METRIC)), "watches val/mae with mode: max. Set mode: min."),
+    "plateau of steps": (config(scheduler=(PLATEAU, LOSS), interval="step"), "Set the scheduler's interval to epoch"),
+    "torch's plateau": (config(scheduler=("torch.optim.lr_scheduler.ReduceLROnPlateau", {})), "Name lightning.pytorch"),
+}
+
+
+@pytest.mark.parametrize(("experiment", "told"), WATCHERS.values(), ids=WATCHERS.keys())
+def test_what_watches_a_number_wrongly_is_rejected_before_the_first_step(experiment, told, tmp_path, capfd):
+    run = fit(tmp_path, experiment)
+    assert told in capfd.readouterr().err
+    assert rows(run) == []
+
+
+def test_a_function_as_a_metric_is_rejected():
+    with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
+        LitModule(Same(), nn.MSELoss(), sgd, {"a": torch.mean})
