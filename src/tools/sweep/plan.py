@@ -26,15 +26,15 @@ FILE = "sweep.yaml"
 FILES = "config"  # choices of this name are YAML files, or dicts with options
 NUM_TRIALS = 20
 OWN = ("test_after_fit", "trainer.devices", "checkpoint.monitor", "checkpoint.mode")  # set by a sweep itself
-# The keys of `--sweep`. The names of Optuna's two grids stand for the points of the space.
+# The keys of `--sweep`.
 SETTINGS = ArgumentParser(exit_on_error=False)
 SETTINGS.add_argument("--space", type=dict)
-SETTINGS.add_argument("--metric", type=str | None)
-SETTINGS.add_argument("--direction", type=Literal["minimize", "maximize"] | None)
-GRIDS = Literal["optuna.samplers.GridSampler", "optuna.samplers.BruteForceSampler"]
-SETTINGS.add_argument("--sampler", type=GRIDS | BaseSampler, default={"class_path": "optuna.samplers.TPESampler"})
+SETTINGS.add_argument("--metric", type=str)
+SETTINGS.add_argument("--direction", type=Literal["minimize", "maximize"])
+SETTINGS.add_argument("--sampler", type=BaseSampler, default={"class_path": "optuna.samplers.TPESampler"})
 SETTINGS.add_argument("--pruner", type=BasePruner, default={"class_path": "optuna.pruners.NopPruner"})
-SETTINGS.add_argument("--trials", type=PositiveInt | None)
+SETTINGS.add_argument("--trials", type=PositiveInt)
+GRIDS = ("BruteForceSampler", "GridSampler")  # their points are those of the space
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Sweep:
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
         """Return all points of a grid; none for another sampler."""
-        return points(self.space) if isinstance(self.plan["sampler"], str) else []
+        return points(self.space) if self.plan["sampler"]["class_path"].endswith(GRIDS) else []
 
     def values(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return a trial's parameters by the names of the options."""
@@ -107,7 +107,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     except Exception as error:  # jsonargparse's, or a class's own
         refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}")
     plan, trials = yaml.safe_load(SETTINGS.dump(given)), own.trials or given.trials
-    space = read_space(plan["space"])
+    space = read_space(given.space)
     own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
     if taken := [each.name for each in space if each.name.replace(".init_args", "") in own_names]:
         refuse(f"{taken[0]} is in the space, and also an option, or what a sweep sets itself. Leave out one of them.")
