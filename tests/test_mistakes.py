@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from src.callbacks.mistakes import Mistakes, TopMistakes, plot_mistakes
-from src.engine.loggers.pictures import Guesses
 from tests.pictures import Data, OddData, bars, classifier, evaluate, formulas, sums
 from tests.stopping import differences
 
 
 def batch_of(images, confidence, rows):
     """A batch in which all guesses are wrong."""
-    zeros = torch.zeros(len(rows), dtype=torch.int64)
-    guesses = Guesses(zeros, zeros + 1, confidence, zeros == 0, 2)
-    return SimpleNamespace(images=images, guesses=lambda: guesses, places=lambda num_rows: rows)
+    scores = torch.stack([1 - confidence, torch.zeros_like(confidence), confidence], dim=1)
+    target = torch.ones(len(rows), dtype=torch.int64)  # never the guess
+    return SimpleNamespace(batch=images, classes=lambda: (scores, target), places=lambda num_rows: rows)
 
 
 def test_the_most_confident_mistakes_of_the_net_are_drawn(tmp_path):

@@ -25,14 +25,13 @@ class ClassReport(EvaluationPicture):
     """
 
     def begin(self, batch: Evaluated) -> Metric:
-        num_classes = batch.guesses().num_classes
+        num_classes = batch.classes()[0].shape[1]
         if num_classes > MAX_CLASSES:
             raise UserError(f"{num_classes:,} classes are too many for a confusion matrix of {MAX_CLASSES:,}.")
-        return MulticlassConfusionMatrix(num_classes, validate_args=False)
+        return MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
 
     def add(self, seen: Metric, batch: Evaluated) -> None:
-        guesses = batch.guesses()
-        seen.update(guesses.guess, guesses.truth)
+        seen.update(*batch.classes())
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: Metric, suffix: str) -> None:
         matrix, names = seen.compute(), class_names(trainer)

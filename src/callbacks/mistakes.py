@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from src.engine.data.batches import describe, parts
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import Evaluated, EvaluationPicture, as_label, class_names, new_figure
 
@@ -28,16 +29,18 @@ class Mistakes(EvaluationPicture):
         return TopMistakes(self.most)
 
     def add(self, seen: "TopMistakes", batch: Evaluated) -> None:
-        images, guesses = batch.images, batch.guesses()
-        if guesses.kept.numel() != len(images):
-            raise UserError(f"the targets {tuple(guesses.kept.shape)} are not one class for each image.")
-        wrong = guesses.guess != guesses.truth
-        rows = guesses.kept.flatten().nonzero().flatten()[wrong]
+        fits = (p for p in parts(batch.batch) if isinstance(p, Tensor) and p.dim() == 4 and p.shape[1] in (1, 3))
+        if (images := next(fits, None)) is None:
+            raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(batch.batch)}.")
+        scores, truth = batch.classes()
+        if truth.numel() != len(images):
+            raise UserError(f"the targets {tuple(truth.shape)} are not one class for each image.")
+        truth, (confidence, guess) = truth.flatten(), scores.flatten(1).max(dim=1)
+        rows = ((guess != truth) & (truth >= 0)).nonzero().flatten()
         # Rounded, since the last digits depend on the number of processes.
-        confidence = guesses.confidence[wrong].double().round(decimals=4)
-        columns = (-confidence, batch.places(len(images))[rows], guesses.truth[wrong], guesses.guess[wrong], rows)
-        found = zip(*(column.tolist() for column in columns), strict=True)
-        seen.merge_state([(*numbers, images[row]) for *numbers, row in found])
+        columns = (-confidence.double().round(decimals=4), batch.places(len(images)), truth, guess)
+        found = zip(*(column[rows].tolist() for column in columns), map(images.__getitem__, rows), strict=True)
+        seen.merge_state(list(found))
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: "TopMistakes", suffix: str) -> None:
         self.save(trainer, f"mistakes{suffix}", plot_mistakes(seen, class_names(trainer), self.title(suffix)))

@@ -150,9 +150,9 @@ def evaluated(outputs, batch=None, module=None):
     ],
 )
 def test_classes_are_read_from_probabilities_and_logits(name, values, target, guess, sure):
-    seen = evaluated({name: torch.tensor(values)}, (None, torch.tensor(target))).guesses()
-    assert seen.guess.flatten().tolist() == guess
-    assert seen.confidence.flatten().tolist() == pytest.approx(sure, abs=1e-4)
+    seen, _ = evaluated({name: torch.tensor(values)}, (None, torch.tensor(target))).classes()
+    assert seen.argmax(dim=1).tolist() == guess
+    assert seen.amax(dim=1).tolist() == pytest.approx(sure, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -167,25 +167,25 @@ def test_classes_are_read_from_probabilities_and_logits(name, values, target, gu
 )
 def test_other_tasks_than_classification_are_rejected(scores, target):
     with pytest.raises(UserError, match="this is no classification"):
-        evaluated({"scores": torch.tensor(scores), "target": torch.tensor(target)}).guesses()
+        evaluated({"scores": torch.tensor(scores), "target": torch.tensor(target)}).classes()
 
 
 @pytest.mark.parametrize("ignored", [-100, 255, "the loss"])
 def test_pixels_without_a_class_and_an_ignored_class_are_left_out(ignored):
-    module, first = Own(), [0]
+    module, first = Own(), 0
     if ignored == "the loss":
-        module.loss, ignored, first = torch.nn.CrossEntropyLoss(ignore_index=0), 0, []
+        module.loss, ignored, first = torch.nn.CrossEntropyLoss(ignore_index=0), 0, -1
     scores = torch.tensor([[0.9, 0.2], [0.3, 0.7]]).expand(1, 1, 2, 2)
     target = torch.tensor([[[0, 1], [ignored, 1]]])
     outputs = {"scores": torch.cat([scores, 1 - scores], dim=1), "target": target}
-    seen = evaluated(outputs, module=module).guesses()
-    assert (seen.truth.tolist(), seen.guess.tolist()) == ([*first, 1, 1], [*first, 1, 0])
+    seen, truth = evaluated(outputs, module=module).classes()
+    assert (truth.tolist(), seen.argmax(dim=1).tolist()) == ([[[first, 1], [-1, 1]]], [[[0, 1], [1, 0]]])
 
 
 def test_a_step_without_scores_is_named():
     for outputs, said in (({"hidden": torch.zeros(2, 3)}, r"hidden \(2, 3\) float32"), (None, "nothing")):
         with pytest.raises(UserError, match=rf"Own\.validation_step returned {said}\. Let it return a dict"):
-            evaluated(outputs).guesses()
+            evaluated(outputs).classes()
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_prediction_rows_see_the_batch_and_are_sorted(predict):
     assert rows[7] == {"name": "row 7", "third": "2.333"}
 
 
-@pytest.mark.parametrize(("harm", "said"), [("later", "one sample has name"), ("short", "for a batch of 4")])
+@pytest.mark.parametrize(("harm", "said"), [("later", "another name"), ("short", "for a batch of 4")])
 def test_prediction_rows_that_do_not_fit_are_one_line(predict, harm, said):
     done, rows, _ = predict("scalar", data="Named", harm=harm, code=1)
     (line,) = done.err.splitlines()
@@ -234,6 +234,7 @@ def test_texts_and_numbers_stay_as_they_are_and_tensors_are_copied():
     entries = {"name": tuple("abcd"), "path": [Path("a")] * 4, "value": [1, 2.5, None, True]}
     assert columns_of(entries, 4) == entries | {"name": list("abcd")}
     assert columns_of(list("abcd"), 4) == {"output": list("abcd")}
+    assert columns_of([{"a": 1}, {"b": 2}], 2) == {"a": [1, None], "b": [None, 2]}
     buffer = torch.zeros(4)
     kept = columns_of(buffer, 4)["score"]
     buffer += 1
@@ -257,8 +258,6 @@ def test_outputs_that_fit_no_sample_are_one_clear_error(outputs, described):
         columns_of(outputs, 4)
 
 
-def test_samples_of_other_names_and_two_columns_of_one_name_are_refused(predict):
-    with pytest.raises(UserError, match="one sample has a, another b"):
-        columns_of([{"a": 1}, {"b": 1}], 2)
+def test_two_columns_of_one_name_are_refused(predict):
     done, *_ = predict("twice", code=1)
     assert "two columns have the name pair_0" in done.err

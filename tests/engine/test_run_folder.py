@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningDataModule
 
 from src.cli import main
 from src.engine.errors import UserError
-from src.engine.run import folder, record
+from src.engine.run import folder
 from src.engine.run.report import how_it_ended
 from src.engine.run.run import Run, RunCallback
 from tests.conftest import SMALL
@@ -127,7 +127,7 @@ def project(tmp_path, monkeypatch):
     (folder / "src/old.py").write_bytes(b"".join(b"line = %d\r\n" % number for number in range(20)))
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"], ["clone", "-q", ".", "../fresh"]):
         git(*command, cwd=folder)
-    monkeypatch.setattr(record, "PROJECT", folder)
+    monkeypatch.setattr("src.engine.run.folder.PROJECT", folder)
     return folder
 
 
@@ -199,7 +199,7 @@ def test_the_patch_has_changed_and_new_files_and_applies_whatever_git_is_set_to(
     patches = set()
     for setting, value in SETTINGS.items():
         git("config", setting, value, cwd=project)
-        assert record._git(tmp_path / "changes.patch")["changes"] == "changes.patch"
+        assert folder._git(tmp_path / "changes.patch")["changes"] == "changes.patch"
         git("config", "--unset", setting, cwd=project)
         patches.add((tmp_path / "changes.patch").read_bytes())
     assert len(patches) == 1

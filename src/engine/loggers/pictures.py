@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from torchmetrics import Metric
 
-from src.engine.data.batches import TARGETS, describe, parts, take_apart
+from src.engine.data.batches import TARGETS, describe, take_apart
 from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError, one_line
 from src.engine.loggers.trackers import send_picture
@@ -28,25 +28,6 @@ from src.engine.module.metrics import dataset_names, loaders_of, suited
 from src.engine.paths import write_whole
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback
-
-
-@dataclass
-class Guesses:
-    """Hold the classes of a batch; samples whose target is no class (padding) are left out.
-
-    Attributes:
-        truth: (N,) int64; N is the batch size, or the number of all pixels or tokens.
-        guess: (N,) int64.
-        confidence: (N,) float32, the probability of the guess.
-        kept: (B, ...) bool, which targets were classes.
-        num_classes: C.
-    """
-
-    truth: Tensor
-    guess: Tensor
-    confidence: Tensor
-    kept: Tensor
-    num_classes: int
 
 
 @dataclass
@@ -103,18 +84,6 @@ class Evaluated:
             raise UserError(f"The target is {describe(target)}, not a tensor.")
         return target.detach().cpu()
 
-    @property
-    def images(self) -> Tensor:
-        """Return the images, (B, 1 or 3, H, W), on their device.
-
-        Raises:
-            UserError: If there are none.
-        """
-        for part in parts(self.batch):
-            if isinstance(part, Tensor) and part.dim() == 4 and part.shape[1] in (1, 3):
-                return part
-        raise UserError(f"there are no images (B, 1 or 3, H, W) in the batch, which was {describe(self.batch)}.")
-
     def places(self, num_rows: int) -> Tensor:
         """Return (B,) int64, the indices of the B = `num_rows` samples in their data set, for any number of processes.
 
@@ -128,8 +97,10 @@ class Evaluated:
         first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
         return first * 2**20 + torch.arange(num_rows)
 
-    def guesses(self) -> Guesses:
-        """Return the true and the likeliest classes.
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Return the probabilities of the classes, (B, C, ...) float32, and the true ones, (B, ...) int64, on the CPU.
+
+        A target that is no class (padding) is -1.
 
         Raises:
             UserError: If the task is no classification into one class each.
@@ -144,16 +115,14 @@ class Evaluated:
         if scores.shape[1] == 1:  # one number, for the second of two classes
             scores = torch.cat([1 - scores, scores], dim=1)
             fits &= bool((target <= 1).all())  # else a value or a count
-        confidence, guess = scores.max(dim=1)
-        if not fits or target.numel() != guess.numel() or bool((target != target.round()).any()):
+        if not fits or target.numel() != scores[:, 0].numel() or bool((target != target.round()).any()):
             raise UserError(
                 f"this is no classification with one class for each sample and its probability: scores "
                 f"{describe(self.scores)}, target {describe(target)}. Take the callback out of trainer.callbacks."
             )
-        truth = target.long().reshape(guess.shape)
+        truth = target.long().reshape(scores[:, 0].shape)
         left_out = getattr(getattr(self.module, "loss", None), "ignore_index", -1)  # as the loss does
-        kept = (truth >= 0) & (truth < scores.shape[1]) & (truth != left_out)
-        return Guesses(truth[kept], guess[kept], confidence[kept], kept, scores.shape[1])
+        return scores, truth.where((truth >= 0) & (truth < scores.shape[1]) & (truth != left_out), -1)
 
 
 class Picture(RunCallback):
@@ -214,7 +183,7 @@ class EvaluationPicture(Picture):
                 seen.plot(ax=figure.add_subplot(title=self.title(suffix)))
                 self.save(trainer, f"roc{suffix}", figure)
 
-    It overrides `add` to give the metric something else, for example the classes of `batch.guesses()`. Instead of a
+    It overrides `add` to give the metric something else, for example those of `batch.classes()`. Instead of a
     metric it may collect in any object that has `merge_state(other)`. It should stay small for any number of samples.
     """
 

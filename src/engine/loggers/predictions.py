@@ -76,7 +76,9 @@ class PredictionsCsv(RunCallback):
         if self._rows is not None:
             outputs = self._rows(*move_data_to_device((outputs, batch), torch.device("cpu")))
         columns = columns_of(outputs, len(indices) or count_samples(batch), count_samples(batch))
-        check_names(self._batches[0] if self._batches else columns, columns)
+        if self._batches and (names := self._batches[0].keys()) != columns.keys():
+            both = f"{', '.join(names)}, another {', '.join(columns)}"
+            raise UserError(f"predict: one batch has {both}. Give each the same names.")
         self._batches.append(columns)
         num_rows = len(next(iter(columns.values())))
         if num_rows != len(indices):
@@ -143,9 +145,8 @@ def columns_of(outputs: Any, *sizes: int) -> Columns:
     """
     named = outputs if isinstance(outputs, Mapping) else {"score" if isinstance(outputs, Tensor) else "output": outputs}
     if isinstance(outputs, list) and outputs and all(isinstance(row, Mapping) for row in outputs):
-        for row in outputs:
-            check_names(outputs[0], row)
-        named = {name: [row[name] for row in outputs] for name in outputs[0]}
+        names = dict.fromkeys(name for row in outputs for name in row)
+        named = {name: [row.get(name) for row in outputs] for name in names}
     columns = {str(name): column_of(part) for name, part in named.items()}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) != 1 or not lengths <= set(sizes):
@@ -180,13 +181,6 @@ def join(chunks: list[Column]) -> Column:
     entries = list(itertools.chain(*chunks))
     shapes = {entry.shape if isinstance(entry, Tensor) else None for entry in entries}
     return torch.stack(entries) if len(shapes) == 1 and None not in shapes else entries
-
-
-def check_names(first: Mapping[Any, Any], other: Mapping[Any, Any]) -> None:
-    """Raise a UserError if two batches, or two samples, have different names."""
-    if first.keys() != other.keys():
-        one, another = (", ".join(map(str, each)) or "no keys" for each in (first, other))
-        raise UserError(f"predict: one sample has {one}, another {another}. Give each the same keys, None for none.")
 
 
 def cells(name: str, column: Column) -> dict[str, list[Any]] | None:

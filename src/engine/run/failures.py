@@ -69,7 +69,7 @@ def explained(error: BaseException) -> str:
     return one_line(error) if rejected and all(name.startswith(ours) for name in modules) else ""
 
 
-def add_notes(error: Exception, run: Run, trainer: Trainer, module: LightningModule) -> None:
+def add_notes(error: BaseException, run: Run, trainer: Trainer, module: LightningModule) -> None:
     """Add below the traceback of an error: net, loss and the batch's shapes, where the run lies, how to resume it."""
     if run.first_step is not None and trainer.is_global_zero:  # it trained
         way = f"resume with: python -m src fit --ckpt_path {pasted(run.folder)}"

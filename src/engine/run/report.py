@@ -19,7 +19,7 @@ from src.engine.data.batches import count_samples
 from src.engine.errors import UserError, one_line
 from src.engine.paths import pasted, shorten, write_whole
 from src.engine.run.failures import add_notes
-from src.engine.run.record import add_entry, now
+from src.engine.run.folder import add_entry, now
 from src.engine.run.run import Run, RunCallback, metrics_of, stage_of
 
 
@@ -77,8 +77,7 @@ class Report(RunCallback):
         # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
         if at != self._last_epoch:
             self._last_epoch = at
-            self._add_row(trainer, "train", *["val"] * self._validated)
-            self._write("running", trainer)
+            self._add_numbers(trainer, "train", *["val"] * self._validated)
             if self.prints_epochs and trainer.is_global_zero:
                 of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
                 values = in_words(dict(sorted(metrics_of(trainer).items())))
@@ -89,17 +88,15 @@ class Report(RunCallback):
         self._speed = self._num_samples * trainer.world_size / (time.monotonic() - self._train_start_s)
         self.on_train_epoch_start(trainer, module)  # the last one
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Report a validation by itself or within an epoch, which may last for days."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report a test, and a validation by itself or within an epoch, which may last for days."""
         if trainer.sanity_checking:
             return  # on a resume the validation before the checkpoint counts
         self._validated = trainer.state.fn == "fit" and trainer.is_last_batch  # a part of the epoch's row
         if not self._validated:
-            self._add_row(trainer, "val")
-            self._write("running", trainer)
+            self._add_numbers(trainer, "val")
 
-    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._add_row(trainer, "test")
+    on_test_end = on_validation_end
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write and print what the verb did; a fit that is to be tested is still running."""
@@ -127,14 +124,13 @@ class Report(RunCallback):
                 print(f"next  {following}")
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Write what ended the run; the device is not asked, it may be what failed."""
-        if isinstance(exception, Exception):
-            add_notes(exception, self.run, trainer, module)
+        """Write what ended the run."""
+        add_notes(exception, self.run, trainer, module)
         if not trainer.is_global_zero or ((self.run.folder / "summary.json").exists() and not self._values):
             return  # a refused resume changed nothing
         self._values = self._values or self._earlier()
         state, self._values["reason"] = how_it_ended(exception)
-        self._write(state, trainer, ask=False)
+        self._write(state, trainer)
 
     def _begin(self, trainer: Trainer) -> None:
         """Write the record and the first summary, and print the first line, once for a fit and its test."""
@@ -160,30 +156,26 @@ class Report(RunCallback):
         self._begun_s = time.monotonic() - values["seconds"]
         return values | {"metrics": kept, "reason": None}
 
-    def _add_row(self, trainer: Trainer, *stages: str) -> None:
-        """Add a row of the numbers of these stages to metrics.csv, if there are any."""
-        is_fit, path = trainer.state.fn == "fit", self.run.folder / "metrics.csv"
-        # In alphabetical order: a resumed run may log in another one.
-        found = sorted(metrics_of(trainer).items())
-        metrics = {name: value for name, value in found if not is_fit or stage_of(name) in stages}
-        if not trainer.is_global_zero or not metrics or getattr(trainer, "fast_dev_run", False):
-            return
-        if self._text is not None:
-            with write_whole(path) as part:
-                part.write_bytes(self._text.encode())
-            self._text = None
-        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        if is_fit:
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            row |= {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
-        add_row(path, row | metrics)
-
-    def _write(self, state: str, trainer: Trainer, ask: bool = True) -> None:
-        """Write summary.json on rank zero, with the newest metrics where the device may be asked."""
+    def _add_numbers(self, trainer: Trainer, *stages: str) -> None:
+        """Put the newest numbers into the summary; add those of these stages, if any, to metrics.csv as a row."""
         if not trainer.is_global_zero:
             return
-        if ask:
-            self._values["metrics"] |= {name: plain(value) for name, value in metrics_of(trainer).items()}
+        is_fit, metrics, path = trainer.state.fn == "fit", metrics_of(trainer), self.run.folder / "metrics.csv"
+        self._values["metrics"] |= {name: plain(value) for name, value in metrics.items()}
+        self._write("running", trainer)
+        # In alphabetical order: a resumed run may log in another one.
+        row = {name: value for name, value in sorted(metrics.items()) if not is_fit or stage_of(name) in stages}
+        if row and not getattr(trainer, "fast_dev_run", False):
+            if self._text is not None:
+                with write_whole(path) as part:
+                    part.write_bytes(self._text.encode())
+                self._text = None
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups] if is_fit else []
+            rates = {f"lr/{number}" if number else "lr": float(group["lr"]) for number, group in enumerate(groups)}
+            add_row(path, {"epoch": trainer.current_epoch, "step": trainer.global_step} | rates | row)
+
+    def _write(self, state: str, trainer: Trainer) -> None:
+        """Write summary.json without asking the device, which may be what failed."""
         if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
             self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
