@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from src.cli import main
 from tests import stopping, warm
@@ -75,12 +74,10 @@ class Mnist:
 
     @property
     def options(self) -> list[str]:
-        """Return the options for the command line."""
         return [f"--data.root={self.root}", f"--data.val_size={self.val_size}"]
 
 
 def write_idx(path: Path, values: torch.Tensor) -> None:
-    """Write a uint8 tensor in the format of MNIST's files."""
     header = struct.pack(f">BBBB{values.dim()}I", 0, 0, 8, values.dim(), *values.shape)
     path.write_bytes(header + values.numpy().tobytes())
 
@@ -108,7 +105,6 @@ def mnist(request: pytest.FixtureRequest, mnist_files: Mnist) -> Mnist:
 
 @pytest.fixture(scope="session")
 def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
-    """Write MNIST to a folder of this test run."""
     root = tmp_path_factory.mktemp("data")
     raw, at_hand = root / "MNIST" / "raw", PROJECT / "data" / "MNIST" / "raw"
     found = {file.name.removesuffix(".gz"): file for file in at_hand.glob("*-ubyte*")}
@@ -124,7 +120,7 @@ def mnist_files(tmp_path_factory: pytest.TempPathFactory) -> Mnist:
 @pytest.fixture
 def fit_sums(cli: Callable[..., Done], tmp_path: Path) -> Callable[..., Done]:
     """Fit the small experiment with options and fragments; the first run is runs/sums/version_0."""
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(stopping.config()))
+    stopping.write(tmp_path, stopping.config())
 
     def run(*more: str) -> Done:
         fragments = [word for name in more if name.endswith(".yaml") for word in ("--config", CONFIGS / name)]

@@ -12,7 +12,6 @@ from tests.conftest import PROJECT
 
 
 def copy_of_project(folder: Path) -> Path:
-    """Copy the tracked files to a folder."""
     names = ["git", "ls-files", "-z", "--cached"]
     listed = subprocess.run(names, cwd=PROJECT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:

@@ -87,7 +87,6 @@ def classifier(net: nn.Module | None = None) -> LitModule:
 
 
 def evaluate(picture: Picture, module: LightningModule, data: LightningDataModule, folder: Path) -> dict[str, Any]:
-    """Test a module; return what was drawn by name."""
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     with figures() as kept:
         trainer = Trainer(accelerator="cpu", devices=1, callbacks=[picture], default_root_dir=folder, **quiet)
@@ -116,6 +115,5 @@ def formulas(figure: Any) -> list[str]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """Return a PNG as (H, W, 3) uint8."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

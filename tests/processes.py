@@ -41,14 +41,12 @@ class Fail(Callback):
 
 
 def fail(rank: int, step: int, **more: object) -> list[str]:
-    """Return the options of `Fail`."""
     values = {"rank": rank, "step": step} | more
     options = [f"--trainer.callbacks.{name}={value}" for name, value in values.items()]
     return ["--trainer.callbacks=tests.processes.Fail", *options]
 
 
 def processes(number: int) -> list[str]:
-    """Return the options for several processes on this machine."""
     return ["--trainer.accelerator=cpu", f"--trainer.devices={number}", "--trainer.strategy=ddp"]
 
 
@@ -81,14 +79,12 @@ def job(number: int) -> list[dict[str, str]]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """Return the numbers in metrics.csv."""
     return [{name: float(value) for name, value in row.items() if value} for row in stopping.rows(run)]
 
 

@@ -24,7 +24,6 @@ class Stopped(Exception):
 
 
 def crash() -> None:
-    """Leave by an exception that nothing handles."""
     raise Stopped
 
 
@@ -123,20 +122,24 @@ def config(
 
 
 class Net(torch.nn.Sequential):
-    """4 numbers to 1."""
-
     def __init__(self, dropout: float = 0.0) -> None:
         drop = [torch.nn.Dropout(dropout)] if dropout else []
         super().__init__(torch.nn.Linear(4, 8), torch.nn.ReLU(), *drop, torch.nn.Linear(8, 1))
+
+
+def write(folder: Path, experiment: dict[str, Any]) -> Path:
+    """Write an experiment to a YAML file in a folder; return the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sums.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    return file
 
 
 def fit(
     folder: Path, experiment: dict[str, Any], stop_at: tuple[str, int] | None = None, action: Callable[[], None] = crash
 ) -> Path:
     """Start a run under `folder`, which a stop may end early; return the run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "experiment.yaml"
-    file.write_text(yaml.safe_dump(experiment))
+    file = write(folder, experiment)
     run_main(["fit", "--config", str(file), "--trainer.default_root_dir", str(folder / "runs")], stop_at, action)
     return folder / "runs" / "sums" / "version_0"
 
@@ -149,7 +152,6 @@ def killed_at(stop_at: tuple[str, int], folder: Path, experiment: dict[str, Any]
 
 
 def resume(path: Path, *options: str, stop_at: tuple[str, int] | None = None) -> int:
-    """Resume a run; return the exit code."""
     return run_main(["fit", "--ckpt_path", str(path), *options], stop_at)
 
 
@@ -201,7 +203,6 @@ def run_differences(a: Path, b: Path) -> list[str]:
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """Return the rows of metrics.csv."""
     path = run / "metrics.csv"
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 

@@ -85,7 +85,6 @@ def start(args: Iterable[object], cwd: Path, env: Mapping[str, str], new_session
 
 
 def finish(process: Any, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Wait for a process."""
     try:
         out, err = process.communicate(timeout=timeout_s)
     finally:

@@ -37,8 +37,6 @@ def augmented(row: int) -> tuple[Tensor, Tensor]:
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented at random."""
-
     def __init__(self, num_rows: int = NUM_ROWS) -> None:
         self.num_rows = num_rows
 
@@ -55,13 +53,10 @@ class BrokenRows(Rows):
 
 
 def fail(*_: Any) -> Any:
-    """A mistake of the user's."""
     raise KeyError("the user's own mistake")
 
 
 class Own(DataLoader[Any]):
-    """A subclass, as everybody has one."""
-
     def __iter__(self) -> Iterator[Any]:
         for x, target in super().__iter__():
             yield x, 2 * target
@@ -112,8 +107,6 @@ class ShortStream(Stream):
 
 
 class StatefulStream(Stream):
-    """Knows its place."""
-
     def __init__(self) -> None:
         self.waiting: list[int] = []
 

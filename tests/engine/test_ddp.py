@@ -1,10 +1,14 @@
-"""Several processes train like one, and end together."""
+"""Several processes train like one, and end together; torchrun restarts them, and joins two machines."""
+
+import os
+import subprocess
 
 import pytest
 import torch
 
 from src.engine.errors import UserError
-from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, launch, processes, rows, start
+from tests.conftest import CONFIGS, PROJECT
+from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, free_port, launch, processes, rows, start
 from tests.xor import XorDataModule
 
 
@@ -20,8 +24,6 @@ def test_two_processes_train_like_one(cli, tmp_path):
 
 
 class Unused(torch.nn.Linear):
-    """A layer, and one that nobody calls."""
-
     def __init__(self) -> None:
         super().__init__(2, 1)
         self.idle = torch.nn.Linear(2, 2)
@@ -48,3 +50,67 @@ def test_a_failure_of_one_ends_all_and_is_named(options, said, tmp_path):
     assert said in done.stderr
     if "error: " in said or "unused" in said:
         assert "Traceback" not in done.stderr
+
+
+MULTINODE = ("--config", CONFIGS / "trainer/multinode.yaml", "--trainer.accelerator=cpu")
+SHARED = (*XOR, *IN_DOUBLE, "--data.batch_size=2", "--checkpoint.every_n_steps=100")
+# Restarted workers would meet in the store of those that died, and look for them.
+ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path):
+    once = tmp_path / "once"
+    kill = fail(rank=1, step=777, kill="true", once=once)
+    runs = []
+    for name in ("disturbed", "undisturbed"):  # the second finds the file
+        options = (*SHARED, *processes(2), *kill, f"--trainer.default_root_dir={name}")
+        launch("fit", *options, cwd=tmp_path, torchrun=("--nproc-per-node=2", "--max-restarts=1"), **ENV)
+        assert once.exists()
+        runs += (tmp_path / name / "xor").iterdir()
+    assert [run.parts[-3] for run in runs] == ["disturbed", "undisturbed"]
+    assert_equal_runs(*runs, 0.0)
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one_process(tmp_path):
+    launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
+    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    command = ("fit", *SHARED, *MULTINODE)
+    machines = [start(*command, cwd=tmp_path, torchrun=(*agent, "--rdzv-id=two"), **ENV) for _ in range(2)]
+    done = [finish(machine, timeout_s=600) for machine in machines]  # torchrun may wait 300 s for the other to end
+    assert [each.returncode for each in done] == [0, 0], done
+    assert sum(each.stdout.count("parameters, on 2 x cpu") for each in done) == 1
+    (one,), (two,) = (list((tmp_path / name / "xor").iterdir()) for name in ("one", "runs"))
+    assert rows(two)[-1]["step"] == 2_000
+    assert_equal_runs(one, two, 1e-9)
+
+
+@pytest.mark.slow
+def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
+    command = ("fit", *XOR, *MULTINODE, "--data.batch_size=2", "--trainer.max_epochs=1", "--trainer.devices=1")
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    machines = [start(*command, cwd=tmp_path, **env, NODE_RANK=str(rank)) for rank in range(2)]
+    done = [finish(machine) for machine in machines]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert [run.name for run in (tmp_path / "runs/xor").iterdir()] == ["version_0"]
+    assert done[1].stdout == done[1].stderr == ""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_starts_the_run_with_the_options_given_to_it(tmp_path):
+    """With an srun that starts one process: what the script hands to it has to be right."""
+    if not (PROJECT / ".venv/bin/python").exists():
+        pytest.skip("needs the .venv that `make setup` makes")
+    for name in ("configs", "src", ".venv"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    here = ("--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.strategy=auto")
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CONFIG": "configs/rows.yaml"}
+    script = ["bash", "configs/trainer/slurm.sh", *here, *short]
+    done = subprocess.run(script, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 epoch, 2 steps" in done.stdout

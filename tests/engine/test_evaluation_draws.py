@@ -13,8 +13,6 @@ from tests.stopping import config, differences, fit, killed_at, resume, rows, ru
 
 
 class Data(Task):
-    """Each row draws noise."""
-
     def val_dataloader(self) -> Any:
         return [DataLoader(Rows(13), self.batch_size), DataLoader(Rows(9), self.batch_size, shuffle=True)]
 
@@ -27,11 +25,8 @@ class Data(Task):
 class Drawing(LitModule):
     """Its steps of evaluation add noise, and so does the end of an epoch."""
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return super().validation_step((batch[0] + noise(), batch[1]), batch_idx, dataloader_idx)
-
-    def test_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().test_step((batch[0] + noise(), batch[1]), batch_idx)
+    def step(self, batch: Any) -> Any:
+        return super().step(batch if self.training else (batch[0] + noise(), batch[1]))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return super().predict_step((batch[0] + noise(), batch[1]), batch_idx)
@@ -54,7 +49,6 @@ def runs(tmp_path_factory):
 
 
 def figures(run: Path, stage: str) -> dict[str, str]:
-    """The last figures of a stage."""
     found = [{name: value for name, value in row.items() if name.startswith(stage) and value} for row in rows(run)]
     return [row for row in found if row][-1]
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import StreamLoader
 from src.engine.data.order import Role
 from tests.processes import IN_DOUBLE, assert_equal_runs, finish, launch, processes, start
-from tests.stopping import behind, config, fit, killed_at, resume, rows, run_differences, run_main
+from tests.stopping import behind, config, fit, killed_at, resume, rows, run_differences, run_main, write
 
 # Where a run of 12 steps an epoch, with a checkpoint at each fifth step and between epochs, is stopped.
 STOPS = {
@@ -47,13 +46,6 @@ def experiment(form: str = "plain", dropout: float = 0.5, **data: Any) -> dict[s
     return made | {"data": {"class_path": "tests.engine.loader_tasks.Task", "init_args": {"form": form} | data}}
 
 
-def write(folder: Path, made: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "experiment.yaml"
-    file.write_text(yaml.safe_dump(made))
-    return file
-
-
 def stop_again_and_again(folder: Path, made: dict[str, Any], kind: str, *options: str) -> Path:
     """Start a run in processes of its own and stop it, going on between; returns its folder."""
     run = folder / "runs/sums/version_0"
@@ -70,7 +62,6 @@ def stop_again_and_again(folder: Path, made: dict[str, Any], kind: str, *options
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The run of a form that nothing stops, made once."""
     return functools.cache(lambda form: fit(tmp_path_factory.mktemp("whole"), experiment(form)))
 
 
@@ -96,8 +87,6 @@ def test_a_stopped_run_ends_with_the_same_bits(form, trainer, stops, tmp_path):
 
 
 class Counts(IterableDataset[int]):
-    """Counts on from epoch to epoch, by three."""
-
     count = 0
 
     def __iter__(self) -> Iterator[int]:
@@ -190,7 +179,6 @@ def test_a_mistake_in_the_users_data_ends_the_run_at_once_with_its_traceback(pla
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code", "number"), [("SIGINT", 130, 1), ("SIGTERM", 143, 2)])
 def test_a_signal_to_the_whole_job_finds_the_workers_alive_until_the_run_is_saved(name, code, number, tmp_path):
-    """As a terminal's Ctrl-C and a scheduler send it."""
     file = write(tmp_path, experiment("persistent", batch_size=4 // number))
     options = ("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true", *processes(number))
     process = start("fit", "--config", file, *options, cwd=tmp_path, new_session=True)

@@ -84,7 +84,6 @@ def take_over(form: str, rank: int = 0, world_size: int = 1, size: int = 4, seed
 
 
 def rows(batch: Any) -> list[int]:
-    """The indices of its samples."""
     return torch.as_tensor(batch[0] if isinstance(batch, list) else batch).flatten().tolist()
 
 
@@ -282,8 +281,6 @@ class Chain(Noise):
 
 
 class Columns(Noise):
-    """Makes batches that are no lists."""
-
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         return {"rows": torch.stack([self[index] for index in indices])}
 
@@ -294,7 +291,6 @@ def noise(dataset: Any, size: int | None = 4, workers: int = 0, seed: int = 0, *
 
 
 def drawn(made: MapLoader, number: int = 0) -> dict[int, list[float]]:
-    """What was drawn, by index."""
     found = [batch.reshape(-1, batch.shape[-1]).tolist() for batch in batches(made, number)]
     return {int(index): values for index, *values in flat(found)}
 
@@ -330,7 +326,6 @@ def test_ranks_and_a_resume_draw_the_same():
 
 
 def noisy(samples: list[torch.Tensor]) -> torch.Tensor:
-    """Noise for the samples themselves, and for the batch."""
     for sample in samples:
         sample += torch.rand(())
     return default_collate(samples) + np.random.rand() + random.random()

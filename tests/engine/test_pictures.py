@@ -16,8 +16,6 @@ from tests.processes import launch, processes
 
 
 class Dot(Picture):
-    """Draws a dot."""
-
     def draw(self, trainer, module):
         print("drawn")
         figure = new_figure(2, 1)
@@ -69,8 +67,6 @@ class Seen(EvaluationPicture):
 
 
 class Matrix(EvaluationPicture):
-    """Names a metric of torchmetrics."""
-
     def begin(self, batch):
         return MulticlassConfusionMatrix(batch.scores.shape[1])
 

@@ -95,8 +95,6 @@ class Named(Data):
 
 
 class Writer(BasePredictionWriter):
-    """Writes a file for each batch."""
-
     def __init__(self) -> None:
         super().__init__("batch")
 
@@ -128,7 +126,6 @@ def predict(cli, tmp_path):
 
 
 def found(folder, number=0):
-    """The rows of predictions.csv and what is in predictions.pt."""
     table, large = (folder / f"runs/task/version_{number}/predictions.{kind}" for kind in ("csv", "pt"))
     rows = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
     return rows, torch.load(large, weights_only=True) if large.exists() else {}

@@ -136,8 +136,6 @@ def test_a_seeded_block_leaves_the_generators_as_they_were(tmp_path):
 
 
 class Rows(LightningDataModule):
-    """Draws its rows in a hook."""
-
     def setup(self, stage):
         self.rows = torch.randperm(100)
 

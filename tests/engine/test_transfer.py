@@ -16,7 +16,6 @@ def seeded_net():
 
 
 def into(net, **options):
-    """Return a net's weights after a transfer."""
     Transfer(**options).into(net)
     return net.state_dict()
 
@@ -90,15 +89,14 @@ def test_weights_that_do_not_fit_are_named(tmp_path, held, options, error, hint)
 
 def test_a_mistake_is_one_line_and_makes_no_run(cli, tmp_path):
     torch.save(prefixed("b."), tmp_path / "weights.pt")
-    for name, said in {"nope": "transfer.weights=nope does not exist.", "weights.pt": "Missing key(s)"}.items():
-        done = cli("fit", "--config", SMALL, f"--transfer.weights={name}")
+    new = ("--config", SMALL)
+    for name, other, said in (
+        ("nope", new, "transfer.weights=nope does not exist."),
+        ("weights.pt", new, "Missing key(s)"),
+        ("runs/b/version_0", ("--ckpt_path", "runs/a/version_0"), "Give one of them"),
+    ):
+        done = cli("fit", *other, f"--transfer.weights={name}")
         assert done.code == 1
         (line,) = done.err.splitlines()
         assert said in line
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_resume_does_not_take_other_weights(cli):
-    done = cli("fit", "--ckpt_path", "runs/a/version_0", "--transfer.weights", "runs/b/version_0")
-    assert done.code == 1
-    assert "Give one of them" in done.err
