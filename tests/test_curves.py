@@ -6,7 +6,7 @@ import pytest
 
 from src.callbacks.curves import plot_curves
 from tests.pictures import figures, formulas, pixels
-from tests.stopping import config, fit, resume, rows
+from tests.stopping import config, fit, resume, rows, run_main
 
 CURVES = {"class_path": "src.callbacks.curves.Curves"}
 
@@ -38,6 +38,9 @@ def test_a_signal_leaves_the_curves_so_far_and_a_resume_has_those_of_the_whole_r
     image = pixels(folder / "curves.png")
     assert (image[0] == 255).all()
     assert len({tuple(color) for color in image.reshape(-1, 3).tolist()}) > 50
+    with figures() as tested:
+        assert run_main(["test", "--ckpt_path", str(folder), f"--trainer.default_root_dir={tmp_path}"]) == 0
+    assert tested == {}
 
 
 def test_a_crash_leaves_the_curves_so_far_and_a_validation_within_an_epoch_stands_at_its_step(tmp_path):

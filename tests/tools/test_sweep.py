@@ -190,6 +190,18 @@ def test_study_lies_in_its_own_folder_and_choices_stay_what_they_are(tmp_path, m
         assert type(read["a"]) is type(value)
 
 
+def test_points_depend_on_the_seed_of_the_sampler(tmp_path):
+    found = []
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        kind = {"class_path": TPE, "init_args": {"seed": seed}}
+        sweep = Sweep(PLAN | {"space": SPACE, "sampler": kind}, {"seed_everything": 1}, folder=tmp_path / name)
+        sweep.folder.mkdir()
+        search = Search(sweep)
+        found.append([str(search.next()[2]) for _ in range(3)])
+    assert found[0] == found[1] != found[2]
+    assert len({*found[0]}) == 3
+
+
 def test_each_bound_and_choice_is_probed_and_becomes_options():
     space = read_space({"a.lr": {"low": 0.1, "high": 0.7}, "a.kind": {"x": {"a.m": [1, 2, 3, 4]}, "y": None}})
     found = probes(space)
