@@ -22,7 +22,8 @@ import src.tools.export
 from src.cli import main as fit
 from src.module import LitModule
 from src.tools.export import main as export
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, PROJECT
+from tests.tasks import tokens
 
 X = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TARGET = (X.mean(dim=(1, 2, 3)) > 0).long()
@@ -44,17 +45,6 @@ class Pairs(pl.LightningDataModule):
         return 3 * x + 1, target
 
 
-class Dicts(Pairs):
-    """Loads dicts, two of whose entries a net may take."""
-
-    def train_dataloader(self):
-        rows = [{"x": x, "scale": x.mean(), "labels": y, "name": "a"} for x, y in zip(X, TARGET, strict=True)]
-        return DataLoader(rows, batch_size=16)
-
-    def on_after_batch_transfer(self, batch, dataloader_idx):
-        return batch
-
-
 class ConvNet(nn.Sequential):
     """Normalises over the batch and drops: both change in training."""
 
@@ -74,28 +64,6 @@ class Lies(ConvNet):
 
     def forward(self, x):
         return super().forward(x) * (2 if torch.compiler.is_exporting() else 1)
-
-
-class Foreign(pl.LightningModule):
-    """Knows nothing of this project; two outputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = ConvNet()
-
-    def training_step(self, batch):
-        loss = nn.functional.cross_entropy(self.body(batch["x"]), batch["labels"])
-        self.log("val/loss", loss)
-        return loss
-
-    validation_step = test_step = training_step
-
-    def predict_step(self, batch):
-        logits = self.body(batch["x"]) * batch["scale"].unsqueeze(1)
-        return logits.argmax(dim=1), logits
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters())
 
 
 CONV = ["--model.activation=softmax", "--model.optimizer=torch.optim.Adam", "--model.loss=torch.nn.CrossEntropyLoss"]
@@ -163,22 +131,18 @@ def test_a_missing_package_is_reported_with_the_command_that_adds_it(monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "inputs", "outputs"),
+    ("config", "inputs", "outputs"),
     [
-        (
-            [f"model={__name__}.Foreign", f"data={__name__}.Dicts"],
-            {"x": "float32 (batch, 1, 8, 8)", "scale": "float32 (batch)"},
-            2,
-        ),
-        # The rows as they come: the file scales them.
-        ([f"config={CONFIGS / 'rows.yaml'}"], {"x": "float64 (batch, 4)"}, 1),
+        ("tests/tasks/gan.yaml", {"x": "float32 (batch, 12)"}, 2),  # a module that knows nothing of this project
+        ("tests/tasks/tokens.yaml", {"input_ids": "int64 (batch, 7)", "attention_mask": "int64 (batch, 7)"}, 1),
+        ("configs/rows.yaml", {"x": "float64 (batch, 4)"}, 1),  # as they come: the file scales them
     ],
-    ids=["foreign", "rows"],
 )
-def test_an_onnx_file_of_any_net_is_proved(options, inputs, outputs, tmp_path, monkeypatch):
+def test_an_onnx_file_of_any_net_is_proved(config, inputs, outputs, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    facts = exported(fitted(*(f"--{option}" for option in options)))
+    tokens.write_data(tmp_path)
+    facts = exported(fitted(f"--config={PROJECT / config}"))
     assert facts["inputs"] == inputs
     assert len(facts["outputs"]) == outputs
     assert facts["largest_difference"] <= 1e-4
