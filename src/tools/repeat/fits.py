@@ -48,9 +48,8 @@ def run_all(plan: Plan) -> None:
         overlap = join(plan)
     report(plan, rows)
     if failed := [row for row in rows if row.error]:
-        rest = f", {MAX_FAILURES} in a row: the others were not begun" if len(rows) < len(plan.values) else ""
-        reason = failed[-1].error.rstrip(".")
-        refuse(f"{len(failed)} of {len(rows)} failed{rest}. The last one: {reason}. After fixing it: {again}")
+        last = f"The last one: {failed[-1].error.rstrip('.')}. After fixing it: {again}"
+        refuse(f"{len(failed)} of {len(rows)} failed, {len(plan.values) - len(rows)} were not begun. {last}")
     if overlap:
         refuse(overlap)
 

@@ -58,10 +58,8 @@ def join(plan: Plan) -> str:
         for row in read_table(plan.folder / f"version_{number}" / FILE):
             index = int(row["row"])
             if index in rows:
-                return (
-                    f"row {index} validates in fold {rows[index]['fold']} and in fold {fold}, so there is no {FILE}. "
-                    "Does setup use self.fold? If not, mean and spread are not those of folds."
-                )
+                twice = f"row {index} validates in fold {rows[index]['fold']} and in fold {fold}"
+                return f"{twice}: mean and spread are not those of folds. Let setup use self.fold."
             rows[index] = {"row": index, "fold": fold} | row
     if rows:
         write_table(plan.folder / FILE, [rows[index] for index in sorted(rows)])

@@ -60,11 +60,8 @@ def begin(kind: str, values: list[int], files: list[str], options: list[str]) ->
     base, root = compose_base(files, options, own)
     data = base["data"] or {}
     if kind == "fold" and "fold" not in data.get("init_args", {}):
-        refuse(
-            f"{data.get('class_path', 'the experiment')} has no folds. Give the data module an option "
-            "`fold: tuple[int, int] | None = None` and in setup, by fold_of of src/engine/data/splits.py, the line: "
-            "self.train_rows, self.val_rows = fold_of(len(x), self.fold, seed)."
-        )
+        name = data.get("class_path", "the experiment")
+        refuse(f"{name} has no folds. Give the data module an option `fold`, which setup uses, as in src/data/rows.py.")
     base["test_after_fit"] &= kind == "seed"  # between folds the test's data stays unseen
     folder = claim(root, "repeat", base)
     write(folder / FILE, yaml.safe_dump({"kind": kind, "values": values}))

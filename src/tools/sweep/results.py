@@ -11,7 +11,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from src.tools.common import refuse, write, write_table
-from src.tools.common.fits import evaluate, summary_of
+from src.tools.common.fits import MAX_FAILURES, evaluate, summary_of
 from src.tools.sweep.plan import Sweep
 
 TRIALS, BEST = "trials.csv", "best.yaml"
@@ -66,10 +66,8 @@ def close(sweep: Sweep, study: optuna.Study, again: str) -> None:
     trials = trials_of(study)
     if left := sweep.trials - sum(trial.state.is_finished() for trial in trials):
         last = [trial for trial in trials if trial.state == TrialState.FAIL][-1]
-        refuse(
-            f"too many trials in a row failed, {left} are left; the last one, {sweep.run(last)}: "
-            f"{last.user_attrs['error'].rstrip('.')}. Continue with: {again}"
-        )
+        reason = f"{sweep.run(last)}: {last.user_attrs['error'].rstrip('.')}"
+        refuse(f"{MAX_FAILURES} trials in a row failed, {left} are left. The last: {reason}. Continue with: {again}")
     states = [state_of(trial) for trial in trials]
     if "complete" not in states:
         refuse(f"no trial is complete; see {sweep.folder / TRIALS}")

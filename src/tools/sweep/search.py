@@ -88,14 +88,13 @@ class Search:
             refuse(f"--trials {sweep.trials}: {sweep.folder} has {len(begun)} trials. Set --trials to that or more.")
         study_id = storage.get_study_id_from_name(name)
         running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
-        ids = [storage.get_trial_id_from_study_id_trial_number(study_id, number) for number in running]
-        self.interrupted = [Trial(self.study, each) for each in ids]
+        find = storage.get_trial_id_from_study_id_trial_number
+        self.interrupted = [Trial(self.study, find(study_id, number)) for number in running]
 
     def next(self) -> tuple[Trial, Path, list[str]] | None:
         """Take the next trial, an interrupted one or a new one; return it with its folder and its options."""
-        if self.num_failed >= MAX_FAILURES:
-            return None
-        if not self.interrupted and len(trials_of(self.study)) >= self.sweep.trials:
+        is_complete = not self.interrupted and len(trials_of(self.study)) >= self.sweep.trials
+        if is_complete or self.num_failed >= MAX_FAILURES:
             return None
         trial = self.interrupted.pop(0) if self.interrupted else self.study.ask()
         return trial, *self.place(trial)
