@@ -18,7 +18,6 @@ from src import __main__ as program
 from src.engine.run import failures
 from src.engine.run.report import why_ended
 from tests.conftest import PROJECT, SMALL, run_process
-from tests.processes import XOR
 from tests.stopping import config, fit, resume
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5")
@@ -108,10 +107,10 @@ def test_each_end_has_its_reason():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_auto_trains_on_cuda_and_gives_what_a_cpu_gives(cli):
-    on_cuda = cli("fit", *XOR, "--trainer.devices=1")
+    on_cuda = cli("fit", "--config", SMALL, "--trainer.devices=1")
     assert on_cuda.code == 0, on_cuda.err
     assert f"on {torch.cuda.get_device_name()}" in on_cuda.out
-    on_cpu = cli("fit", *XOR, "--trainer.accelerator=cpu")
+    on_cpu = cli("fit", "--config", SMALL, "--trainer.accelerator=cpu")
     assert on_cuda.metrics["test/acc"] == on_cpu.metrics["test/acc"] == 1.0
     assert on_cuda.metrics["test/loss"] == pytest.approx(on_cpu.metrics["test/loss"], rel=1e-2)
 
@@ -155,7 +154,6 @@ def test_main_help_names_verbs_and_tools_without_imports(tmp_path, monkeypatch, 
         out = capsys.readouterr().out
         names = ["fit", "validate", "test", "predict", *program.programs(Path(program.__file__).parent / "tools")]
         assert all(f"\n    {name} " in out for name in names)
-        assert len(out.splitlines()) < 40
 
 
 def test_the_command_that_an_installation_brings_is_the_command_line():

@@ -148,11 +148,6 @@ def function(width: int = 3) -> Net:
     return Net(width=width)
 
 
-class Data(XorDataModule):
-    def setup(self, stage):
-        raise OSError("bad row")
-
-
 class Misused(XorDataModule):
     """Calls a method of Lightning with nonsense."""
 
@@ -176,7 +171,6 @@ PLACES = {
     "net": (NET, LAST_BATCH),
     "net, as torch does": ([*NET, "--model.net.as_torch=true"], LAST_BATCH),
     "a net that does not fit": (LINEAR, "net Linear, loss BCEWithLogitsLoss; the batch was x (4, 2) float32"),
-    "data": ([f"--data={HERE}.Data"], None),
     "data, by Lightning": ([f"--data={HERE}.Misused"], None),
     "callback": ([f"--trainer.callbacks={HERE}.AfterValidation"], None),
 }

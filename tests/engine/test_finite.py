@@ -1,7 +1,6 @@
 """A loss of NaN or infinity stops the run before the weights are spoilt."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
@@ -18,15 +17,12 @@ class SpoiltSums(Sums):
         self.data[0][40] = value
 
 
-def experiment(value: float, **trainer: Any) -> dict[str, Any]:
-    return config(**trainer) | {"data": {"class_path": f"{__name__}.SpoiltSums", "init_args": {"value": value}}}
-
-
 @pytest.mark.parametrize(("value", "loss", "accumulate"), [(float("nan"), "nan", 3), (1e38, "inf", 1)])
 def test_it_stops_with_step_rate_and_last_good_checkpoint(value, loss, accumulate, tmp_path, capfd):
     loader = TensorLoader((torch.arange(48),), 4, shuffle=True, seed=0)
     batch = next(k for k, (rows,) in enumerate(loader) if 40 in rows)
-    run = fit(tmp_path, experiment(value, every_n_steps=1, accumulate_grad_batches=accumulate))
+    made = config(every_n_steps=1, accumulate_grad_batches=accumulate)
+    run = fit(tmp_path, made | {"data": {"class_path": f"{__name__}.SpoiltSums", "init_args": {"value": value}}})
     at = f"step {batch // accumulate + 1} (epoch 0, lr 0.01)"
     err = capfd.readouterr().err
     assert f"error: The loss is {loss} at {at}. The last good checkpoint is {run}" in err

@@ -18,9 +18,10 @@ BOTH = {"on_step": True, "on_epoch": True}
 
 
 class Ways:
-    """Logs in each way that Lightning has; for a module with `net` that calls `make_metrics`."""
+    """Logs in each way that Lightning has; for a module with `net`."""
 
-    def make_metrics(self):
+    def __init__(self, *args):
+        super().__init__(*args)
         several = MetricCollection({"mse": MeanSquaredError(), "r2": R2Score()})
         stages = ("train", "val", "test")
         self.single = nn.ModuleDict({f"{stage}_": MeanAbsoluteError() for stage in stages})
@@ -77,7 +78,6 @@ class Plain(Ways, LightningModule):
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(2, 1)
-        self.make_metrics()
 
     def on_before_optimizer_step(self, optimizer):
         self.log("grad", self.net.weight.grad.norm())
@@ -101,7 +101,6 @@ class Lit(Ways, LitModule):
 
     def __init__(self):
         super().__init__(nn.Linear(2, 1), SumOverWeight(), lambda params: torch.optim.SGD(params, lr=0.05))
-        self.make_metrics()
 
 
 class Rows(LightningDataModule):

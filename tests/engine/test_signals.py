@@ -5,14 +5,12 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
 
-from src.cli import main
 from tests.conftest import PROJECT, SMALL
 from tests.processes import finish, processes, start
 from tests.stopping import config, fit, resume, run_differences, run_main
@@ -108,14 +106,6 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "SIGINT while starting; nothing was begun\n")
-
-
-def test_main_trains_in_a_thread_and_takes_paths_and_numbers(tmp_path):
-    options = ("--trainer.max_epochs", 1, "--data.passes", 5, "--trainer.default_root_dir", tmp_path)
-    thread = threading.Thread(target=main, args=(("fit", "--config", SMALL, *options),))
-    thread.start()
-    thread.join()
-    assert (tmp_path / "xor/version_0/checkpoints/last.ckpt").is_file()
 
 
 def twice(number: signal.Signals) -> None:

@@ -194,18 +194,16 @@ class TokenLoss(nn.Module):
 
 def test_softmax_over_the_wrong_dimension_is_refused():
     x, target = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))
-    metrics = accuracy(3)
-    module = LitModule(Same(), TokenLoss(), sgd, metrics, activation="softmax")
+    module = LitModule(Same(), TokenLoss(), sgd, accuracy(3), activation="softmax")
     with pytest.raises(UserError, match=r"torch.nn.Softmax and --model.activation.init_args.dim -1"):
         results(module, x, target, 2)
-    module = LitModule(Same(), TokenLoss(), sgd, metrics, activation=nn.Softmax(dim=-1))
+    module = LitModule(Same(), TokenLoss(), sgd, accuracy(3), activation=nn.Softmax(dim=-1))
     result = results(module, x, target, 2)
     assert result["test/acc"] == pytest.approx(float((x.argmax(dim=2) == target).float().mean()))
 
 
 def test_metrics_leave_out_what_the_loss_leaves_out():
-    metrics = accuracy(3)
-    module = LitModule(Same(), nn.CrossEntropyLoss(ignore_index=3), sgd, metrics)
+    module = LitModule(Same(), nn.CrossEntropyLoss(ignore_index=3), sgd, accuracy(3))
     (result,) = trainer().test(module, TensorLoader((IMAGES, PIXELS.where(PIXELS > 0, 3)), 5), verbose=False)
     kept = (PIXELS > 0) & (PIXELS < 3)
     assert result["test/acc"] == pytest.approx(float((IMAGES.argmax(dim=1) == PIXELS)[kept].float().mean()))
