@@ -77,11 +77,6 @@ class Mnist:
         return [f"--data.root={self.root}", f"--data.val_size={self.val_size}"]
 
 
-def write_idx(path: Path, values: torch.Tensor) -> None:
-    header = struct.pack(f">BBBB{values.dim()}I", 0, 0, 8, values.dim(), *values.shape)
-    path.write_bytes(header + values.numpy().tobytes())
-
-
 def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
     """Write images that a net can learn: each digit is a bright bar at its own height, on noise."""
     raw.mkdir(parents=True)
@@ -91,8 +86,10 @@ def write_synthetic(raw: Path, num_train: int, num_test: int) -> None:
         images = torch.randint(0, 60, (number, 28, 28), generator=generator)
         for index, digit in enumerate(digits.tolist()):
             images[index, 2 * digit + 3 : 2 * digit + 6, 4:24] = 255
-        write_idx(raw / f"{part}-images-idx3-ubyte", images.to(torch.uint8))
-        write_idx(raw / f"{part}-labels-idx1-ubyte", digits.to(torch.uint8))
+        for kind, values in (("images", images), ("labels", digits)):
+            header = struct.pack(f">BBBB{values.dim()}I", 0, 0, 8, values.dim(), *values.shape)
+            content = header + values.to(torch.uint8).numpy().tobytes()
+            (raw / f"{part}-{kind}-idx{values.dim()}-ubyte").write_bytes(content)
 
 
 @pytest.fixture(scope="module")

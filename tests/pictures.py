@@ -38,12 +38,7 @@ def sums() -> tuple[Tensor, Tensor]:
 
 
 class Data(LightningDataModule):
-    """Batches of tensors for every stage.
-
-    Args:
-        tensors: `bars` by default.
-        names: Of the data sets of an evaluation: the first is the whole, the second one half of it in a DataLoader.
-    """
+    """Batches for every stage; with two names an evaluation has two sets, the second is one half in a DataLoader."""
 
     class_names = ("low", "middle", "high")
 

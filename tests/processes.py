@@ -63,19 +63,15 @@ def start(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), new_session:
 def launch(*args: object, cwd: Path, torchrun: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
     """Start `python -m src ...`, assert success and return rank 0; starts each rank that `processes` asks for."""
     devices = [str(arg).partition("=")[2] for arg in args if str(arg).startswith("--trainer.devices=")]
-    by_hand = "--trainer.strategy=ddp" in args and not torchrun and devices
-    ranks = job(int(devices[0])) if by_hand else [{}]
+    ranks: list[dict[str, str]] = [{}]
+    if "--trainer.strategy=ddp" in args and not torchrun and devices:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+        ranks = [address | {"LOCAL_RANK": str(rank)} for rank in range(int(devices[0]))]
     started = [start(*args, cwd=cwd, torchrun=torchrun, **env, **rank) for rank in ranks]
     done = [finish(process) for process in started]
     for each in done:
         assert each.returncode == 0, each.stderr
     return done[0]
-
-
-def job(number: int) -> list[dict[str, str]]:
-    """Return the environment of each rank of a job that no launcher starts."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    return [address | {"LOCAL_RANK": str(rank)} for rank in range(number)]
 
 
 def free_port() -> int:

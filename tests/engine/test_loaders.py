@@ -110,12 +110,6 @@ def test_a_stream_that_was_exhausted_begins_again_or_not_until_the_next_epoch():
     assert list(behind(resumed, 0)) == [7, 8, 9]
 
 
-def test_a_seed_that_was_drawn_is_kept_whatever_the_resume_says(tmp_path):
-    whole, run = killed_at(("on_train_batch_end", 17), tmp_path, experiment("dict") | {"seed_everything": False})
-    assert resume(run, "--seed_everything=7") == 0
-    assert run_differences(whole, run) == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "kind"), MATRIX.items())
 def test_a_run_stopped_from_without_ends_with_the_same_bits(form, kind, undisturbed, tmp_path):

@@ -33,11 +33,8 @@ N = 23
 class Numbers(Dataset[torch.Tensor]):
     """Each sample is its index."""
 
-    def __init__(self, length: int = N) -> None:
-        self.length = length
-
     def __len__(self) -> int:
-        return self.length
+        return N
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         return torch.as_tensor(index)
@@ -69,6 +66,7 @@ EACH_ONCE = {
 OWN_BATCHES = {"buckets": lambda size: DataLoader(Numbers(), batch_sampler=Buckets(N, 6))}
 OTHERS = {
     "sampler of batches": lambda size: DataLoader(Numbers(), None, sampler=BatchSampler(weighted(24), 4, False)),
+    "no batches": lambda size: DataLoader(Numbers(), None, True),
     "weighted": lambda size: DataLoader(Numbers(), size, sampler=weighted(N)),
     "with replacement": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), True, 40)),
     "fewer": lambda size: DataLoader(Numbers(), size, sampler=RandomSampler(Numbers(), num_samples=17)),
@@ -78,9 +76,9 @@ OTHERS = {
 FORMS = EACH_ONCE | OWN_BATCHES | OTHERS
 
 
-def take_over(form: str, rank: int = 0, world_size: int = 1, size: int = 4, seed: int = 0) -> MapLoader:
+def take_over(form: str, rank: int = 0, world_size: int = 1, size: int = 4, seed: int = 0, **role: Any) -> MapLoader:
     torch.manual_seed(seed)
-    return MapLoader(FORMS[form](size), Role(rank=rank, world_size=world_size))
+    return MapLoader(FORMS[form](size), Role(rank=rank, world_size=world_size, **role))
 
 
 def rows(batch: Any) -> list[int]:
@@ -160,35 +158,25 @@ def test_the_ranks_together_have_the_batches_of_one(form):
     assert combined == [sorted(batch) for batch in one]
 
 
-RESTS = {
-    "plain": lambda length: DataLoader(Numbers(length), 4, True),
-    "buckets": lambda length: DataLoader(Numbers(length), batch_sampler=Buckets(length, 4)),
-    "no batches": lambda length: DataLoader(Numbers(length), None),
-}
-
-
-@pytest.mark.parametrize("length", [21, 22, 24, 25])
-@pytest.mark.parametrize("form", RESTS)
-def test_a_rest_is_shared_by_the_ranks(form, length):
-    ranks = {}
-    for stage in ("test", "train"):
-        torch.manual_seed(0)
-        ranks[stage] = [MapLoader(RESTS[form](length), Role(stage=stage, rank=rank, world_size=3)) for rank in range(3)]
+@pytest.mark.parametrize("world_size", [3, 5, 11])
+@pytest.mark.parametrize("form", ["plain", "buckets", "no batches"])
+def test_a_rest_is_shared_by_the_ranks(form, world_size):
     # An evaluation has each sample once, in batches that are not too large and, if they are of several, as many.
-    tested = [epoch(each) for each in ranks["test"]]
-    assert sorted(flat(flat(tested))) == list(range(length))
-    assert max(map(len, flat(tested))) <= {"plain": 4, "buckets": 2}.get(form, 1)
+    tested = [epoch(take_over(form, rank, world_size, size=2, stage="test")) for rank in range(world_size)]
+    assert sorted(flat(flat(tested))) == list(range(N))
+    assert max(map(len, flat(tested))) <= 2
     assert form != "plain" or len(set(map(len, tested))) == 1
     # In training a process without a row has one that weighs nothing.
+    ranks = [take_over(form, rank, world_size, size=2, stage="train") for rank in range(world_size)]
     seen = []
-    for batch, parts in enumerate(zip(*ranks["train"], strict=True)):
+    for batch, parts in enumerate(zip(*ranks, strict=True)):
         each = [torch.tensor(rows(part), dtype=torch.float64) for part in parts]
-        weights = [made.weight_of(batch) for made in ranks["train"]]
+        weights = [made.weight_of(batch) for made in ranks]
         real = torch.cat([part for part, weight in zip(each, weights, strict=True) if weight])
-        weighted = sum(part.mean() * weight for part, weight in zip(each, weights, strict=True)) / 3
+        weighted = sum(part.mean() * weight for part, weight in zip(each, weights, strict=True)) / world_size
         assert torch.isclose(weighted, real.mean(), rtol=1e-12)
         seen += real.int().tolist()
-    assert sorted(seen) == list(range(length))
+    assert sorted(seen) == list(range(N))
 
 
 class Mine(DistributedSampler[Any]):

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src.cli import main
 from src.engine.errors import UserError
 from src.engine.loggers.pictures import Evaluated, EvaluationPicture, Picture, as_label, class_names, new_figure
+from tests import stopping
 from tests.pictures import pixels
 from tests.processes import launch, processes
 
@@ -96,8 +96,7 @@ def write(folder, *callbacks, **options):
     model = {"net": {"class_path": "tests.pictures.Net"}, "loss": {"class_path": "torch.nn.CrossEntropyLoss"}}
     model["optimizer"] = {"class_path": "torch.optim.Adam"}
     experiment = {"model": model, "data": {"class_path": "tests.pictures.Data"}, "trainer": trainer} | options
-    (folder / "plots.yaml").write_text(yaml.safe_dump(experiment | {"experiment": "plots"}))
-    return ["--config", str(folder / "plots.yaml"), f"--trainer.default_root_dir={folder}"]
+    return ["--config", str(stopping.write(folder, experiment)), f"--trainer.default_root_dir={folder}"]
 
 
 def test_after_the_test_each_picture_is_drawn_once_and_a_failure_ends_no_run(tmp_path, capfd):
@@ -106,7 +105,7 @@ def test_after_the_test_each_picture_is_drawn_once_and_a_failure_ends_no_run(tmp
     before = Rows.num_batches
     main(["fit", *write(tmp_path, *pictures, test_after_fit=True), '--data.names=["day", "night/rain"]'])
     out, err = capfd.readouterr()
-    folder = tmp_path / "plots/version_0"
+    folder = tmp_path / "sums/version_0"
     assert [line for line in out.splitlines() if line.startswith(("seen", "drawn", "test day", "test night"))] == [
         *("drawn", "seen_day test True 50", "seen_night_rain test True 25"),
         *("test day [17, 17, 16]", "test night rain [9, 8, 8]"),
