@@ -16,10 +16,9 @@ from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.resume import Resume
 from src.engine.loggers.predictions import PredictionsCsv
 from src.engine.loggers.trackers import Trackers
-from src.engine.run.finite import Finite
 from src.engine.run.report import Bar, Report
 from src.engine.run.run import Run, RunCallback
-from src.engine.run.signals import Signals
+from src.engine.run.stop import Finite, Signals
 
 # Those of a YAML come behind the first two, and Lightning moves the checkpoint to the end.
 ALWAYS_ON: tuple[tuple[str, type[RunCallback]], ...] = (

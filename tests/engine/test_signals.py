@@ -117,7 +117,7 @@ def twice(number: signal.Signals) -> None:
     ("name", "once_s"), [("SIGINT", -1), pytest.param("SIGHUP", 60, marks=ON_POSIX)], ids=["later", "at once"]
 )
 def test_a_second_signal_stops_at_once_unless_it_is_the_first_sent_twice(name, once_s, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("src.engine.run.signals.ONCE_S", once_s)
+    monkeypatch.setattr("src.engine.run.stop.ONCE_S", once_s)
     number = getattr(signal, name)
     run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: twice(number))
     err = capfd.readouterr().err

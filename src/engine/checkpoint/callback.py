@@ -1,5 +1,6 @@
 """Write a run's checkpoints at points from which a resume is exact; end a run that got a signal."""
 
+import math
 import sys
 import time
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau
 from src.engine.lightning_fixes.trainer import writes_a_folder
 from src.engine.run.run import RunCallback
-from src.engine.run.signals import leave
+from src.engine.run.stop import leave
 
 # How often several processes agree on whether it is time.
 ASK_EVERY_N_BATCHES = 50
@@ -121,7 +122,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         larger = (self.mode or best_mode(trainer.lightning_module, self.monitor)) == "max"
         best = self.run.best_score
-        if score == score and (best is None or (score > best if larger else score < best)):
+        if math.isfinite(score) and (best is None or (score > best if larger else score < best)):
             self.run.best_score = score
             self._best_due = self._stopping(trainer)
             if not self._best_due:

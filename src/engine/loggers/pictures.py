@@ -280,9 +280,7 @@ def as_label(name: object, most: int = 40) -> str:
 def class_names(trainer: Trainer) -> list[str]:
     """Return the data module's `class_names`, a list in the order of the classes; none where it has none."""
     names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-    if isinstance(names, Mapping):
-        raise UserError("class_names of the data module is a dict. Give a list in the order of the classes.")
-    return [] if names is None else [str(name) for name in names]
+    return [] if names is None or isinstance(names, Mapping) else list(map(str, names))
 
 
 def new_figure(width: float, height: float) -> Figure:

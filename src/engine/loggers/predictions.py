@@ -68,10 +68,8 @@ class PredictionsCsv(RunCallback):
             return
         sample_indices = getattr(self._loaders[number], "sample_indices", None)
         if sample_indices is None and trainer.world_size > 1:
-            raise UserError(
-                f"predict on {trainer.world_size} processes needs a DataLoader or a TensorLoader, got "
-                f"{type(self._loaders[number]).__name__}: nobody knows the order of its samples."
-            )
+            order = f"nobody knows the order of its samples in a {type(self._loaders[number]).__name__}"
+            raise UserError(f"predict on several processes needs a DataLoader or a TensorLoader: {order}.")
         indices = sample_indices(batch_idx).tolist() if sample_indices else []
         if self._rows is not None:
             outputs = self._rows(*move_data_to_device((outputs, batch), torch.device("cpu")))

@@ -65,9 +65,7 @@ class Report(RunCallback):
         self.run.first_step = trainer.global_step
         self._train_start_s = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *rest: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         self._num_samples += count_samples(batch)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -161,7 +159,9 @@ class Report(RunCallback):
         if not trainer.is_global_zero:
             return
         is_fit, metrics, path = trainer.state.fn == "fit", metrics_of(trainer), self.run.folder / "metrics.csv"
-        self._values["metrics"] |= {name: plain(value) for name, value in metrics.items()}
+        self._values["metrics"] |= {
+            name: value if math.isfinite(value) else str(value) for name, value in metrics.items()
+        }
         self._write("running", trainer)
         # In alphabetical order: a resumed run may log in another one.
         row = {name: value for name, value in sorted(metrics.items()) if not is_fit or stage_of(name) in stages}
@@ -178,7 +178,7 @@ class Report(RunCallback):
         """Write summary.json without asking the device, which may be what failed."""
         if trainer.state.fn == "fit":
             self._values |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-            self._values |= {"monitor": self.run.monitor, "best": plain(self.run.best_score)}
+            self._values |= {"monitor": self.run.monitor, "best": self.run.best_score}
         seconds = round(time.monotonic() - self._begun_s, 3)
         self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
         path = self.run.folder / "summary.json"
@@ -213,11 +213,6 @@ def how_it_ended(exception: BaseException) -> tuple[str, str]:
         return "stopped", signal.Signals(exception.code - 128).name
     name = "" if isinstance(exception, UserError) else f"{type(exception).__name__}: "
     return "failed", f"{name}{one_line(exception)[:300]}".removesuffix(": ")
-
-
-def plain(value: float | None) -> float | str | None:
-    """Return a number as JSON has it."""
-    return value if value is None or math.isfinite(value) else str(value)
 
 
 class Bar(TQDMProgressBar):
@@ -269,9 +264,9 @@ def next_command(run: Run, trainer: Trainer) -> str:
     owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     options = (run.config.get("data") or {}).get("init_args") or {}
     # Only the user knows the value of an option such as `predict_path`.
-    more = {"predict": " --data.predict_path PATH" * (options.get("predict_path", "") is None)}
-    for verb in ("test", "predict"):
+    asked = " --data.predict_path PATH" * (options.get("predict_path", "") is None)
+    for verb, more in (("test", ""), ("predict", asked)):
         has_data = any(is_overridden(f"{verb}_dataloader", owner) for owner in owners)
         if run.best and has_data and verb != trainer.state.fn:
-            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more.get(verb, '')}"
+            return f"python -m src {verb} --ckpt_path {pasted(run.best)}{more}"
     return ""
