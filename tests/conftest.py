@@ -5,7 +5,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.cli import main
 from tests import stopping, warm
 from tests.warm import PROJECT
 
@@ -45,14 +43,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     def run(*args: object) -> Done:
         capfd.readouterr()
-        try:
-            finished = main([str(arg) for arg in args])
-            code, metrics = 0, {name: float(value) for name, value in finished.trainer.callback_metrics.items()}
-        except SystemExit as stop:
-            code, metrics = stop.code if isinstance(stop.code, int) else 1, {}
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-        return Done(code, *capfd.readouterr(), metrics)
+        code, finished = stopping.call([str(arg) for arg in args])
+        metrics = finished.trainer.callback_metrics if finished else {}
+        return Done(code, *capfd.readouterr(), {name: float(value) for name, value in metrics.items()})
 
     return run
 

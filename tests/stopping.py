@@ -159,17 +159,22 @@ def run_main(args: list[str], stop_at: tuple[str, int] | None = None, action: Ca
     """Run the command line in this process; a crash is -1."""
     Stop.at, Stop.action = stop_at, action
     try:
-        main(args)
+        return call(args)[0]
     except Stopped:
         return -1
+    finally:
+        Stop.at = None
+
+
+def call(args: list[str]) -> tuple[int, Any]:
+    """Run the command line in this process; return the exit code, and what it returns."""
+    try:
+        return 0, main(args)
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
-            return 1
-        return int(stop.code or 0)
-    finally:
-        Stop.at = None
-    return 0
+            return 1, None
+        return int(stop.code or 0), None
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:

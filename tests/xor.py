@@ -37,9 +37,3 @@ class XorDataModule(LightningDataModule):
         return self._loader(passes=1)
 
     test_dataloader = predict_dataloader = val_dataloader
-
-    def prediction_rows(self, outputs, batch):
-        return [
-            {"input": f"{x[0]:.0f} {x[1]:.0f}", "output": round(score.item(), 3), "truth": int(target.item())}
-            for x, score, target in zip(batch[0], outputs, batch[1], strict=True)
-        ]

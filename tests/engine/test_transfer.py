@@ -7,6 +7,7 @@ from src.engine.checkpoint.build import Transfer
 from src.engine.errors import UserError
 from tests import stopping
 from tests.conftest import SMALL
+from tests.stopping import differences
 
 
 def seeded_net():
@@ -20,10 +21,6 @@ def into(net, **options):
     return net.state_dict()
 
 
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_a_fit_starts_with_the_weights_and_its_resume_needs_the_source_no_more(fit_sums, cli, tmp_path):
     source = stopping.fit(tmp_path / "source", stopping.config(max_epochs=1)) / "checkpoints/last.ckpt"
     # A run that learns nothing: what it saves is what it started with.
@@ -31,7 +28,7 @@ def test_a_fit_starts_with_the_weights_and_its_resume_needs_the_source_no_more(f
     done = fit_sums(*still, f"--transfer.weights={source.parents[1]}")
     assert f"weights from {source}: 4 of 4 tensors" in done.out
     last = torch.load("runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert equal(last["state_dict"], torch.load(source, weights_only=True)["state_dict"])
+    assert differences(last["state_dict"], torch.load(source, weights_only=True)["state_dict"]) == []
     assert last["global_step"] == 12
     source.unlink()
     done = cli("fit", "--ckpt_path=runs/sums/version_0", "--trainer.max_epochs=2")
@@ -54,13 +51,13 @@ FILES = {
 @pytest.mark.parametrize(("held", "options"), FILES.values(), ids=FILES.keys())
 def test_weights_from_elsewhere(tmp_path, held, options):
     torch.save(held, tmp_path / "weights.pth")
-    assert equal(into(stopping.Net(), weights=tmp_path / "weights.pth", **options), seeded_net())
+    assert differences(into(stopping.Net(), weights=tmp_path / "weights.pth", **options), seeded_net()) == []
 
 
 def test_safetensors(tmp_path):
     package = pytest.importorskip("safetensors.torch", reason="needs the package safetensors")
     package.save_file(seeded_net(), tmp_path / "weights.safetensors")
-    assert equal(into(stopping.Net(), weights=tmp_path / "weights.safetensors"), seeded_net())
+    assert differences(into(stopping.Net(), weights=tmp_path / "weights.safetensors"), seeded_net()) == []
 
 
 def test_skipped_parameters_keep_their_fresh_values(tmp_path):
