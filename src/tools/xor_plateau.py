@@ -8,6 +8,7 @@ Half of the seeds leave the plateau by step 40, 27, 20 and 13.
 from pathlib import Path
 
 import torch
+from jsonargparse.typing import PositiveInt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
@@ -80,9 +81,11 @@ def draw(fits: dict[int, tuple[Tensor, Tensor]]) -> Figure:
 def main(args: list[str]) -> None:
     """Train each width, print a table, write the picture."""
     parser = Parser("python -m src xor_plateau", description=__doc__)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each")
-    parser.add_argument("--seeds", type=int, default=500, help="0 to one less")
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument(
+        "--hidden", type=PositiveInt, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each"
+    )
+    parser.add_argument("--seeds", type=PositiveInt, default=500, help="0 to one less")
+    parser.add_argument("--steps", type=PositiveInt, default=2_000)
     parser.add_argument("--to", type=Path, default=Path("runs/xor_plateau.png"), help="the picture")
     given = parser.parse_args(args)
     given.to.parent.mkdir(parents=True, exist_ok=True)
