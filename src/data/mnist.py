@@ -76,8 +76,8 @@ class MNISTDataModule(LightningDataModule):
                 return source(self.root, train=train, download=download)
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
             raise UserError(
-                f"Cannot get {name} from {self.raw}: {one_line(error) or type(error).__name__} Check the connection, set "
-                "--data.root or --data.mirror, put the packed files there, or delete that folder to download them again."
+                f"Cannot get {name} from {self.raw}: {one_line(error) or type(error).__name__} Check the connection, "
+                "set --data.root or --data.mirror, put the packed files there, or delete that folder for a new download."
             ) from error
 
     def setup(self, stage: str) -> None:
