@@ -77,7 +77,7 @@ class MNISTDataModule(LightningDataModule):
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
             raise UserError(
                 f"Cannot get {name} from {self.raw}: {one_line(error) or type(error).__name__} Check the connection, "
-                "set --data.root or --data.mirror, put the packed files there, or delete that folder for a new download."
+                "set --data.root or --data.mirror, put the packed files there, or delete that folder to download again."
             ) from error
 
     def setup(self, stage: str) -> None:
