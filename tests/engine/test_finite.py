@@ -10,8 +10,6 @@ from tests.stopping import Sums, config, fit, resume
 
 
 class SpoiltSums(Sums):
-    """Sums with a value that is no number, or so large that the loss is infinite."""
-
     def __init__(self, value: float = float("nan")) -> None:
         super().__init__()
         self.data[0][40] = value

@@ -58,13 +58,11 @@ class Plain(pl.LightningModule):
 
 
 def save_at(path: Path, hook: str, number: int) -> pl.Callback:
-    """Save at the n-th call of a hook."""
     calls = itertools.count(1)
     return LambdaCallback(**{hook: lambda trainer, *rest: next(calls) == number and trainer.save_checkpoint(path)})
 
 
 def plain(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """A trainer as Lightning has it, without what writes or prints."""
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")
     return pl.Trainer(accelerator="cpu", callbacks=[*callbacks], **dict.fromkeys(off, False) | options)
 

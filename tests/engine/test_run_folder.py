@@ -241,8 +241,6 @@ def test_an_interrupted_run_was_stopped_and_any_other_failed():
 
 
 class Odd(Callback):
-    """Fails in a test."""
-
     def on_test_start(self, trainer, *rest):
         raise RuntimeError(f"in the test\nof a run {summary(Path(trainer.default_root_dir))['state']}")
 

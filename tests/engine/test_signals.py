@@ -2,9 +2,9 @@
 
 import os
 import signal
-import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +18,6 @@ from tests.stopping import config, fit, resume, run_differences, run_main
 ON_POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
 
-def send(number: int):
-    return lambda: signal.raise_signal(number)
-
-
 @pytest.mark.parametrize(
     ("stop", "trainer"),
     [
@@ -32,7 +28,7 @@ def send(number: int):
 )
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_path, capfd):
     whole = fit(tmp_path / "whole", config(**trainer))
-    run = fit(tmp_path / "stopped", config(**trainer), stop, send(signal.SIGTERM))
+    run = fit(tmp_path / "stopped", config(**trainer), stop, lambda: signal.raise_signal(signal.SIGTERM))
     assert f"go on with: python -m src fit --ckpt_path {run}" in capfd.readouterr().err
     assert resume(run) == 0
     assert run_differences(whole, run) == []
@@ -55,8 +51,6 @@ def test_the_exit_code_tells_the_signal_however_often_it_comes(name, code, tmp_p
 
 
 class Late(Callback):
-    """Sends a signal from within a stage."""
-
     def __init__(self, stage: str, name: str) -> None:
         self.stage, self.number = stage, getattr(signal, name)
 
@@ -67,17 +61,17 @@ class Late(Callback):
     on_test_batch_start = on_validation_batch_start
 
 
-def late(stage: str, name: str) -> dict[str, object]:
+def late(folder: Path, stage: str, name: str) -> Path:
     callback = {"class_path": f"{__name__}.Late", "init_args": {"stage": stage, "name": name}}
-    return config(max_epochs=1, callbacks=(callback,))
+    (folder / "late.yaml").write_text(yaml.safe_dump(config(max_epochs=1, callbacks=(callback,))))
+    return folder / "late.yaml"
 
 
 @pytest.mark.parametrize(("stage", "name"), [("sanity", "SIGINT"), ("test", "SIGTERM")])
 def test_a_signal_outside_of_training_ends_with_its_code_and_a_line(stage, name, tmp_path, capfd):
-    (tmp_path / "late.yaml").write_text(yaml.safe_dump(late(stage, name)))
     options = [f"--trainer.default_root_dir={tmp_path / 'runs'}", f"--test_after_fit={stage == 'test'}".lower()]
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert run_main(["fit", "--config", str(tmp_path / "late.yaml"), *options]) == 128 + getattr(signal, name)
+    assert run_main(["fit", "--config", str(late(tmp_path, stage, name)), *options]) == 128 + getattr(signal, name)
     err = capfd.readouterr().err
     assert f"{name} outside of training: stopped; the run is {tmp_path / 'runs/sums/version_0'}\n" in err
     assert "Traceback" not in err
@@ -86,8 +80,7 @@ def test_a_signal_outside_of_training_ends_with_its_code_and_a_line(stage, name,
 
 @pytest.mark.slow
 def test_of_two_processes_both_end_and_one_speaks(tmp_path):
-    (tmp_path / "late.yaml").write_text(yaml.safe_dump(late("sanity", "SIGTERM")))
-    done = finish(start("fit", "--config", tmp_path / "late.yaml", *processes(2), cwd=tmp_path))
+    done = finish(start("fit", "--config", late(tmp_path, "sanity", "SIGTERM"), *processes(2), cwd=tmp_path))
     assert done.returncode == 143, done.stderr
     assert done.stderr.count("SIGTERM outside") == 1
     assert "Traceback" not in done.stderr
@@ -108,18 +101,12 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     assert (process.returncode, err) == (130, "SIGINT while starting; nothing was begun\n")
 
 
-def twice(number: signal.Signals) -> None:
-    signal.raise_signal(number)
-    signal.raise_signal(number)
-
-
-@pytest.mark.parametrize(
-    ("name", "once_s"), [("SIGINT", -1), pytest.param("SIGHUP", 60, marks=ON_POSIX)], ids=["later", "at once"]
-)
+@ON_POSIX
+@pytest.mark.parametrize(("name", "once_s"), [("SIGINT", -1), ("SIGHUP", 60)], ids=["later", "at once"])
 def test_a_second_signal_stops_at_once_unless_it_is_the_first_sent_twice(name, once_s, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("src.engine.run.stop.ONCE_S", once_s)
     number = getattr(signal, name)
-    run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: twice(number))
+    run = fit(tmp_path, config(), ("on_train_batch_start", 3), lambda: [signal.raise_signal(number) for _ in range(2)])
     err = capfd.readouterr().err
     assert "again to stop at once" in err
     assert (f"{number.name} at step 3; go on with: " in err) == (once_s == 60)
@@ -130,7 +117,8 @@ def test_a_second_signal_stops_at_once_unless_it_is_the_first_sent_twice(name, o
 def test_a_closed_terminal_that_nohup_ignores_is_ignored(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run = fit(tmp_path, config(max_steps=4), ("on_train_batch_start", 3), send(signal.SIGHUP))
+        stop = ("on_train_batch_start", 3)
+        run = fit(tmp_path, config(max_steps=4), stop, lambda: signal.raise_signal(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
@@ -150,9 +138,14 @@ def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch, slurm):
     scontrol.parent.mkdir()
     # What SLURM does when a job is requeued: it ends the job.
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\nkill -TERM $PPID\n')
-    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
-    run = fit(tmp_path / "job", config(max_epochs=2), ("on_train_batch_start", 17), send(signal.SIGUSR1))
+    run = fit(
+        tmp_path / "job",
+        config(max_epochs=2),
+        ("on_train_batch_start", 17),
+        lambda: signal.raise_signal(signal.SIGUSR1),
+    )
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4711\n"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert fit(tmp_path / "job", config(max_epochs=2)) == run

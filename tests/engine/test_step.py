@@ -237,8 +237,6 @@ def test_a_batch_that_net_and_loss_cannot_take_is_refused(net, loss, batch, prob
 
 
 class Returns(LitModule):
-    """Returns what a test says."""
-
     def __init__(self, make, metrics=None):
         super().__init__(Same(), nn.MSELoss(), sgd, metrics)
         self.make = make
