@@ -60,7 +60,7 @@ class Trained(nn.Module):
         self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
         if raw:
-            self.module.activation = "identity"
+            self.module.activation = nn.Identity()
         loader = copy.copy(CombinedLoader(loaders).flattened[0])
         self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") and not raw else None
         if self.transform:  # a part of the prediction, so that the batch is as it is stored

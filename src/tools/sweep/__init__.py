@@ -5,6 +5,7 @@ killed is continued by --resume; an interrupted trial continues from its own che
 of `fit`.
 """
 
+import sys
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
@@ -36,7 +37,8 @@ def main(args: list[str]) -> None:
     from src.tools.sweep.search import Search, search_here, search_with_others
     from src.tools.sweep.workers import search_with_workers
 
-    sweep = begin(own, options) if own.sweep else read_sweep(own.resume, own.trials)
+    sweep = begin(own, options) if own.sweep else read_sweep(own.resume)
+    sweep.trials = min(own.trials or sweep.trials, len(sweep.grid) or sys.maxsize)
     shared = bool(sweep.plan["storage"])
     if shared and own.workers > 1:
         refuse("--workers: with --storage start a command for each GPU, by CUDA_VISIBLE_DEVICES and --resume.")

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,12 +88,10 @@ class Sweep:
         write(self.folder / FILE, text)
 
 
-def read_sweep(folder: Path, trials: int | None = None) -> Sweep:
-    """Read the sweep that lies in a folder; it may get more trials."""
+def read_sweep(folder: Path) -> Sweep:
+    """Read the sweep that lies in a folder."""
     plan, base = load(folder, FILE)
-    sweep = Sweep(plan, base, plan.pop("trials"), folder)
-    sweep.trials = min(trials or sweep.trials, len(sweep.grid) or sys.maxsize)
-    return sweep
+    return Sweep(plan, base, plan.pop("trials"), folder)
 
 
 def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
@@ -106,7 +103,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         SETTINGS.instantiate(given)
     except Exception as error:  # jsonargparse's, or a class's own
         refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}")
-    plan, trials = yaml.safe_load(SETTINGS.dump(given)), own.trials or given.trials
+    plan = yaml.safe_load(SETTINGS.dump(given))
     space = read_space(given.space)
     own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
     if taken := [each.name for each in space if each.name.replace(".init_args", "") in own_names]:
@@ -114,8 +111,8 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     base, root = compose_base(own.config, options, set())
     monitor, mode = base["checkpoint"]["monitor"], base["checkpoint"]["mode"]
     metric = given.metric or monitor
-    usual = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in str(metric) else None
-    if not (direction := given.direction or usual):
+    better = f"{mode}imize" if metric == monitor and mode else "minimize" if "loss" in str(metric) else None
+    if not (direction := given.direction or better):
         refuse(f"direction: say in --sweep whether {metric} is better by minimize or maximize.")
     base["test_after_fit"] = False
     base["checkpoint"] |= {"monitor": metric, "mode": direction[:3]}
@@ -124,7 +121,8 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
     plan |= {"metric": metric, "direction": direction, "storage": own.storage}
     sweep = Sweep(plan, base)
     check(sweep)
-    sweep.trials = min(trials or len(sweep.grid) or NUM_TRIALS, len(sweep.grid) or sys.maxsize)
+    usual = len(sweep.grid) or NUM_TRIALS  # before there is a folder: a grid may be refused
+    sweep.trials = given.trials or usual
     sweep.folder = claim(root, "sweep", base)
     return sweep
 
