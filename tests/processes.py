@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -85,15 +86,11 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def assert_equal_runs(a: Path, b: Path, relative: float) -> None:
-    """Compare weights and metrics of two runs within a relative distance."""
+    """Compare weights and metrics of two runs within a relative distance; an accuracy is a count over a number."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (a, b)]
     for name, value in states[0].items():
         distance = (states[1][name] - value).abs().max() / value.abs().max()
         assert distance <= relative, f"{name}: {distance:.1e}"
-    assert len(rows(a)) == len(rows(b))
     for one, other in zip(rows(a), rows(b), strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            # An accuracy is a count over a number; train/loss and the others are means.
-            allowed = 1e-6 if name.endswith("/acc") else relative * abs(value)
-            assert abs(other[name] - value) <= allowed, f"{name}: {value} and {other[name]}"
+        accuracies = {name: pytest.approx(value, abs=1e-6) for name, value in one.items() if name.endswith("/acc")}
+        assert other == {name: pytest.approx(value, rel=relative) for name, value in one.items()} | accuracies

@@ -214,12 +214,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def behind(loader: Any, batches: int, seed: int = 0, cycles: bool = True) -> Any:
     """Let a loader be one of a fit with this seed that has so many batches of its epoch behind it."""
-    progress: Any = SimpleNamespace(
-        fetched=lambda: batches,
-        trained=lambda: batches,
-        first_epoch=lambda: 0,
-        cycles=cycles,
-        note_exhausted=lambda loader: None,
-    )
+    counts = dict.fromkeys(("fetched", "trained"), lambda: batches)
+    progress: Any = SimpleNamespace(**counts, first_epoch=lambda: 0, cycles=cycles, note_exhausted=lambda loader: None)
     loader.follow(replace(loader.role, seed=seed, stage="train", progress=progress))
     return loader

@@ -9,15 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Sampler,
-    WeightedRandomSampler,
-    default_collate,
-    get_worker_info,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler, get_worker_info
 
 from src.module import LitModule
 
@@ -170,7 +162,7 @@ FORMS: dict[str, Callable[[int], Any]] = {
     ),
     "counts": lambda size: DataLoader(Rows(), size, sampler=Counts()),
     # Seven items, which are batches of one row to seven.
-    "items": lambda size: DataLoader([default_collate([*map(augmented, range(k))]) for k in range(1, 8)], None, True),
+    "items": lambda size: DataLoader([next(iter(plain(k, k))) for k in range(1, 8)], None, True),
     "broken-item": lambda size: DataLoader(BrokenRows(), size, num_workers=2),
     "broken-collate": lambda size: plain(size, collate_fn=fail),
     "broken-worker": lambda size: plain(size, num_workers=2, worker_init_fn=fail),

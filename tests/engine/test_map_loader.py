@@ -11,16 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    RandomSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, Subset, TensorDataset
 
 from src.engine.data.loaders import MapLoader
 from src.engine.data.order import Role
@@ -316,7 +307,7 @@ def test_ranks_and_a_resume_draw_the_same():
 def noisy(samples: list[torch.Tensor]) -> torch.Tensor:
     for sample in samples:
         sample += torch.rand(())
-    return default_collate(samples) + np.random.rand() + random.random()
+    return torch.stack(samples) + np.random.rand() + random.random()
 
 
 @pytest.mark.parametrize("only", [range(N), ()])

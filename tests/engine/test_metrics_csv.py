@@ -1,7 +1,5 @@
 """metrics.csv: what each row holds, and the same bytes after a resume."""
 
-import pytest
-
 from src.engine.run.report import add_row
 from src.module import LitModule
 from tests.stopping import config, fit, resume, rows, run_differences
@@ -24,23 +22,14 @@ def test_only_epochs_with_a_validation_have_its_numbers(tmp_path):
     assert [(row["epoch"], bool(row["val/loss"])) for row in found] == [("1", False), ("2", True), ("3", False)]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run with a validation within each epoch: its first row has fewer columns than the later ones."""
-    run = fit(tmp_path_factory.mktemp("whole"), config(val_check_interval=5, max_epochs=2))
-    assert [(row["step"], bool(row["val/loss"]), bool(row["train/loss"])) for row in rows(run)][:3] == [
-        ("5", True, False),
-        ("10", True, False),
-        ("12", False, True),
-    ]
-    return run
-
-
-@pytest.mark.parametrize(("step", "left"), [(8, ""), (18, "3,36,half a ro")])
-def test_a_resume_cuts_off_the_rows_after_the_checkpoint(whole, tmp_path, step, left):
-    run = fit(tmp_path, config(val_check_interval=5, max_epochs=2), ("on_train_batch_end", step))
+def test_validations_have_rows_and_a_resume_cuts_off_those_after_the_checkpoint(tmp_path):
+    made = config(val_check_interval=5, max_epochs=2)
+    whole, run = fit(tmp_path / "whole", made), fit(tmp_path, made, ("on_train_batch_end", 18))
+    # The first row has fewer columns than the later ones.
+    found = [(row["step"], bool(row["val/loss"]), bool(row["train/loss"])) for row in rows(whole)]
+    assert found[:3] == [("5", True, False), ("10", True, False), ("12", False, True)]
     with (run / "metrics.csv").open("a", newline="") as file:
-        file.write(left)
+        file.write("3,36,half a ro")
     assert resume(run) == 0
     assert run_differences(whole, run) == []
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()

@@ -129,10 +129,6 @@ def found(folder, number=0):
     return rows, torch.load(large, weights_only=True) if large.exists() else {}
 
 
-def column(rows, name):
-    return [row[name] for row in rows]
-
-
 def test_a_row_has_a_column_for_each_number(predict, monkeypatch):
     monkeypatch.setenv("COLUMNS", "23")
     monkeypatch.setattr("src.engine.loggers.predictions.MAX_PRINTED", 2)
@@ -155,7 +151,7 @@ def test_large_and_uneven_tensors_go_into_the_other_file_in_the_order_of_the_row
     done, rows, large = predict(form, loader="loader" if form == "padded" else "shuffled-set")
     assert list(large) == [name]
     assert differences(large[name], expected) == []
-    assert column(rows, name) == (shapes or ["4"] * 4 + ["8"] * 4 + ["11"] * 3)
+    assert [row[name] for row in rows] == (shapes or ["4"] * 4 + ["8"] * 4 + ["11"] * 3)
     assert f"predictions.pt: {name}\n" in done.out
 
 
@@ -182,7 +178,7 @@ ORDERS = {
 @pytest.mark.parametrize("loader", ORDERS)
 def test_rows_are_in_the_order_of_the_data_set(predict, loader):
     _, rows, _ = predict("scalar", loader=loader)
-    assert column(rows, "sample") == [str(k) for k in ORDERS[loader]]
+    assert [row["sample"] for row in rows] == [str(k) for k in ORDERS[loader]]
     first = [100 * int(row.get("loader", 0)) for row in rows]
     assert [round(3 * float(row["score"])) - add for row, add in zip(rows, first, strict=True)] == [*ORDERS[loader]]
     assert ("loader" in rows[0]) == (loader == "two")
