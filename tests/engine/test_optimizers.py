@@ -34,10 +34,8 @@ def adam(parameters):
 def test_groups_merge_their_options_and_the_later_one_wins():
     tied = net()
     names = {id(parameter): name for name, parameter in tied.named_parameters()}
-    made = [
-        ([names[id(each)] for each in group.pop("params")], group)
-        for group in param_groups(tied, [NO_DECAY, DEEP, HEAD])
-    ]
+    groups = param_groups(tied, [NO_DECAY, DEEP, HEAD])
+    made = [([names[id(each)] for each in group.pop("params")], group) for group in groups]
     assert made == [
         (["layers.1.weight"], {}),
         (["layers.1.bias", "norm.weight", "norm.bias"], {"weight_decay": 0.0}),
@@ -73,18 +71,15 @@ def test_a_mistake_in_groups_is_refused(group, hint):
         build_optimizer(adam, net(), [NO_DECAY, group])
 
 
-@pytest.mark.parametrize(
-    ("groups", "scheduler"),
-    [
-        ([HEAD, DEEP], functools.partial(lr_scheduler.OneCycleLR, max_lr=[0.1, 0.2, 0.3], total_steps=9)),
-        ([HEAD], functools.partial(WarmupCosine, total_steps=9)),  # begins with no rate for all groups
-    ],
-)
-def test_a_scheduler_has_a_rate_for_each_group(groups, scheduler):
-    LitModule(net(), nn.MSELoss(), adam, groups=groups, scheduler=scheduler).configure_optimizers()
-    same = functools.partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9)
-    with pytest.raises(UserError, match=rf"OneCycleLR gives all groups .* for each of the {len(groups) + 1} groups"):
-        LitModule(net(), nn.MSELoss(), adam, groups=groups, scheduler=same).configure_optimizers()
+def test_a_scheduler_has_a_rate_for_each_group():
+    def configure(kind, **options):
+        scheduler = functools.partial(kind, total_steps=9, **options)
+        LitModule(net(), nn.MSELoss(), adam, groups=[HEAD, DEEP], scheduler=scheduler).configure_optimizers()
+
+    configure(lr_scheduler.OneCycleLR, max_lr=[0.1, 0.2, 0.3])
+    configure(WarmupCosine)  # begins with no rate for all groups
+    with pytest.raises(UserError, match=r"OneCycleLR gives all groups .* for each of the 3 groups"):
+        configure(lr_scheduler.OneCycleLR, max_lr=0.1)
 
 
 def own_sgd(parameters, lr: float = 0.25) -> Optimizer:

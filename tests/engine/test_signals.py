@@ -140,12 +140,8 @@ def test_a_requeued_slurm_job_goes_on_by_itself(tmp_path, monkeypatch, slurm):
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\nkill -TERM $PPID\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
-    run = fit(
-        tmp_path / "job",
-        config(max_epochs=2),
-        ("on_train_batch_start", 17),
-        lambda: signal.raise_signal(signal.SIGUSR1),
-    )
+    stop = ("on_train_batch_start", 17)
+    run = fit(tmp_path / "job", config(max_epochs=2), stop, lambda: signal.raise_signal(signal.SIGUSR1))
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4711\n"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert fit(tmp_path / "job", config(max_epochs=2)) == run

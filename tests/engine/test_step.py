@@ -30,8 +30,6 @@ def results(module, x, target, batch_size=5):
 
 def test_a_batch_is_taken_apart_and_counted():
     x, y = torch.zeros(2, 3), torch.ones(2)
-    assert take_apart((x, y)) == (x, y)
-    assert take_apart([x], needs_target=False) == take_apart(x, needs_target=False) == (x, None)
     batch = {"input_ids": x, "attention_mask": y, "labels": y, "names": ["a", "b"]}
     assert take_apart(batch) == ({"input_ids": x, "attention_mask": y}, y)
     objects = SimpleNamespace(x=torch.zeros(7, 1), y=None)
