@@ -37,9 +37,7 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", text)
 
 
-def in_one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
+def in_one_line(message: Warning | str, category: type, filename: str, lineno: int, line: str | None = None) -> str:
     """Format a warning: "note: matplotlib: ..." of a package, "note: ... (net.py:12)" of yours; nothing a second time.
 
     The same words with other numbers, as for each fold, count as the same warning of a package. Only rank zero shows

@@ -1,5 +1,6 @@
 """Report how far a run came: on the screen, in its metrics.csv and its summary.json."""
 
+import contextlib
 import csv
 import json
 import math
@@ -56,8 +57,19 @@ class Report(RunCallback):
             self._text, self._last_epoch, self._validated = state["text"], state["last_epoch"], state["validated"]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, in a new fit with the sanity check."""
-        self._begin(trainer)
+        """Write the record and the first summary, and print the first line, once for a fit and its test."""
+        if self._values or not trainer.is_global_zero:
+            return
+        entry, source = add_entry(self.run, trainer), self.run.source
+        number = sum(parameter.numel() for parameter in pl_module.parameters())
+        self._values = self._earlier() | {"note": self.run.config.get("note"), "source": source and str(source)}
+        self._values |= {"parameters": number, "device": entry["device"], "processes": entry["processes"]}
+        self._values |= entry["git"] or {}
+        self._write("running", trainer)
+        net = type(getattr(pl_module, "net", pl_module)).__name__
+        device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
+        weights = f"; weights of {shorten(source)}" if source else "; untrained: no --ckpt_path"
+        show(f"{net}, {number:,} parameters, on {device}{weights if source or self.run.verb != 'fit' else ''}")
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -70,7 +82,7 @@ class Report(RunCallback):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the epoch before: only now are its numbers complete."""
-        self._begin(trainer)
+        self.on_validation_start(trainer, module)
         at = [trainer.current_epoch, trainer.global_step]
         # A run resumed between two epochs comes by here a second time, perhaps at another learning rate.
         if at != self._last_epoch:
@@ -98,7 +110,7 @@ class Report(RunCallback):
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Write and print what the verb did; a fit that is to be tested is still running."""
-        self._begin(trainer)
+        self.on_validation_start(trainer, module)
         if not trainer.is_global_zero:
             return
         test_follows = self.run.test_follows(stage)
@@ -128,22 +140,8 @@ class Report(RunCallback):
             return  # a refused resume changed nothing
         self._values = self._values or self._earlier()
         state, self._values["reason"] = how_it_ended(exception)
-        self._write(state, trainer)
-
-    def _begin(self, trainer: Trainer) -> None:
-        """Write the record and the first summary, and print the first line, once for a fit and its test."""
-        if self._values or not trainer.is_global_zero:
-            return
-        entry, module, source = add_entry(self.run, trainer), trainer.lightning_module, self.run.source
-        number = sum(parameter.numel() for parameter in module.parameters())
-        self._values = self._earlier() | {"note": self.run.config.get("note"), "source": source and str(source)}
-        self._values |= {"parameters": number, "device": entry["device"], "processes": entry["processes"]}
-        self._values |= entry["git"] or {}
-        self._write("running", trainer)
-        net = type(getattr(module, "net", module)).__name__
-        device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
-        weights = f"; weights of {shorten(source)}" if source else "; untrained: no --ckpt_path"
-        show(f"{net}, {number:,} parameters, on {device}{weights if source or self.run.verb != 'fit' else ''}")
+        with contextlib.suppress(OSError):  # the disk may be full: that is what ended the run
+            self._write(state, trainer)
 
     def _earlier(self) -> dict[str, Any]:
         """Return what an earlier part of the run left, without a test of its weights."""
@@ -181,12 +179,8 @@ class Report(RunCallback):
             self._values |= {"monitor": self.run.monitor, "best": self.run.best_score}
         seconds = round(time.monotonic() - self._begun_s, 3)
         self._values |= {"state": state, "updated": now(), "host": platform.node(), "seconds": seconds}
-        path = self.run.folder / "summary.json"
-        try:
-            with write_whole(path) as part:
-                part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:  # a full disk: what follows is the error of the checkpoint
-            print(f"warning: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
+        with write_whole(self.run.folder / "summary.json") as part:
+            part.write_text(json.dumps(self._values, indent=1) + "\n", encoding="utf-8")
 
 
 def add_row(path: Path, row: dict[str, Any]) -> None:
