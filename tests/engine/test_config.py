@@ -234,3 +234,8 @@ def test_wrong_file_is_named(tmp_path, monkeypatch, text, hint):
     Path("wrong.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=rf"^wrong\.yaml{hint}"):
         merged("--config=wrong.yaml")
+
+
+def test_env_file_that_is_no_text_is_named(cli, tmp_path):
+    (tmp_path / ".env").write_bytes(b"SECRET=\xff\n")
+    assert cli(*FIT).err.startswith("error: .env: this is no UTF-8 text")
