@@ -87,12 +87,11 @@ def find_interrupted(root: Path, config: dict[str, Any]) -> Path | None:
     """
     for job in _jobs():
         for mark in sorted(root.glob(f"*/{job}"), key=lambda mark: mark.stat().st_mtime, reverse=True):
-            run = mark.parent
-            last = run / "checkpoints" / "last.ckpt"
-            if last.exists() and (run / "config.yaml").read_text(encoding="utf-8") == as_yaml(config):
+            last = mark.with_name("checkpoints") / "last.ckpt"
+            if last.exists() and mark.with_name("config.yaml").read_text(encoding="utf-8") == as_yaml(config):
                 again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
                 if job.startswith("torchrun"):  # a machine that joins counts no restart
-                    again = json.loads((run / "summary.json").read_text(encoding="utf-8"))["state"] != "finished"
+                    again = json.loads(mark.with_name("summary.json").read_bytes())["state"] != "finished"
                 if again:
                     return last
     return None
@@ -114,7 +113,10 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
     path = run.folder / "record.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
     packages = run.folder / f"packages-{len(entries)}.txt"
-    packages.write_text(_installed(), encoding="utf-8")
+    # To read the metadata of each would take 0.2 s. Of two by one name Python imports the first in sys.path.
+    found = [file.stem.split("-", 1) for place in reversed(sys.path) for file in Path(place).glob("*.dist-info")]
+    lines = [f"{name}=={version}\n" for name, version in sorted(dict(found).items())]
+    packages.write_text("".join(lines), encoding="utf-8")
     device = trainer.strategy.root_device
     entry: dict[str, Any] = {
         "command": shlex.join(sys.orig_argv),
@@ -137,13 +139,6 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
 def now() -> str:
     """Return the time in UTC, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def _installed() -> str:
-    """Return a line for each installed package, by the names of their folders: reading their metadata takes 0.2 s."""
-    folders = [folder.stem for place in reversed(sys.path) for folder in Path(place).glob("*.dist-info")]
-    found = dict(name.split("-", 1) for name in folders)  # of two by one name Python imports the first in sys.path
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
 
 
 def _git(patch: Path) -> dict[str, Any] | None:
