@@ -177,7 +177,7 @@ def test_pixels_without_a_class_and_an_ignored_class_are_left_out(ignored):
 
 
 def test_a_step_without_scores_is_named():
-    for outputs, said in (({"hidden": torch.zeros(2, 3)}, r"hidden \(2, 3\) float32"), (None, "nothing")):
+    for outputs, said in (({"hidden": torch.zeros(2, 3)}, r"hidden \(2, 3\) float32"), (None, "NoneType")):
         with pytest.raises(UserError, match=rf"Own\.validation_step returned {said}\. Let it return a dict"):
             evaluated(outputs).classes()
 

@@ -66,9 +66,8 @@ class Evaluated:
             scores = self.module.scores(outputs) if isinstance(self.module, BaseModule) else outputs
         if not isinstance(scores, Tensor) or scores.dim() == 0:
             step = f"{type(self.module).__name__}.{'test' if self.trainer.testing else 'validation'}_step"
-            returned = "nothing" if self.outputs is None else describe(self.outputs)
             form = "a dict of tensors: scores (probabilities or values) or logits, and target"
-            raise UserError(f"{step} returned {returned}. Let it return {form}.")
+            raise UserError(f"{step} returned {describe(self.outputs)}. Let it return {form}.")
         return scores.detach().float().cpu() if scores.is_floating_point() else scores.cpu()
 
     @property

@@ -63,8 +63,8 @@ class Report(RunCallback):
         entry, source = add_entry(self.run, trainer), self.run.source
         number = sum(parameter.numel() for parameter in pl_module.parameters())
         self._values = self._earlier() | {"note": self.run.config.get("note"), "source": source and str(source)}
-        self._values |= {"parameters": number, "device": entry["device"], "processes": entry["processes"]}
-        self._values |= entry["git"] or {}
+        about = {"parameters": number, "device": entry["device"], "processes": entry["processes"]}
+        self._values |= about | (entry["git"] or {})
         self._write("running", trainer)
         net = type(getattr(pl_module, "net", pl_module)).__name__
         device = f"{trainer.world_size} x {entry['device']}".removeprefix("1 x ")
@@ -157,9 +157,7 @@ class Report(RunCallback):
         if not trainer.is_global_zero:
             return
         is_fit, metrics, path = trainer.state.fn == "fit", metrics_of(trainer), self.run.folder / "metrics.csv"
-        self._values["metrics"] |= {
-            name: value if math.isfinite(value) else str(value) for name, value in metrics.items()
-        }
+        self._values["metrics"] |= {name: x if math.isfinite(x) else str(x) for name, x in metrics.items()}
         self._write("running", trainer)
         # In alphabetical order: a resumed run may log in another one.
         row = {name: value for name, value in sorted(metrics.items()) if not is_fit or stage_of(name) in stages}
