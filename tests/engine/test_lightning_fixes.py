@@ -26,10 +26,7 @@ from src.engine.data.adopt import adopt
 from src.engine.lightning_fixes import trainer as fixes
 from src.engine.lightning_fixes.loops import reset_loop_counters
 
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{text}")
-    for text in ("does not have many workers", "not resumable", "have no `val_dataloader`")
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*(not have many workers|not resumable|have no `val_dataloader`)")
 DATA = DataLoader(TensorDataset(torch.ones(3, 1)))  # an epoch of 3 steps
 
 
@@ -138,8 +135,6 @@ def test_lightning_still_calls_hooks_that_nobody_wrote_at_each_step(quick):
 
 
 class Quick(fixes.QuickAttributes, Plain):
-    """Has a property, which sets another attribute."""
-
     mode = property(lambda self: self.kept, lambda self, value: setattr(self, "kept", value.strip()))
 
 
@@ -224,8 +219,7 @@ def test_lightning_still_rounds_64_true_weights(tmp_path):
     trainer.fit(Plain(), DATA)
     loops(trainer, tmp_path / "a.ckpt")
     module = Plain()
-    options = {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True, "verbose": False}
-    plain(precision="64-true").validate(module, DATA, **options)
+    plain(precision="64-true").validate(module, DATA, tmp_path / "a.ckpt", verbose=False, weights_only=True)
     weights = [each.net.weight for each in (trainer.lightning_module, module)]
     assert weights[0].dtype == weights[1].dtype == torch.float64
     assert not torch.equal(*weights), "they are loaded as they were: module.double() in Resume can go"

@@ -73,8 +73,6 @@ class Ways:
 
 
 class Plain(Ways, LightningModule):
-    """Any LightningModule."""
-
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(2, 1)

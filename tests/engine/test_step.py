@@ -101,8 +101,6 @@ def test_a_known_loss_has_its_activation():
 
 
 class OwnSteps(LitModule):
-    """Logs by itself, under a name of the step above, too."""
-
     def training_step(self, batch, batch_idx):
         loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
         self.log("train/loss", loss, on_epoch=True, on_step=False)
