@@ -28,7 +28,7 @@ from src.engine.config.parser import Parser, instantiate
 from src.engine.data.adopt import adopt, refuse_a_test_without_data
 from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
-from src.engine.lightning_fixes.trainer import Trainer, spare_the_question_for_a_gpu
+from src.engine.lightning_fixes.trainer import spare_the_question_for_a_gpu
 from src.engine.processes import is_rank_zero
 from src.engine.run.failures import READ_WELL, explained, quiet
 from src.engine.run.folder import begin, find_interrupted, give_back, runs_folder
@@ -72,7 +72,7 @@ class CLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
-            trainer_class=Trainer,
+            trainer_class=pl.Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=42,

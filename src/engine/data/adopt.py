@@ -56,7 +56,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
             Wrapped(source, "backward", trainer, _weigh)
             for hook in LAST:
                 Wrapped(source, hook, trainer, _call_callbacks_last)
-            quicken_steps(source, trainer.callbacks)  # type: ignore[attr-defined]
+            quicken_steps(source, trainer)
 
 
 class Wrapped:

@@ -15,57 +15,23 @@ from torch.utils.data import DataLoader
 # Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where a library makes
 # the latter first, a parser turns 1 into 1.0: all batches in place of one. An annotated int is a type of its own.
 # Lightning issue 21259, closed.
-Batches = Annotated[int, "batches"] | float | None
+for part in ("train", "val", "test", "predict"):
+    pl.Trainer.__init__.__annotations__[f"limit_{part}_batches"] = Annotated[int, "batches"] | float | None
 # Lightning calls them at each step, of each callback and of the module.
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
+STEP_HOOKS = [name for name in dir(pl.Callback) if name.startswith(("on_before_", "on_after_", "on_train_batch_"))]
 
 
-class Trainer(pl.Trainer):
-    """See https://lightning.ai/docs/pytorch/stable/common/trainer.html for what the other options do.
-
-    Args:
-        limit_train_batches: How much of an epoch to train on: 10 batches, or 0.1 of them.
-        limit_val_batches: The same for validation.
-        limit_test_batches: The same for the test.
-        limit_predict_batches: The same for predict.
-        options: Lightning's own.
-    """
-
-    def __init__(
-        self,
-        limit_train_batches: Batches = None,
-        limit_val_batches: Batches = None,
-        limit_test_batches: Batches = None,
-        limit_predict_batches: Batches = None,
-        **options: Any,
-    ) -> None:
-        if options.get("profiler") is None and not options.get("barebones"):
-            options["profiler"] = NoProfiler()
-        super().__init__(
-            limit_train_batches=limit_train_batches,
-            limit_val_batches=limit_val_batches,
-            limit_test_batches=limit_test_batches,
-            limit_predict_batches=limit_predict_batches,
-            **options,
-        )
-
-
-def quicken_steps(module: pl.LightningModule, callbacks: list[pl.Callback]) -> None:
-    """Spare what Lightning does at each training step for hooks that nobody wrote, and for the step's signature."""
-    for owner, base in [(module, pl.LightningModule), *((callback, pl.Callback) for callback in callbacks)]:
+def quicken_steps(module: pl.LightningModule, trainer: Any) -> None:
+    """Spare what Lightning does at each step for hooks that nobody wrote, for no profile, and for a signature."""
+    for owner, base in [(module, pl.LightningModule), *((callback, pl.Callback) for callback in trainer.callbacks)]:
         for name in STEP_HOOKS:
             if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
                 setattr(owner, name, None)  # Lightning skips what cannot be called
     step: Any = type(module).training_step
     if inspect.isfunction(step):
         step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # read at each step, slow to make
+    if type(trainer.profiler) is PassThroughProfiler:
+        trainer.profiler = NoProfiler()
 
 
 class NoProfiler(PassThroughProfiler):
