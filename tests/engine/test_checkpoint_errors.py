@@ -91,11 +91,23 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(tmp_path, monke
 
     monkeypatch.setattr(Trainer, "save_checkpoint", fill)
     run = fit(tmp_path, config())
-    err, last = capfd.readouterr().err, run / "checkpoints/last.ckpt"
-    assert f"Cannot write the checkpoint {last}: No space left on device. The one before is whole: {last}." in err
-    assert "Traceback" not in err
+    last = run / "checkpoints/last.ckpt"
+    assert_full(last.with_name(".last.ckpt.part"), capfd.readouterr().err)
     assert not list(run.glob("checkpoints/.*"))
     assert read_checkpoint(last)["global_step"] == 5
+
+
+@pytest.mark.parametrize("name", [".metrics.csv.part", ".summary.json.part"])
+def test_a_full_disk_is_told_by_what_ran_into_it(name, tmp_path, capfd):
+    part = tmp_path / "runs/sums/version_0" / name
+    fit(tmp_path, config(), ("on_train_batch_end", 7), lambda: part.symlink_to("/dev/full"))
+    assert_full(part, capfd.readouterr().err)
+
+
+def assert_full(file, err):
+    assert f"error: {file}: No space left on device. Make room there, then resume the run." in err
+    assert "--ckpt_path" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,14 @@
-"""Build from a file: the module of a checkpoint, the state of a data module, a net with weights of another training."""
+"""Start from a file: the state of a data module, a net with weights of another training."""
 
 import copy
-import inspect
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint, read_plain
-from src.engine.config.compose import find_class
-from src.engine.config.parser import Parser, instantiate
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
-
-# Keys under which other trainings save the weights: Lightning, many a script, PyTorch's tutorial.
-INSIDE = ("state_dict", "model", "model_state_dict")
-
-
-def load_module(
-    cls: type[LightningModule],
-    path: str | Path,
-    map_location: Any,
-    overrides: dict[str, Any],
-    strict: bool | None = None,
-) -> Any:
-    """Build the module of a checkpoint's config, and load its weights.
-
-    Args:
-        cls: Replaces the config's class if it is a subclass of that one.
-        path: The checkpoint, or a run's folder.
-        map_location: Where the module goes.
-        overrides: Arguments that replace the config's.
-        strict: Refuse weights that do not fit; by default the module's `strict_loading`.
-
-    Returns:
-        The module that the config names, any LightningModule.
-    """
-    checkpoint = read_checkpoint(find_checkpoint(path), map_location)
-    config = dict(checkpoint["config"]["model"])
-    config["init_args"] = config.get("init_args", {}) | overrides
-    if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
-        config["class_path"] = f"{cls.__module__}.{cls.__qualname__}"
-    parser = Parser()
-    parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False)
-    module = instantiate(parser, parser.parse(lambda: parser.parse_object({"model": config}))).model
-    vars(module)["run_seed"] = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
-    module.configure_model()
-    module.on_load_checkpoint(checkpoint)
-    weights = checkpoint["state_dict"]
-    module.to(next((value.device for value in weights.values()), None))
-    module.load_state_dict(weights, strict=module.strict_loading if strict is None else strict)
-    return module
 
 
 def restore_datamodule(datamodule: LightningDataModule, path: Path | None) -> None:
@@ -99,7 +56,9 @@ class Transfer:
         source = find_checkpoint(self.weights, "transfer.weights")
         held = read_plain(source)
         held = held if isinstance(held, dict) else {}
-        saved = next((held[key] for key in INSIDE if isinstance(held.get(key), dict)), held)
+        # Lightning, many a script and PyTorch's tutorial save the weights under one of these.
+        inside = [held.get(key) for key in ("state_dict", "model", "model_state_dict")]
+        saved = next((each for each in inside if isinstance(each, dict)), held)
         saved = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
         own = net.state_dict()
         known = [start for start in ("", "net.", "module.") if any(f"{start}{name}" in saved for name in own)]

@@ -3,15 +3,17 @@
 import math
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from src.engine.checkpoint.files import write_checkpoint
+from src.engine.checkpoint.files import read_plain
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau
 from src.engine.lightning_fixes.trainer import writes_a_folder
+from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
 from src.engine.run.stop import leave
 
@@ -175,8 +177,15 @@ class RunCheckpoint(Checkpoint, RunCallback):
             leave(trainer, self.run)
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if not getattr(trainer, "fast_dev_run", False):
-            write_checkpoint(trainer, self.run.last.with_name(name))
+        """Save beside the old file, then replace it; all processes call it together."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        target = self.run.last.with_name(name)
+        with write_whole(target) if trainer.is_global_zero else nullcontext(target) as part:
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                read_plain(part)  # a file that could run code is refused now, not when it is needed
+        trainer.strategy.barrier("checkpoint")
 
 
 def best_mode(module: Any, name: str) -> str | None:

@@ -1,23 +1,22 @@
-"""Checkpoint files: find one, read it without running its code, write it whole or not at all.
+"""Checkpoint files: find one, read it without running its code, leave out what one cannot hold.
 
 A checkpoint holds what `torch.load(path, weights_only=True)` reads: tensors, numbers, texts, and lists, tuples, dicts
 and sets of these.
 """
 
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.paths import at_home, pasted, write_whole
+from src.engine.paths import at_home, pasted
 
 ALLOWED = (
     "A checkpoint holds tensors, numbers, texts, and lists, tuples, dicts and sets of these. Let state_dict() and "
@@ -79,33 +78,14 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
             return load_file(path)
         # Files of torch before 1.6 are no ZIP files and cannot be mapped into memory.
         return torch.load(path, map_location=map_location, weights_only=True, mmap=is_zipfile(path))
-    except ImportError as error:
-        raise UserError(f"{path} needs a package that is not installed: pip install safetensors") from error
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ImportError, PermissionError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # foreign bytes make either library fail in any way
         if found := re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error)):
             raise UserError(f"{path} is refused: it holds {found[1]}, which could run code. {ALLOWED}") from error
         others = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path]
         beside = f" Beside it: {', '.join(others)}." if others else ""
         raise UserError(f"{path} is no checkpoint, or only a part of one.{beside}") from error
-
-
-def write_checkpoint(trainer: Trainer, target: Path) -> None:
-    """Save beside the old file, then replace it; all processes call it together.
-
-    Raises:
-        UserError: If the disk is full, or if loading the checkpoint could run code.
-    """
-    try:
-        with write_whole(target) if trainer.is_global_zero else nullcontext(target) as part:
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                read_plain(part)
-    except OSError as error:
-        kept = f"The one before is whole: {target}." if target.exists() else "There is none before it."
-        raise UserError(f"Cannot write the checkpoint {target}: {error.strerror or error}. {kept}") from error
-    trainer.strategy.barrier("checkpoint")
 
 
 def pack_checkpoint(checkpoint: dict[str, Any]) -> None:

@@ -2,14 +2,18 @@
 
 import copy
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from src.engine.checkpoint.build import load_module
+from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
+from src.engine.config.compose import find_class
+from src.engine.config.parser import Parser, instantiate
 from src.engine.data.batches import describe
 from src.engine.data.order import is_padding
 from src.engine.errors import UserError
@@ -208,4 +212,18 @@ class BaseModule(QuickAttributes):
         Returns:
             The module that the config names, a plain LightningModule too.
         """
-        return load_module(cls, checkpoint_path, map_location or "cpu", overrides, strict).eval()
+        checkpoint = read_checkpoint(find_checkpoint(checkpoint_path), map_location or "cpu")
+        config = dict(checkpoint["config"]["model"])
+        config["init_args"] = config.get("init_args", {}) | overrides
+        if inspect.isclass(named := find_class(config["class_path"])) and issubclass(cls, named):
+            config["class_path"] = f"{cls.__module__}.{cls.__qualname__}"
+        parser = Parser()
+        parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False)
+        module = instantiate(parser, parser.parse(lambda: parser.parse_object({"model": config}))).model
+        vars(module)["run_seed"] = checkpoint["config"]["seed_everything"]  # `adopt` gives it to the data
+        module.configure_model()
+        module.on_load_checkpoint(checkpoint)
+        weights = checkpoint["state_dict"]
+        module.to(next((value.device for value in weights.values()), None))
+        module.load_state_dict(weights, strict=module.strict_loading if strict is None else strict)
+        return module.eval()
