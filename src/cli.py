@@ -40,7 +40,9 @@ ABOUT = """\
 Train and use a net that a YAML file describes: its net, loss, metrics, optimizer, data and trainer.
 
 examples:
-  {examples}
+  python -m src fit --config configs/rows.yaml --trainer.max_epochs 5
+  python -m src fit --ckpt_path runs/rows/version_0 --trainer.max_epochs 10
+  python -m src test --ckpt_path runs/rows/version_0/checkpoints/best.ckpt --data.batch_size 64
 
 rules:
   --config a.yaml --config b.yaml  the later file wins, options win over files
@@ -48,12 +50,8 @@ rules:
   null                             deletes an entry
   another class_path               drops the old class's arguments
   config: [base.yaml]              builds on another file
-  ${{trainer.max_epochs}}            refers to another value
+  ${trainer.max_epochs}            refers to another value
   local.yaml, .env                 defaults of this machine"""
-FIT = """python -m src fit --config configs/rows.yaml --trainer.max_epochs 5
-  python -m src fit --ckpt_path runs/rows/version_0 --trainer.max_epochs 10"""
-OTHER = """python -m src {verb} --ckpt_path runs/rows/version_0
-  python -m src {verb} --ckpt_path runs/rows/version_0/checkpoints/best.ckpt --data.batch_size 64"""
 # Classes whose arguments are options of every run.
 GROUPS = {**dict(ALWAYS_ON), "transfer": Transfer}
 # Options that a checkpoint's config does not set for another verb.
@@ -66,7 +64,6 @@ class CLI(LightningCLI):
     def __init__(self, words: list[str], callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> None:
         self.verb, *self._words = words
         self._callers, self._folder = list(callbacks), folder
-        about = ABOUT.format(examples=FIT if self.verb == "fit" else OTHER.format(verb=self.verb))
         quiet()
         spare_the_question_for_a_gpu()
         super().__init__(
@@ -78,7 +75,7 @@ class CLI(LightningCLI):
             seed_everything_default=42,
             trainer_defaults={"default_root_dir": "runs", "logger": False, "enable_model_summary": False},
             parser_class=Parser,
-            parser_kwargs={"description": about, "usage": f"python -m src {self.verb} [options]"},
+            parser_kwargs={"description": ABOUT, "usage": f"python -m src {self.verb} [options]"},
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the checkpoint carries the config
@@ -109,7 +106,9 @@ class CLI(LightningCLI):
         if paths and given(self._words, "transfer.weights"):
             raise UserError("--ckpt_path resumes a run, --transfer.weights begins one. Give one of them.")
         self.ckpt_path = find_checkpoint(paths[-1]) if paths else None
-        carried = self._carried()
+        carried: dict[str, Any] = dict(read_checkpoint(self.ckpt_path)["config"]) if self.ckpt_path else {}
+        if carried and self.verb != "fit":
+            carried["trainer"] = {name: value for name, value in carried["trainer"].items() if name not in PLACE}
         given_config, left = compose(carried, self._words)
         if given_config.pop("ckpt_path", None):
             raise UserError(
@@ -118,23 +117,13 @@ class CLI(LightningCLI):
             )
         text = ["--config", as_yaml(given_config)] if given_config else []
         self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
-        kept = carried.get("seed_everything")
-        if kept not in (None, self.config.seed_everything) and self.verb == "fit":
-            note = f"note: seed_everything={self.config.seed_everything} has no effect: the run keeps {kept}\n"
+        asked = self.config.seed_everything = settle_seed(self.config.seed_everything)
+        self.seed = carried.get("seed_everything", asked)
+        if self.verb == "fit" and self.seed != asked:
+            note = f"note: seed_everything={asked} has no effect: the run keeps {self.seed}\n"
             sys.stderr.write(note if is_rank_zero() else "")
-            self.config.seed_everything = kept
-        self.config.seed_everything = settle_seed(self.config.seed_everything)
-        self.seed = self.config.seed_everything if kept is None else kept
+            self.config.seed_everything = self.seed
         self.config.experiment = self.config.experiment or (Path(files[0]).stem if files else "run")
-
-    def _carried(self) -> dict[str, Any]:
-        """Return the config inside the checkpoint that the run starts from."""
-        if self.ckpt_path is None:
-            return {}
-        config: dict[str, Any] = dict(read_checkpoint(self.ckpt_path)["config"])
-        if self.verb != "fit":
-            config["trainer"] = {name: value for name, value in config["trainer"].items() if name not in PLACE}
-        return config
 
     def before_instantiate_classes(self) -> None:
         # Plain values, as YAML and a checkpoint hold them. JSON would turn the keys 4 and None into texts.
@@ -170,27 +159,19 @@ class CLI(LightningCLI):
             # Lightning rejects the options.
             if not self._folder:
                 give_back(self.run.folder)
-            asked = config.trainer.accelerator not in ("auto", "cpu") or config.trainer.devices != "auto"
-            given = f"trainer.accelerator={config.trainer.accelerator}, trainer.devices={config.trainer.devices}: "
-            given = given if asked else ""
-            raise UserError(f"{given}{one_line(error).rstrip('.!')}. See python -m src fit --help.") from error
+            raise UserError(f"trainer: {one_line(error).rstrip('.!')}. See python -m src fit --help.") from error
 
     def _root(self) -> Path:
         return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
 
     def after_instantiate_classes(self) -> None:
         """Run the verb, and a test after a fit if the config asks for it."""
+        # The summary has the metrics in one line. Predictions go to files; Lightning would keep all in memory.
+        silent = {"fit": {}, "predict": {"return_predictions": False}}.get(self.verb, {"verbose": False})
         parts: dict[str, Any] = {"datamodule": self.datamodule, "weights_only": True}
-        path = str(self.ckpt_path) if self.ckpt_path else None
-        if self.verb == "fit":
-            self.trainer.fit(self.model, ckpt_path=path, **parts)
-            if self.run.config["test_after_fit"]:
-                best = str(self.run.best) if self.run.best else None
-                self.trainer.test(self.model, ckpt_path=best, verbose=False, **parts)
-        elif self.verb == "predict":  # predictions go to files; Lightning would keep all in memory
-            self.trainer.predict(self.model, ckpt_path=path, return_predictions=False, **parts)
-        else:  # the summary has the metrics in one line
-            getattr(self.trainer, self.verb)(self.model, ckpt_path=path, verbose=False, **parts)
+        getattr(self.trainer, self.verb)(self.model, ckpt_path=self.ckpt_path, **parts, **silent)
+        if self.run.test_follows(self.verb):
+            self.trainer.test(self.model, ckpt_path=self.run.best, verbose=False, **parts)
 
 
 def seed_data(seed: int, cls: type) -> AbstractContextManager[None]:

@@ -16,42 +16,38 @@ from typing import Any
 import yaml
 from lightning_utilities.core.apply_func import apply_to_collection
 
-from src.engine.config.files import LOCAL, Loader, load, read_text
+from src.engine.config.files import Loader, load, read_text
 from src.engine.config.messages import nearest, places_of
 from src.engine.errors import UserError
-from src.engine.paths import at_home
+from src.engine.paths import at_home, shorten
 from src.engine.processes import is_rank_zero
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning")
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """Read the value of --config, a file's name or YAML text; a UserError names the file and the line."""
+def read_config(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read YAML text, or a file on top of those that its key `config` names; a UserError names the file and the line.
+
+    Args:
+        name: The text, or the file's name.
+        above: The files whose key `config` leads to this one.
+    """
     if "\n" in name or name.lstrip().startswith("{"):
         return load(name, "--config")
     path = at_home(name)
     if not path.is_file():
         known = {each.stem: str(each) for folder in (path.parent, Path("configs")) for each in folder.glob("*.yaml")}
         what = "this is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"--config {name}: {what}{nearest(path.stem, known) or '.'}")
-    return _read(path, ())
-
-
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file, on top of those that its key `config` names."""
+        place = f"{shorten(above[-1])}: config:" if above else "--config"
+        raise UserError(f"{place} {name}: {what}{nearest(path.stem, known) or '.'}")
     if path.resolve() in above:
         raise UserError(f"{path}: its `config:` entries include each other in a cycle. Remove one.")
     content = load(read_text(path), str(path))
-    bases = content.pop("config", None)
-    parts: list[dict[str, Any]] = []
-    for base in bases if isinstance(bases, list) else [bases] if bases else []:
-        below = path.parent / at_home(str(base))
-        if not below.is_file():
-            raise UserError(f"{path}: config: {base}: {below} does not exist; the path is relative to the file itself.")
-        parts.append(_read(below, (*above, path.resolve())))
+    bases = content.pop("config", None) or []
+    names = [str(path.parent / at_home(str(base))) for base in (bases if isinstance(bases, list) else [bases])]
     # Onto nothing `key+` would start a list; in a file alone it waits for the list of an earlier one.
-    return reduce(merge, [*parts, content])
+    return reduce(merge, [*(read_config(each, (*above, path.resolve())) for each in names), content])
 
 
 def merge(base: Any, over: Any, at: str = "") -> Any:
@@ -74,7 +70,10 @@ def merge(base: Any, over: Any, at: str = "") -> Any:
         raise UserError(f"{at}.{stray[0]} stands beside class_path. Write {at}: {right}")
     old, new = base.get("class_path"), over.get("class_path")
     if isinstance(old, str) and isinstance(new, str) and not _keeps_arguments(old, new, at):
-        _note_dropped(base, over, at)
+        kept, given = over.get("init_args") or {}, base.get("init_args") or {}
+        lost = ", ".join(f"{name}={value}" for name, value in given.items() if name not in kept)
+        if lost and is_rank_zero():
+            print(f"note: {at} is now {new}, without the old class's {lost}", file=sys.stderr)
         base = {}
     merged = {**base, **over}
     for part in ("init_args", "dict_kwargs"):
@@ -134,16 +133,6 @@ def _keeps_arguments(old: str, new: str, at: str) -> bool:
     return both and issubclass(now, was) and now.__module__.partition(".")[0] not in LIBRARIES
 
 
-def _note_dropped(base: dict[str, Any], over: dict[str, Any], at: str) -> None:
-    """Print which arguments another class drops, without those that are defaults."""
-    usual = inspect.signature(find_class(base["class_path"], at)).parameters
-    given, kept = base.get("init_args") or {}, over.get("init_args") or {}
-    lost = [name for name in given if name not in kept and not (name in usual and usual[name].default == given[name])]
-    if lost and is_rank_zero():
-        values = ", ".join(f"{name}={given[name]}" for name in lost)
-        print(f"note: {at} is now {over['class_path']}, without the old class's {values}", file=sys.stderr)
-
-
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Merge `local.yaml`, a checkpoint's config, the files and the options; the later wins.
 
@@ -154,7 +143,8 @@ def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], 
     Returns:
         The config, and the words that are not options of the run: `--help`, `--print_config`, or a mistake.
     """
-    config, left = merge(_read(LOCAL, ()) if LOCAL.is_file() else {}, carried), []
+    config, left = read_config("local.yaml") if Path("local.yaml").is_file() else {}, []
+    config = merge(config, carried)
     for name in given(words, "config", "c"):
         config = merge(config, read_config(name))
     for name, value, own_words in _options(words):

@@ -9,8 +9,6 @@ import yaml
 
 from src.engine.errors import UserError
 
-# Options of this machine for every run; any --config wins over them.
-LOCAL = Path("local.yaml")
 # Begins the text that jsonargparse writes in place of an object that text cannot hold.
 UNWRITABLE = "Unable to serialize instance "
 # Floats of YAML 1.2, the parser and OmegaConf; PyYAML would not quote such texts.
@@ -79,10 +77,6 @@ def load(text: str, name: str) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{name}{line}: this YAML cannot be read: {problem}.") from error
-    if content is None:
-        if Path(name) == LOCAL:
-            return {}
-        raise UserError(f"{name}: the file holds no options.")
     if not isinstance(content, dict):
-        raise UserError(f"{name}: expected options by their names (`trainer:`), got a {type(content).__name__}.")
+        raise UserError(f"{name}: expected options by their names (`trainer:`), got {content!r:.40}.")
     return content
