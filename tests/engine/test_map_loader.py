@@ -223,7 +223,7 @@ def test_an_order_that_is_kept_is_the_datas_and_each_epochs():
 
 
 def test_drop_last_that_leaves_no_batch_is_rejected():
-    with pytest.raises(ValueError, match=r"drop_last leaves no batch: 23 samples are fewer than batch_size=12 times 2"):
+    with pytest.raises(ValueError, match=r"0 samples are too few for 2 .* drop_last=False"):
         len(MapLoader(DataLoader(Numbers(), 12, drop_last=True), Role(world_size=2)))
 
 

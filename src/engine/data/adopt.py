@@ -8,12 +8,10 @@ import copy
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
 from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
-from src.engine.data.seeding import STREAMS, draw_all, first_draws, hash_seed, seed_evaluation, seeded
+from src.engine.data.seeding import STREAMS, draw_all, first_draws, hash_seed, seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
@@ -43,57 +41,52 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     """
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
-    seed_evaluation(trainer, seed)
+    run_seeded = functools.partial(_run_seeded, seed)
+    validates = trainer.fit_loop.epoch_loop.val_loop
+    for loop in (validates, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+        Wrapped(loop, "run", run_seeded)
     take_over = functools.partial(_take_over, {}, [])
     for source in sources:
-        vars(source)["run_seed"] = seed
+        vars(source)["run_seed"], source.trainer = seed, trainer
         for hook in ("prepare_data", "setup"):
-            Wrapped(source, hook, trainer, _call_seeded)
+            Wrapped(source, hook, _call_seeded)
         for hook in HOOKS:
-            Wrapped(source, hook, trainer, take_over)
+            Wrapped(source, hook, take_over)
         if isinstance(source, LightningModule):
             repair_logs(trainer, is_padding)
-            Wrapped(source, "backward", trainer, _weigh)
+            Wrapped(source, "backward", _weigh)
             for hook in LAST:
-                Wrapped(source, hook, trainer, _call_callbacks_last)
+                Wrapped(source, hook, _call_callbacks_last)
             quicken_steps(source, trainer)
 
 
 class Wrapped:
-    """Takes the place of a method of one object: `act` gets this object, whose `method` it calls.
+    """Takes the place of a method of one object: `act` gets this object, whose `__wrapped__` it calls.
 
-    A copy of the object (weight averaging makes one) has a wrapper of the copy's method, with the same trainer.
+    A copy of the object (weight averaging makes one) has a wrapper of the copy's method.
     """
 
-    def __init__(self, owner: Any, name: str, trainer: Trainer, act: Callable[..., Any]) -> None:
-        method = getattr(owner, name)  # that of an earlier trainer is replaced, not wrapped again
-        self.method: Callable[..., Any] = method.method if isinstance(method, Wrapped) else method
-        self.owner, self.name = owner, name
-        self._trainer, self._act = trainer, act
+    def __init__(self, owner: Any, name: str, act: Callable[..., Any]) -> None:
+        method = getattr(owner, name)  # one that is wrapped is not wrapped again
+        # By this name Lightning finds the code, to see whether somebody wrote it.
+        self.__wrapped__: Callable[..., Any] = method.__wrapped__ if isinstance(method, Wrapped) else method
+        self.owner, self.name, self._act = owner, name, act
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._act(self, *args, **kwargs)
 
-    @property
-    def __wrapped__(self) -> Any:
-        """Return the method: Lightning looks at its code to see whether somebody wrote it."""
-        return getattr(self.method, "func", self.method)
-
-    @property
-    def trainer(self) -> Trainer:
-        """Whoever runs the owner; before that, the trainer that it was adopted for."""
-        try:
-            running: Trainer | None = self.owner.trainer
-        except RuntimeError:  # of a module without one
-            running = None
-        # `is`: Lightning's own comparison of its constants is slow, and this is asked three times a step.
-        return running if running and running.state.status is TrainerStatus.RUNNING else self._trainer
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "Wrapped":
         made = memo[id(self)] = copy.copy(self)
-        made.owner, made.method = copy.deepcopy((self.owner, self.method), memo)
+        made.owner, made.__wrapped__ = copy.deepcopy((self.owner, self.__wrapped__), memo)
         return made
+
+
+def _run_seeded(seed: int, hook: Wrapped) -> Any:
+    """Let an evaluation draw from the run's seed, apart from training: a later test draws as that of the fit."""
+    trainer = hook.owner.trainer  # each process has other rows, and draws other numbers
+    with seeded(hash_seed(seed, trainer.state.stage.dataloader_prefix, trainer.global_rank)):
+        return hook.__wrapped__()
 
 
 def _hook_seed(hook: Wrapped) -> int:
@@ -101,47 +94,46 @@ def _hook_seed(hook: Wrapped) -> int:
     if stream := STREAMS.get(hook.name):
         return hash_seed(seed, stream, isinstance(hook.owner, LightningModule))
     # Training loaders that a fit makes again for each epoch may draw new rows for each.
-    epoch = FitProgress(hook.trainer).first_epoch() if hook.name == "train_dataloader" else 0
+    epoch = FitProgress(hook.owner.trainer).first_epoch() if hook.name == "train_dataloader" else 0
     return hash_seed(seed, epoch) if epoch else seed
 
 
 def _call_seeded(hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
     if hook.name == "setup":  # every process runs it, and before the loaders' hooks
-        vars(hook.owner)["run_seed"] = hook.trainer.strategy.broadcast(hook.owner.run_seed)
+        vars(hook.owner)["run_seed"] = hook.owner.trainer.strategy.broadcast(hook.owner.run_seed)
     with seeded(_hook_seed(hook)):
-        return hook.method(*args, **kwargs)
+        return hook.__wrapped__(*args, **kwargs)
 
 
 def _take_over(moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> Any:
     """Take over the loaders that a hook returns, before Lightning sees them; note tensors on the run's device."""
-    trainer: Any = hook.trainer
+    trainer: Any = hook.owner.trainer
     number = _hook_seed(hook)
     with seeded(number):
-        loaders = hook.method()
+        loaders = hook.__wrapped__()
         if draw_all() != first_draws(number) and hook.name not in drew:
             drew.append(hook.name)
             if len(drew) == 2 and trainer.is_global_zero:
                 said = "warning: {} and {} draw the same random numbers, so that a split drawn in both is one split."
                 print(said.format(*drew), "Samples would be equal: draw those in setup().", file=sys.stderr)
     trains = hook.name == "train_dataloader"
-    role = Role(
-        seed=hook.owner.run_seed,
-        stage=hook.name.partition("_")[0],
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-        keep_order=trainer.overfit_batches > 0,
-        progress=FitProgress(trainer) if trains else None,
-    )
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
     made: list[Any] = []
     for loader in combined.flattened:
-        mine = replace(role, number=len(made))
+        role = Role(
+            seed=hook.owner.run_seed,
+            stage=hook.name.partition("_")[0],
+            number=len(made),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            keep_order=trainer.overfit_batches > 0,
+            progress=FitProgress(trainer) if trains else None,
+        )
         if isinstance(loader, DataLoader):
-            kind = StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader
-            loader = kind(loader, mine)
+            loader = (StreamLoader if isinstance(loader.dataset, IterableDataset) else MapLoader)(loader, role)
         elif isinstance(loader, RunLoader):
             loader = copy.copy(loader)  # one that stands in two hooks serves each
-            loader.follow(mine)
+            loader.follow(role)
             new = [tensor for tensor in loader.tensors if tensor not in moved]  # tensors are hashed by identity
             moved.update({tensor: _to_device(tensor, trainer.strategy.root_device) for tensor in new})
             loader.tensors = tuple(moved[tensor] for tensor in loader.tensors)
@@ -175,17 +167,17 @@ def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) 
 
 def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:
     """Call `backward` so that gradients, averaged over processes and accumulated batches, are those of a mean."""
-    trainer = hook.trainer
+    trainer = hook.owner.trainer
     weight = batch_weight(trainer, hook.owner) if trainer.world_size > 1 else 1.0
     if trainer.accumulate_grad_batches > 1:
         weight = weight * weight_of_the_rest(trainer)
-    hook.method(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
+    hook.__wrapped__(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)
 
 
 def _call_callbacks_last(hook: Wrapped, *args: Any) -> None:
     """Call a hook of `LAST`: what a callback saves before it would lack what the hook changes."""
-    hook.method(*args)
-    trainer: Any = hook.trainer
+    hook.__wrapped__(*args)
+    trainer: Any = hook.owner.trainer
     for callback in trainer.callbacks:
         if act := getattr(callback, LAST[hook.name], None):
             act(trainer)

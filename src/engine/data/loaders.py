@@ -66,11 +66,6 @@ class MapLoader(EndsWorkers, OrderedLoader):
         rows, size = len(order), self.loader.batch_size or 1
         if self.loader.drop_last:
             rows -= rows % (size * self.role.world_size)
-            if not rows:
-                raise UserError(
-                    f"drop_last leaves no batch: {len(order)} samples are fewer than batch_size={size} times "
-                    f"{self.role.world_size} processes. Set a smaller batch size, or drop_last=False."
-                )
         return order, self.cut(rows, size)
 
     def _make_order(self, number: int) -> Any:

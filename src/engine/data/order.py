@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -27,13 +27,21 @@ def permutation(length: int, seed: int, number: int) -> Tensor:
 class Role:
     """Tells a loader about the run that it serves."""
 
-    seed: int | None = None  # by default the one that the process was seeded with
+    seed: int = field(default_factory=torch.initial_seed)  # the run's, else the one that the process was seeded with
     stage: str = ""  # train, val, test or predict
     number: int = 0  # of the loader, of several
     rank: int = 0
     world_size: int = 1
     keep_order: bool = False  # each epoch has the data's order: overfitting on purpose
     progress: FitProgress | None = None  # of the fit, for a training loader
+
+
+class Plan(NamedTuple):
+    """One order of the rows."""
+
+    rows: Any  # the samples as they come, as a tensor or a list
+    bounds: Sequence[tuple[int, int]]  # where the global batches begin and end among them
+    shares: list[range]  # of these, the places of this rank's batches
 
 
 class RunLoader:
@@ -48,20 +56,19 @@ class RunLoader:
     tensors: tuple[Tensor, ...] = ()  # a run moves them to its device
 
     def __init__(self, seed: int | None = None) -> None:
-        self._own_seed, self._process_seed = seed, torch.initial_seed()
-        self.role = Role()
+        self._own_seed = seed
         self.epoch = 0
         self.cycle = 0  # of several loaders a short one starts again before the epoch is over
+        self.role, self._plans = Role(), dict[int, Plan]()
 
     def follow(self, role: Role) -> None:
         """Serve a run."""
-        self.role = role
+        self.role, self._plans = role, {}
 
     @property
     def seed(self) -> int:
         """Return the constructor's seed, else the run's, else the one that the process was seeded with."""
-        given = self.role.seed if self._own_seed is None else self._own_seed
-        return self._process_seed if given is None else given
+        return self.role.seed if self._own_seed is None else self._own_seed
 
     @property
     def batch_sampler(self) -> Any:
@@ -89,14 +96,6 @@ class RunLoader:
         return self.number_of(self.cycle)
 
 
-class Plan(NamedTuple):
-    """One order of the rows."""
-
-    rows: Any  # the samples as they come, as a tensor or a list
-    bounds: Sequence[tuple[int, int]]  # where the global batches begin and end among them
-    shares: list[range]  # of these, the places of this rank's batches
-
-
 class OrderedLoader(RunLoader):
     """Base class of loaders whose batches are known in advance; resumes by Lightning's count of batches.
 
@@ -105,15 +104,6 @@ class OrderedLoader(RunLoader):
     row gets the first one again, with a weight of 0. An evaluation has no weights: there the last batch takes rows
     from the one before it. Only where a batch is a single row has a process one batch less than others.
     """
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(seed)
-        self._plans: dict[int, Plan] = {}
-
-    def follow(self, role: Role) -> None:
-        """Serve a run."""
-        super().follow(role)
-        self._plans = {}
 
     def arrange(self, number: int) -> tuple[Any, Sequence[tuple[int, int]]]:
         """Return the rows of an order, and where the global batches begin and end among them."""
@@ -137,17 +127,15 @@ class OrderedLoader(RunLoader):
         """Make an order, or find it: that of this cycle and of the epoch's first one are kept.
 
         Raises:
-            UserError: If there are fewer rows than processes.
+            UserError: If there are fewer rows than processes, or none.
         """
         if number not in self._plans:
             rows, bounds = self.arrange(number)
             num_rows, world_size = bounds[-1][1] if bounds else 0, self.role.world_size
-            if num_rows == 0:
-                raise UserError("There is no sample to load: the data set, or the rows that a loader takes, are empty.")
             if num_rows < world_size:
                 raise UserError(
-                    f"{num_rows} samples cannot be shared by {world_size} processes: each needs at least one. "
-                    f"Set --trainer.devices to {num_rows} or fewer."
+                    f"{num_rows} samples are too few for {world_size} processes: each loads at least one. Look at the "
+                    "data set and the rows taken of it, or set fewer --trainer.devices, or drop_last=False."
                 )
             trains = self.role.stage == "train"
             shares = [mine or range(b[0], b[0] + 1) for b in bounds if (mine := self._mine(*b)) or trains]

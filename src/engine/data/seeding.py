@@ -5,7 +5,6 @@ Hooks of data draw the same in every stage, verb and process. `setup()` runs for
 (seed, epoch, index), in an evaluation of (seed, stage, index). Training notices none of it.
 """
 
-import functools
 import hashlib
 import operator
 import os
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import Subset, TensorDataset, default_collate, get_worker_info
 
 from src.engine.errors import UserError
@@ -198,24 +196,6 @@ def _as_number(index: Any) -> Any:
         return operator.index(index)  # of an int, NumPy's, a tensor's: one number is one sample
     except TypeError:
         return index
-
-
-def seed_evaluation(trainer: Trainer, seed: int) -> None:
-    """Let each evaluation draw from the run's seed, apart from training: a later test draws as that of the fit."""
-    for stage, loop in (
-        ("val", trainer.fit_loop.epoch_loop.val_loop),
-        ("val", trainer.validate_loop),
-        ("test", trainer.test_loop),
-        ("predict", trainer.predict_loop),
-    ):
-        # Spawned processes need an object that can be pickled.
-        loop.run = functools.partial(_run_seeded, loop, stage, trainer, seed)  # type: ignore[method-assign]
-
-
-def _run_seeded(loop: Any, stage: str, trainer: Trainer, seed: int) -> Any:
-    # Each process has other rows, and draws other numbers.
-    with seeded(hash_seed(seed, stage, trainer.global_rank)):
-        return type(loop).run(loop)
 
 
 def settle_seed(given: bool | int) -> int:
