@@ -6,17 +6,16 @@ import itertools
 import multiprocessing.util
 import operator
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, get_worker_info
 
-from src.engine.data.order import OrderedLoader, Role, RunLoader, permutation
+from src.engine.data.order import OrderedLoader, Role, RunLoader
 from src.engine.data.seeding import SeededDataset, hash_seed, preserve_rng_state, seed_all
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.trainer import EndsWorkers
@@ -26,11 +25,10 @@ from src.engine.processes import gather
 class MapLoader(EndsWorkers, OrderedLoader):
     """Hands out the batches of a DataLoader over a map-style data set.
 
-    A random or sequential sampler is replaced by an order that is a function of (seed, epoch). Any other sampler is
-    drawn whole at the start of an epoch, with the generators seeded by (seed, epoch). `batch_size` counts samples per
-    process. The batches of a batch sampler are those of all processes together: each takes its rows of every batch.
-    With `batch_size=None` an item is a batch, and the processes take items in turn. In training each item of a step
-    then counts the same in the gradient, however many samples it holds.
+    The sampler is drawn whole at the start of an epoch, with the generators seeded by (seed, epoch).
+    `batch_size` counts samples per process. The batches of a batch sampler are those of all processes together: each
+    takes its rows of every batch. With `batch_size=None` an item is a batch, and the processes take items in turn. In
+    training each item of a step then counts the same in the gradient, however many samples it holds.
 
     Args:
         loader: In any legal form; it is left as it is.
@@ -43,7 +41,11 @@ class MapLoader(EndsWorkers, OrderedLoader):
         batched = loader.batch_sampler is not None
         self._own_batches = batched and loader.batch_size is None
         self._sampler: Any = loader.batch_sampler if self._own_batches else loader.sampler
-        self._coming = _Coming(batched)
+        if type(self._sampler) is DistributedSampler:  # of the whole data: this class shares it itself
+            kind = RandomSampler if self._sampler.shuffle else SequentialSampler
+            self._sampler = kind(self._sampler.dataset)  # type: ignore[arg-type]
+        # The batches that are still to come; workers that stay find the next epoch's here.
+        self._coming: list[tuple[int, Any]] = []
         seeded = SeededDataset(loader.dataset, loader.collate_fn, batched)
         samplers = {"sampler": self._coming, "batch_sampler": self._coming if batched else None}
         self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, in_order=True, **samplers)
@@ -52,13 +54,13 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def follow(self, role: Role) -> None:
         """Serve a run; a sampler of the user's that knows its share of the data keeps it."""
         samplers = (self._sampler, getattr(self._sampler, "sampler", None))
-        if type(self._sampler) is not DistributedSampler and any(hasattr(each, "num_replicas") for each in samplers):
+        if any(hasattr(each, "num_replicas") for each in samplers):
             role = replace(role, rank=0, world_size=1)
         super().follow(role)
 
     def arrange(self, number: int) -> tuple[Any, Sequence[tuple[int, int]]]:
         """Return the samples of an epoch as they come, and where the global batches begin and end among them."""
-        order = self._make_order(number)
+        order = self._draw(number)
         if self._own_batches:
             batches = [list(batch) for batch in order if len(batch)]
             ends = itertools.accumulate(map(len, batches), initial=0)
@@ -68,21 +70,12 @@ class MapLoader(EndsWorkers, OrderedLoader):
             rows -= rows % (size * self.role.world_size)
         return order, self.cut(rows, size)
 
-    def _make_order(self, number: int) -> Any:
-        sampler = self._sampler
-        if type(sampler) is DistributedSampler:  # of the whole data: this class shares it itself
-            length, shuffle = len(sampler.dataset), sampler.shuffle  # type: ignore[arg-type]
-        elif type(sampler) is SequentialSampler:
-            length, shuffle = len(sampler), False
-        elif type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
-            length, shuffle = len(sampler), True
-        else:
-            return self._draw(number)
-        return permutation(length, self.seed, number) if shuffle and not self.role.keep_order else torch.arange(length)
-
     def _draw(self, number: int) -> list[Any]:
-        """Draw a sampler of the user's; one that may keep count of its epochs also draws those before a resume."""
-        samplers = (self._sampler, getattr(self._sampler, "sampler", self._sampler))
+        """Draw the sampler; one of the user's, which may count its epochs, also draws those before a resume."""
+        sampler = self._sampler
+        if self.role.keep_order and type(sampler) is RandomSampler:
+            return list(range(len(sampler.data_source)))
+        samplers = (sampler, getattr(sampler, "sampler", sampler))
         numbers = [number]
         counts = not all(type(each).__module__.startswith(("torch.", "builtins")) for each in samplers)
         if counts and self.role.progress and not self._plans:
@@ -97,7 +90,7 @@ class MapLoader(EndsWorkers, OrderedLoader):
                         generator.manual_seed(seed)
                     if callable(set_epoch := getattr(each, "set_epoch", None)):
                         set_epoch(each_number % 2**32)  # NumPy's seeds, for example, have 32 bits
-                drawn = list(self._sampler)
+                drawn = list(sampler)
         return drawn
 
     def sample_indices(self, batch: int) -> Tensor:
@@ -107,8 +100,6 @@ class MapLoader(EndsWorkers, OrderedLoader):
             (B,) int64; where a sampler gives no numbers, their places in its order.
         """
         places, rows = self.places(batch), self.plan(self.number).rows
-        if isinstance(rows, Tensor):
-            return rows[places]
         picked = [rows[place] for place in places.tolist()]
         indices = [index for each in picked for index in (each if isinstance(each, list) else [each])]
         try:
@@ -119,26 +110,11 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()
         rows, _, shares = self.plan(self.number)
-        coming = self._coming
-        coming.key, coming.rows, coming.shares = hash_seed(self.seed, self.number), rows, shares[first:]
+        key, batched = hash_seed(self.seed, self.number), self.loader.batch_sampler is not None
+        mine = (rows[each.start : each.stop : each.step] for each in shares[first:])
+        self._coming[:] = [(key, indices if batched else indices[0]) for indices in mine]
         self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
         yield from self._source
-
-
-@dataclass
-class _Coming:
-    """Yields the batches that are still to come; workers that stay find the next epoch's here."""
-
-    batched: bool
-    key: int = 0
-    rows: Any = ()
-    shares: Sequence[range] = ()
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        for mine in self.shares:
-            rows = self.rows[mine.start : mine.stop : mine.step]
-            rows = rows.tolist() if isinstance(rows, Tensor) else rows
-            yield self.key, rows if self.batched else rows[0]
 
 
 def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
@@ -224,11 +200,6 @@ class StreamLoader(EndsWorkers, RunLoader):
         self._places.append(place | {"fetched": fetched})
         if place["ended"]:
             return
-        if dropped and self.role.rank == 0:
-            print(
-                f"note: the stream has no state_dict, so its first {dropped} batches are read again and skipped",
-                file=sys.stderr,
-            )
         self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
         for batch in itertools.islice(self._draw(done - dropped), dropped, None):
             fetched += 1
@@ -268,10 +239,9 @@ def ignore_signals(then: Callable[[int], Any] | None, dataset: Any, worker: int)
         dataset: That the user's function finds as `get_worker_info().dataset`.
         worker: Its number.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has but two of them
-            # Not SIG_IGN, which a program that the worker starts would inherit.
-            signal.signal(getattr(signal, name), lambda *_: None)
+    for name in {"SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"} & set(signal.Signals.__members__):
+        # Not SIG_IGN, which a program that the worker starts would inherit.
+        signal.signal(signal.Signals[name], lambda *_: None)
     object.__setattr__(get_worker_info(), "dataset", dataset)
     if then:
         then(worker)
