@@ -95,12 +95,8 @@ def pack_checkpoint(checkpoint: dict[str, Any]) -> None:
         given = checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_KEY, {}).items()
         checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = {name: value for name, value in given if is_plain(value)}
     # A state_dict keeps its type, which has the versions of its modules.
-    checkpoint |= {name: python_numbers(value) for name, value in checkpoint.items() if name != "state_dict"}
-
-
-def python_numbers(value: Any) -> Any:
-    """Replace NumPy's numbers, which a schedule may compute, by Python's."""
-    return apply_to_collection(value, np.generic, np.generic.item, allow_frozen=True)
+    for name in checkpoint.keys() - {"state_dict"}:  # a schedule may compute numbers of NumPy
+        checkpoint[name] = apply_to_collection(checkpoint[name], np.generic, np.generic.item, allow_frozen=True)
 
 
 def is_plain(value: Any) -> bool:

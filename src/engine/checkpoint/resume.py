@@ -15,7 +15,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from src.engine.checkpoint.files import is_plain, pack_checkpoint, python_numbers
+from src.engine.checkpoint.files import is_plain, pack_checkpoint
 from src.engine.data.seeding import random_state, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
@@ -35,58 +35,43 @@ class Resume(RunCallback):
     """
 
     def __init__(self) -> None:
-        self._world_size = 1
-        self._states: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[int, int, str], Any] = {}
         self._changes: dict[tuple[int, int, str], Any] = {}
         self._metrics: dict[tuple[str, str], Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self._world_size = trainer.world_size
         if trainer.precision == "64-true":
             module.double()  # Lightning does so after it has loaded the weights, rounded
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"states": gather(random_state(), self._world_size)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._states = state["states"]
-
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Note what the options made; right after this hook Lightning restores the states of the optimizers."""
+        self._metrics = metric_states(module)
         self._made = optimization(trainer, module)
         before = self._loaded.get("optimization")  # nothing in what LearningRateFinder saves and loads before this
         if before and self._loaded["config"] == self.run.config:
             self._made = before  # callbacks may have changed groups and rates already
         elif before:
             self._changes = self._changed_numbers(trainer, before)
-        self._metrics = metric_states(module)
 
-    def _changed_numbers(self, trainer: Trainer, before: dict[str, Any]) -> dict[tuple[int, int, str], Any]:
+    def _changed_numbers(self, trainer: Trainer, was: dict[tuple[int, int, str], Any]) -> dict[Any, Any]:
         """Return the numbers that changed, by optimizer, group and name; reject any other change."""
-        if before["fixed"] != self._made["fixed"]:
-            self._reject()
-        was, given = before["numbers"], self._made["numbers"]
-        changes = {place: value for place, value in given.items() if was.get(place, value) != value}
+        changes = {place: value for place, value in self._made.items() if was.get(place, value) != value}
         saved = self._loaded["optimizer_states"]
         for (k, n, name), value in changes.items():
-            moved = saved[k]["param_groups"][n][name] != was[k, n, name]  # by a schedule
             values = value if isinstance(value, list | tuple) else [value]
-            if moved or any(type(each) not in (int, float) for each in values):
-                self._reject()
+            are_numbers = all(type(each) in (int, float) for each in values)
+            if not are_numbers or saved[k]["param_groups"][n][name] != was[k, n, name]:  # a schedule moved it
+                changed = changed_options(self._loaded["config"], self.run.config)
+                named = [text for text in changed if text.startswith("model")] or changed
+                raise UserError(
+                    f"A resumed run cannot change its optimizer or schedule: {'; '.join(named)}. Leave the option out, "
+                    "or start a new run from the weights: --transfer.weights, in place of --ckpt_path."
+                )
         texts = [f"optimizer.{place[2]} {was[place]} to {value}" for place, value in changes.items()]
         if texts and trainer.is_global_zero:
             print(f"changed  {'; '.join(dict.fromkeys(texts))}", flush=True)
         return changes
-
-    def _reject(self) -> None:
-        changed = changed_options(self._loaded["config"], self.run.config)
-        named = [text for text in changed if text.startswith("model")] or changed
-        raise UserError(
-            f"A resumed run cannot change its optimizer or schedule: {'; '.join(named)}. Leave the option out, or "
-            "start a new run from the weights: --transfer.weights, in place of --ckpt_path."
-        )
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Clear what metrics keep of the sanity check, a best value for example."""
@@ -96,8 +81,8 @@ class Resume(RunCallback):
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        running = {"logs": running_logs(trainer), "metrics": changed_states(self._metrics, metric_states(module))}
-        checkpoint["running"] = gather(running, trainer.world_size)
+        mine = {"logs": running_logs(trainer), "metrics": metric_states(module, self._metrics)}
+        checkpoint["running"] = gather(mine | {"random": random_state()}, trainer.world_size)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         pack_checkpoint(checkpoint)
 
@@ -110,52 +95,45 @@ class Resume(RunCallback):
                 saved["patience"] = each.patience
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if loaded := self._loaded:
-            align_reloads(trainer)
-            for (k, n, name), value in self._changes.items():
-                trainer.optimizers[k].param_groups[n][name] = value
-            trainer.callback_metrics.update(loaded["metrics"])
-            self._set_sums(trainer, module, loaded["running"])
-            for name, parameter in module.named_parameters():
-                parameter.requires_grad_(name not in loaded["frozen"])
-            # Another option means that a run which stopped early should train further.
-            trainer.should_stop |= loaded["stopped"] and loaded["config"] == self.run.config
-        self._loaded = {}
         refuse_to_prolong(trainer)
-        # Last, because setting up draws numbers, too. A process that was not there keeps the state of its seed.
-        if trainer.global_rank < len(self._states):
-            set_random_state(self._states[trainer.global_rank])
-        self._states = []
-
-    def _set_sums(self, trainer: Trainer, module: LightningModule, shares: list[dict[str, Any]]) -> None:
-        """Restore this rank's sums; if the checkpoint had other ranks, spread theirs over the present ones."""
-        rank, world_size = trainer.global_rank, trainer.world_size
-        set_running_logs(trainer, [dict(share["logs"]) for share in shares[rank::world_size]])
+        loaded, self._loaded = self._loaded, {}
+        if not loaded:
+            return
+        align_reloads(trainer)
+        for (k, n, name), value in self._changes.items():
+            trainer.optimizers[k].param_groups[n][name] = value
+        trainer.callback_metrics.update(loaded["metrics"])
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in loaded["frozen"])
+        # Another option means that a run which stopped early should train further.
+        trainer.should_stop |= loaded["stopped"] and loaded["config"] == self.run.config
+        shares, rank, world_size = loaded["running"], trainer.global_rank, trainer.world_size
+        set_running_logs(trainer, [share["logs"] for share in shares[rank::world_size]])
         if len(shares) == world_size:
             set_metric_states(module, shares[rank]["metrics"])
         elif rank == 0 and any(share["metrics"] for share in shares):
             text = f"the checkpoint is of {len(shares)} processes, this run of {world_size}: metrics begin anew"
             print(f"warning: {text}", file=sys.stderr)
+        # Last, because setting up draws numbers, too. A process that was not there keeps the state of its seed.
+        if rank < len(shares):
+            set_random_state(shares[rank]["random"])
 
 
-def optimization(trainer: Trainer, module: LightningModule) -> Any:
+def optimization(trainer: Trainer, module: LightningModule) -> dict[tuple[int, int, str], Any]:
     """Describe optimizers and schedules as the options made them; call it before their states are restored.
 
     Returns:
-        `fixed`, which cannot change, and `numbers`, by optimizer, group and name.
+        What each group of parameters has, by optimizer, group and name; and "fixed", a list of what is no number.
     """
     groups = getattr(module, "groups", None)
-    fixed = [groups] if is_plain(groups) else []
+    fixed = [[groups] if is_plain(groups) else []]
     fixed += [[type(each).__name__, len(each.param_groups)] for each in trainer.optimizers]
     fixed += [[type(c.scheduler).__name__, c.interval, c.scheduler.state_dict()] for c in trainer.lr_scheduler_configs]
-    numbers = {
-        (k, n, name): value
-        for k, optimizer in enumerate(trainer.optimizers)
-        for n, group in enumerate(optimizer.param_groups)
-        for name, value in group.items()
-        if name != "params"
-    }
-    return copy.deepcopy(python_numbers({"fixed": fixed, "numbers": numbers}))
+    made: dict[tuple[int, int, str], Any] = {(0, 0, "fixed"): fixed}
+    for k, optimizer in enumerate(trainer.optimizers):
+        for n, group in enumerate(optimizer.param_groups):
+            made |= {(k, n, name): value for name, value in group.items() if name != "params"}
+    return copy.deepcopy(made)
 
 
 def changed_options(before: Any, now: Any, name: str = "") -> list[str]:
@@ -180,8 +158,12 @@ def refuse_to_prolong(trainer: Trainer) -> None:
             )
 
 
-def metric_states(module: nn.Module) -> dict[tuple[str, str], Any]:
+def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None = None) -> dict[tuple[str, str], Any]:
     """Copy the plain values among the attributes of each metric in a module: counts, a best value, a window.
+
+    Args:
+        module: Holds the metrics.
+        before: Its states of before. What is still the same, such as an option of a metric, is left out.
 
     Returns:
         The values by the name of the metric and that of the attribute.
@@ -189,13 +171,15 @@ def metric_states(module: nn.Module) -> dict[tuple[str, str], Any]:
     for part in module.modules():
         if isinstance(part, MetricCollection):
             list(part.values(copy_state=False))  # those of a group take the counts of its first
-    return {
+    old = {place: pickle.dumps(value) for place, value in (before or {}).items()}
+    states = {
         (name, key): copied(value, "cpu")
         for name, part in module.named_modules()
         if isinstance(part, Metric)
         for key, value in vars(part).items()
         if key not in NO_STATE and is_plain(value)
     }
+    return {place: value for place, value in states.items() if pickle.dumps(value) != old.get(place)}
 
 
 def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> None:
@@ -206,12 +190,6 @@ def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> 
             vars(metrics[name])[key] = copied(value, metrics[name].device)
     if missing := ", ".join({name for name, _ in states} - metrics.keys()):
         print(f"warning: metrics made during training begin anew: {missing}", file=sys.stderr)
-
-
-def changed_states(before: dict[tuple[str, str], Any], now: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
-    """Choose what changed in metrics' states: an option of a metric may be another one when the run is resumed."""
-    old = {place: pickle.dumps(value) for place, value in before.items()}
-    return {place: value for place, value in now.items() if pickle.dumps(value) != old.get(place)}
 
 
 def copied(values: Any, device: Any) -> Any:
