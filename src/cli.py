@@ -4,7 +4,7 @@ import io
 import signal
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,6 @@ rules:
   config: [base.yaml]              builds on another file
   ${trainer.max_epochs}            refers to another value
   local.yaml, .env                 defaults of this machine"""
-# Classes whose arguments are options of every run.
-GROUPS = {**dict(ALWAYS_ON), "transfer": Transfer}
 # Options that a checkpoint's config does not set for another verb.
 PLACE = {"accelerator", "devices", "num_nodes", "strategy"}
 
@@ -93,7 +91,7 @@ class CLI(LightningCLI):
             type=str | None,
             help="A checkpoint of a run, or the run's folder, which means its last.ckpt.",
         )
-        for name, kind in GROUPS.items():
+        for name, kind in (*ALWAYS_ON, ("transfer", Transfer)):
             parser.add_class_arguments(kind, name)
         # Any LightningModule may be named; this one need not be.
         parser.set_defaults({"model": {"class_path": f"{LitModule.__module__}.{LitModule.__qualname__}"}})
@@ -138,7 +136,8 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         # Another verb may have another seed; objects of the config are made with that of the fit.
         with nullcontext() if self.verb == "fit" else seeded(self.seed):
-            self.config_init = instantiate(self.parser, self.config, partial(seed_data, self.seed))
+            own_seed = partial(seeded, hash_seed(self.seed, STREAMS["__init__"]))
+            self.config_init = instantiate(self.parser, self.config, own_seed)
         self.model, self.datamodule = self.config_init.model, self.config_init.data
         if self.run.config.get("test_after_fit"):
             refuse_a_test_without_data(self.model, self.datamodule)
@@ -172,11 +171,6 @@ class CLI(LightningCLI):
         getattr(self.trainer, self.verb)(self.model, ckpt_path=self.ckpt_path, **parts, **silent)
         if self.run.test_follows(self.verb):
             self.trainer.test(self.model, ckpt_path=self.run.best, verbose=False, **parts)
-
-
-def seed_data(seed: int, cls: type) -> AbstractContextManager[None]:
-    """Seed a data module on its own, so that it draws the same whatever was made before it."""
-    return seeded(hash_seed(seed, STREAMS["__init__"])) if issubclass(cls, LightningDataModule) else nullcontext()
 
 
 def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (), folder: Path | None = None) -> CLI:

@@ -68,12 +68,14 @@ def merge(base: Any, over: Any, at: str = "") -> Any:
     if stray := [key for key in over if key not in CLASS_KEYS]:
         right = f"{{class_path: {over.get('class_path', 'CLASS')}, init_args: {{{stray[0]}: VALUE}}}}"
         raise UserError(f"{at}.{stray[0]} stands beside class_path. Write {at}: {right}")
-    old, new = base.get("class_path"), over.get("class_path")
-    if isinstance(old, str) and isinstance(new, str) and not _keeps_arguments(old, new, at):
+    # A class that cannot be found was renamed, or is mistyped, which the parser reports.
+    names = base.get("class_path"), over.get("class_path")
+    was, now = (find_class(str(name), at) if all(names) else None for name in names)
+    if None not in (was, now) and was is not now and not _is_your_subclass(now, was):
         kept, given = over.get("init_args") or {}, base.get("init_args") or {}
         lost = ", ".join(f"{name}={value}" for name, value in given.items() if name not in kept)
         if lost and is_rank_zero():
-            print(f"note: {at} is now {new}, without the old class's {lost}", file=sys.stderr)
+            print(f"note: {at} is now {names[1]}, without the old class's {lost}", file=sys.stderr)
         base = {}
     merged = {**base, **over}
     for part in ("init_args", "dict_kwargs"):
@@ -121,16 +123,10 @@ def find_class(path: str, option: str = "") -> Any:
     return None
 
 
-def _keeps_arguments(old: str, new: str, at: str) -> bool:
-    """Return whether a class inherits the arguments of another: it is the same, or your subclass of it.
-
-    A class that cannot be found was renamed, or is mistyped, which the parser reports.
-    """
-    was, now = find_class(old, at), find_class(new, at)
-    if was is None or now is None or was is now:
-        return True
-    both = inspect.isclass(was) and inspect.isclass(now)
-    return both and issubclass(now, was) and now.__module__.partition(".")[0] not in LIBRARIES
+def _is_your_subclass(cls: Any, of: Any) -> bool:
+    """Return whether a class of yours inherits from another, and so its arguments."""
+    both = inspect.isclass(cls) and inspect.isclass(of)
+    return both and issubclass(cls, of) and cls.__module__.partition(".")[0] not in LIBRARIES
 
 
 def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], list[str]]:

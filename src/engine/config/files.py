@@ -47,10 +47,7 @@ class Loader(yaml.SafeLoader):
 
 for each in (Dumper, Loader):
     each.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
-Dumper.add_representer(
-    None,  # type: ignore[arg-type]
-    lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"),
-)
+Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(f"{UNWRITABLE}{value}"))
 
 
 def as_yaml(config: Any) -> str:

@@ -90,8 +90,6 @@ def _nearest_argument(option: str, kind: str, name: str) -> str:
         return f". Name the class first: --{option} CLASS"
     name = name.partition(".")[0]
     near = nearest(name, known) or f". It takes {', '.join(known)}."
-    if (cls.__name__, name) == ("ReduceLROnPlateau", "monitor"):
-        near = ". Did you mean the class lightning.pytorch.cli.ReduceLROnPlateau?"
     return f" by {cls.__name__}{near}"
 
 

@@ -22,6 +22,7 @@ from jsonargparse import (
     set_loader,
 )
 from jsonargparse.typing import register_type
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
@@ -33,7 +34,7 @@ from src.engine.config.messages import explain
 from src.engine.errors import UserError
 
 Raised = tuple[BaseException, TracebackType | None]
-Surround = Callable[[type], AbstractContextManager[Any]]
+Surround = Callable[[], AbstractContextManager[Any]]
 
 
 class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -129,7 +130,7 @@ register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)
 def _make(raised: list[Raised], surround: Surround, cls: type, *args: Any, **kwargs: Any) -> Any:
     """Make an object; note an error with its traceback, so far without the parser's frames."""
     try:
-        with surround(cls):
+        with surround() if issubclass(cls, LightningDataModule) else nullcontext():
             return cls(*args, **kwargs)
     except Exception as error:
         name = f"{cls.__module__}.{cls.__qualname__}"
@@ -150,7 +151,8 @@ def instantiate(parser: ArgumentParser, config: Namespace, surround: Surround = 
     Args:
         parser: The parser that read the config.
         config: The parsed config.
-        surround: Returns the context in which an object of a class is made. It has to be pickled.
+        surround: Returns the context in which a data module is made, so that it draws the same whatever was made before
+            it. It has to be pickled.
     """
     raised: list[Raised] = []
     # An optimizer holds this function, and pickle takes it to a spawned process.
