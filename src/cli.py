@@ -81,16 +81,10 @@ class CLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--experiment", type=str | None, help="Names the run's folder; by default after the first config file."
-        )
+        parser.add_argument("--experiment", type=str | None, help="Names the run's folder; by default the config does.")
         parser.add_argument("--note", type=str | None, help="A word on the run, shown by `python -m src runs`.")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after a fit.")
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            help="A checkpoint of a run, or the run's folder, which means its last.ckpt.",
-        )
+        parser.add_argument("--ckpt_path", type=str | None, help="A checkpoint; a run's folder means its last.ckpt.")
         for name, kind in (*ALWAYS_ON, ("transfer", Transfer)):
             parser.add_class_arguments(kind, name)
         # Any LightningModule may be named; this one need not be.
@@ -109,10 +103,7 @@ class CLI(LightningCLI):
             carried["trainer"] = {name: value for name, value in carried["trainer"].items() if name not in PLACE}
         given_config, left = compose(carried, self._words)
         if given_config.pop("ckpt_path", None):
-            raise UserError(
-                "ckpt_path in a config file has no effect, because the checkpoint's config is read first. "
-                "Give it on the command line: --ckpt_path PATH."
-            )
+            raise UserError("ckpt_path in a config file has no effect. Give it on the command line: --ckpt_path PATH.")
         text = ["--config", as_yaml(given_config)] if given_config else []
         self.config = parser.parse(lambda: parser.parse_args([*text, *left]))
         asked = self.config.seed_everything = settle_seed(self.config.seed_everything)
@@ -129,8 +120,9 @@ class CLI(LightningCLI):
         values = {name: value for name, value in values.items() if name not in ("config", "ckpt_path")}
         # References are resolved; a text that looks like one is escaped, to be read as a text again.
         self.run = Run(self.verb, apply_to_collection(values, str, str.replace, "${", r"\${"))
+        self.root = runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
         if self.verb == "fit" and not self._folder:
-            self.ckpt_path = find_interrupted(self._root(), self.run.config) or self.ckpt_path
+            self.ckpt_path = find_interrupted(self.root, self.run.config) or self.ckpt_path
         self.run.source = self.ckpt_path
 
     def instantiate_classes(self) -> None:
@@ -151,7 +143,7 @@ class CLI(LightningCLI):
         """Claim the run's folder; add the always-on callbacks to those of the config."""
         config = self.config_init
         every = callbacks(config.trainer, {name: config[name] for name, _ in ALWAYS_ON}, self.run, self._callers)
-        begin(self.run, self._root(), self._folder)
+        begin(self.run, self.root, self._folder)
         try:
             return super().instantiate_trainer(callbacks=every, default_root_dir=str(self.run.folder), **kwargs)
         except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, *READ_WELL) as error:
@@ -159,9 +151,6 @@ class CLI(LightningCLI):
             if not self._folder:
                 give_back(self.run.folder)
             raise UserError(f"trainer: {one_line(error).rstrip('.!')}. See python -m src fit --help.") from error
-
-    def _root(self) -> Path:
-        return runs_folder(self.config.trainer.default_root_dir, self.config.experiment)
 
     def after_instantiate_classes(self) -> None:
         """Run the verb, and a test after a fit if the config asks for it."""
@@ -186,9 +175,9 @@ def main(args: Iterable[Any] | None = None, callbacks: Iterable[pl.Callback] = (
     """
     try:
         words = sys.argv[1:] if args is None else [str(each) for each in args]
-        if not words or words[0] not in VERBS:
-            got = f"got {words[0]!r}{nearest(words[0], VERBS)}" if words else "see python -m src --help."
-            raise UserError(f"Name a verb first, one of {', '.join(VERBS)}; {got}")
+        verb = words[0] if words else ""
+        if verb not in VERBS:
+            raise UserError(f"Name a verb first, one of {', '.join(VERBS)}; got {verb!r}{nearest(verb, VERBS)}")
         return CLI(words, callbacks, folder)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns a Ctrl-C into the exit code 1.

@@ -55,11 +55,18 @@ def explain(message: str, options: list[str]) -> str:
         return f"{kind.rpartition('.')[2]} needs {found[1]}. Give {flags}"
     if found := UNKNOWN.search(problem):
         name = ".".join(part for part in (option, *found.groups()) if part)
+        said = f"{name}: this option is not accepted"
+        if option:
+            cls: Any = locate(kind)
+            arguments = list(inspect.signature(cls).parameters) if inspect.isclass(cls) else []
+            if not arguments:
+                return f"{said}. Name the class first: --{option} CLASS"
+            near = nearest(found[2].partition(".")[0], arguments) or f". It takes {', '.join(arguments)}."
+            return f"{said} by {cls.__name__}{near}"
         known = ELSEWHERE | {each.rpartition(".")[2]: each for each in options} | {each: each for each in options}
         known |= {name: f"config {name}"} if name.endswith((".yaml", ".yml")) else {}
         near = nearest(name.replace("-", "_"), known) or nearest(name.partition(".")[0], known)
-        near = near.replace("mean ", "mean --") if found[3] else near
-        return f"{name}: this option is not accepted{_nearest_argument(option, kind, found[2]) if option else near}"
+        return said + (near.replace("mean ", "mean --") if found[3] else near)
     return f"{option}: {_wrong_value(option, problem)}".removeprefix(": ")
 
 
@@ -82,22 +89,13 @@ def _deepest(message: str) -> tuple[str, str, str]:
     return ".".join(path), kind, "\n".join(text).strip(": \n") + "\n"
 
 
-def _nearest_argument(option: str, kind: str, name: str) -> str:
-    """Name the class, and its nearest argument, or the class that takes this one, or all arguments."""
-    cls: Any = locate(kind)
-    known = list(inspect.signature(cls).parameters) if inspect.isclass(cls) else []
-    if not known:
-        return f". Name the class first: --{option} CLASS"
-    name = name.partition(".")[0]
-    near = nearest(name, known) or f". It takes {', '.join(known)}."
-    return f" by {cls.__name__}{near}"
-
-
 def _wrong_value(option: str, text: str) -> str:
     """Say which class is missing or not allowed, or what is expected and what came."""
     if "Literal[" not in text and (found := WRONG_CLASS.search(text)):  # else a word is allowed as well
         place, _, name = (found[1], "", found[2]) if found[1] else (found[2] or "").rpartition(".")
-        known = [member for each in ([place] if place else places_of(option)) for member in _members(each)]
+        modules = [importlib.import_module(each) for each in ([place] if place else places_of(option))]
+        below = [info for each in modules for info in pkgutil.iter_modules(getattr(each, "__path__", []))]
+        known = [info.name for info in below] + [name for each in modules for name in dir(each)]
         return found[0].rstrip(".") + (nearest(name, known) if name else "")
     if found := WRONG_VALUE.search(text):
         types = re.sub(r"<class '([\w.]+)'>", r"\1", found[1] or found[2]).replace("NoneType", "null")
@@ -111,13 +109,6 @@ def _wrong_value(option: str, text: str) -> str:
 def places_of(option: str) -> tuple[str, ...]:
     """Return the modules whose classes an option takes by name alone; `model.metrics.acc` those of `metrics`."""
     return next((PLACES[part] for part in reversed(option.split(".")) if part in PLACES), ())
-
-
-def _members(module: str) -> list[str]:
-    """Return the names in a module, modules below it first."""
-    found = importlib.import_module(module)
-    below = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))]
-    return below + [name for name in dir(found) if not inspect.ismodule(getattr(found, name))]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
