@@ -87,6 +87,6 @@ def test_any_other_change_is_rejected_and_the_run_stays_as_it_was(resumed, kind,
 
 
 def test_more_patience_takes_effect(resumed):
-    code, _, run = resumed("early", "--trainer.callbacks.patience=2", epochs=20)
+    code, _, run = resumed("early", "--trainer.callbacks.patience=3", epochs=20)
     assert code == 0
-    assert len(rows(run)) == 3
+    assert len(rows(run)) == 4
