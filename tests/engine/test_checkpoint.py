@@ -137,7 +137,7 @@ def test_the_best_one_has_the_larger_accuracy_or_the_smaller_loss(cli, metric, b
     values = [float(row[metric]) for row in rows(Path("runs/xor/version_0"))]
     assert min(values) < max(values)
     checkpoint = torch.load("runs/xor/version_0/checkpoints/best.ckpt", weights_only=True)
-    assert checkpoint["callbacks"]["RunCheckpoint"]["best_score"] == pytest.approx(best(values))
+    assert checkpoint["best_score"] == pytest.approx(best(values))
 
 
 def test_a_run_named_from_within_its_folder_is_resumed_there(fitted, cli, tmp_path, monkeypatch):

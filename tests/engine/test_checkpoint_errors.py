@@ -114,7 +114,10 @@ def assert_full(file, err):
     ("options", "said"),
     [
         (["--checkpoint.monitor=val/nope"], "checkpoint.monitor='val/nope' is not logged; there are val/acc, val/loss"),
-        (["--checkpoint.monitor=val/acc", "--trainer.limit_val_batches=0"], "this run has no validation"),
+        (
+            ["--checkpoint.monitor=val/acc", "--trainer.limit_val_batches=0"],
+            "val/acc' is not logged; there is no validation",
+        ),
     ],
 )
 def test_a_monitor_that_will_not_be_there_is_one_line_before_the_first_step(cli, monkeypatch, options, said):

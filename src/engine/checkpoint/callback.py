@@ -47,9 +47,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self.mode = mode
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
-        self._saved_s = 0.0
-        self._step = 0
-        self._saved_at: tuple[int, int] | None = None
+        self._saved_s, self._saved_at = time.monotonic(), (0, 0)  # the time; step and epoch
         self._due = self._best_due = self._warned = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -64,10 +62,7 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)
         if self.monitor != "val/loss" and not trainer.enable_validation:
-            raise UserError(
-                f"checkpoint.monitor={self.monitor!r} chooses the best checkpoint, but this run has no validation. "
-                "Give it validation data and --trainer.limit_val_batches above 0, or leave out --checkpoint.monitor."
-            )
+            self._miss_monitor(trainer, "is no validation")
         # A ModelCheckpoint of the user's may save there.
         ends = trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
         if trainer.fit_loop.epoch_loop.restarted_on_train_batch_end and (ends or self._validation_follows(trainer)):
@@ -75,10 +70,9 @@ class RunCheckpoint(Checkpoint, RunCallback):
                 f"{self.run.source} was saved right before a validation or the end of an epoch, which a resumed run "
                 "would skip. Resume from last.ckpt of that run, or from a checkpoint of another step."
             )
-        self._saved_s, self._step = time.monotonic(), trainer.global_step
 
     def after_train_batch(self, trainer: Trainer) -> None:
-        passed = trainer.global_step - self._step >= self.every_n_steps
+        passed = trainer.global_step - self._saved_at[0] >= self.every_n_steps
         self._due |= passed or self.run.stop > 0 or self._late(trainer)
         # A run resumed from here would leave out a validation that follows: let that one save.
         if self._due and not self._validation_follows(trainer):
@@ -100,23 +94,21 @@ class RunCheckpoint(Checkpoint, RunCallback):
     def after_validation(self, trainer: Trainer) -> None:
         if trainer.state.fn != "fit":
             return
-        if self.monitor not in trainer.callback_metrics:
-            self._miss_monitor(trainer)
-        elif not trainer.sanity_checking:
-            self._compare(trainer)
+        if self.monitor in trainer.callback_metrics:
+            if not trainer.sanity_checking:
+                self._compare(trainer)
+        # In the sanity check Lightning forgets what it logs for each of several data sets.
+        elif not (trainer.sanity_checking and len(trainer.num_sanity_val_batches) > 1):
+            self._miss_monitor(trainer, f"are {', '.join(sorted(trainer.callback_metrics)) or 'no numbers'}")
         self._save_due(trainer)
 
-    def _miss_monitor(self, trainer: Trainer) -> None:
-        # In the sanity check Lightning forgets what it logs for each of several data sets.
-        if self._warned or (trainer.sanity_checking and len(trainer.num_sanity_val_batches) > 1):
-            return
-        self._warned = True
-        logged = ", ".join(sorted(trainer.callback_metrics)) or "no numbers"
-        message = f"checkpoint.monitor={self.monitor!r} is not logged; there are {logged}. Set --checkpoint.monitor."
+    def _miss_monitor(self, trainer: Trainer, there: str) -> None:
+        message = f"checkpoint.monitor={self.monitor!r} is not logged; there {there}. Set --checkpoint.monitor."
         if self.monitor != "val/loss":
             raise UserError(message)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._warned:
             print(f"warning: no best.ckpt will be saved: {message}", file=sys.stderr, flush=True)
+        self._warned = True
 
     def _compare(self, trainer: Trainer) -> None:
         """Save the best checkpoint, if this validation is the best one so far."""
@@ -126,14 +118,12 @@ class RunCheckpoint(Checkpoint, RunCallback):
         best = self.run.best_score
         if math.isfinite(score) and (best is None or (score > best if larger else score < best)):
             self.run.best_score = score
-            self._best_due = self._stopping(trainer)
+            self._best_due = trainer.fit_loop.done  # before the last batch: a run resumed from here would not know
             if not self._best_due:
                 self._save(trainer, "best.ckpt")
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        # Only now is everything done that ends the epoch before.
-        if trainer.global_step > 0:
-            self._save_last(trainer)
+        self._save_last(trainer)  # only now is everything done that ends the epoch before
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         step_plateau(trainer)
@@ -144,35 +134,26 @@ class RunCheckpoint(Checkpoint, RunCallback):
         self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.run.config
+        checkpoint |= {"config": self.run.config, "best_score": self.run.best_score}
         reset_loop_counters(checkpoint["loops"]["fit_loop"], trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.run.best_score}
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # A run in a new folder has a best checkpoint of its own.
         if self.run.source and self.run.source.absolute() == self.run.last:
-            self.run.best_score = checkpoint["callbacks"][self.state_key]["best_score"]
+            self.run.best_score = checkpoint["best_score"]
             self._saved_at = (checkpoint["global_step"], checkpoint["epoch"])
-
-    @staticmethod
-    def _stopping(trainer: Trainer) -> bool:
-        """Return whether the epoch ends here, before its last batch: a run resumed from here would not know."""
-        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-        return (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step
 
     def _save_due(self, trainer: Trainer) -> None:
         # The end of an epoch saves when it is done, and gradients are part of no checkpoint.
         accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if self._due and not (trainer.is_last_batch or self._stopping(trainer) or accumulating):
+        if self._due and not (trainer.is_last_batch or trainer.fit_loop.done or accumulating):
             self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
         at = (trainer.global_step, trainer.current_epoch)
         if self._saved_at != at:
             self._save(trainer, "last.ckpt")
-        self._saved_at, self._step, self._saved_s, self._due = at, trainer.global_step, time.monotonic(), False
+        self._saved_at, self._saved_s, self._due = at, time.monotonic(), False
         if self.run.stop:
             leave(trainer, self.run)
 
@@ -192,23 +173,19 @@ def best_mode(module: Any, name: str) -> str | None:
     """Return whether a logged number (`val/acc`, `val/acc/night`) is best at its `min` or `max`; None if unknown."""
     metric = name.split("/")[1] if "/" in name else ""
     metrics: Any = getattr(module, "metrics", {})
-    if metric == "loss" or metric not in metrics:
-        return "min" if metric == "loss" else None
-    better = getattr(metrics[metric], "higher_is_better", None)
-    return None if better is None else "max" if better else "min"
+    better = getattr(metrics[metric], "higher_is_better", None) if metric in metrics else None
+    return "min" if metric == "loss" or better is False else "max" if better else None
 
 
 def refuse_wrong_directions(trainer: Trainer, module: LightningModule) -> None:
     """Refuse early stopping and plateaus that take an improvement for its opposite, and plateaus of steps."""
-    watchers: list[tuple[Any, str | None]] = [(each, each.monitor) for each in trainer.early_stopping_callbacks]
-    watchers += [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau and config.interval == "step":  # Lightning moves it after the checkpoint is saved
-            name = type(config.scheduler).__name__
+    watchers: list[tuple[Any, Any, str]] = [(each, each.monitor, "") for each in trainer.early_stopping_callbacks]
+    plateaus = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    for watcher, monitor, interval in watchers + [(each.scheduler, each.monitor, each.interval) for each in plateaus]:
+        name, mode = type(watcher).__name__, best_mode(module, monitor or "")
+        if interval == "step":  # Lightning moves it after the checkpoint is saved
             raise UserError(
                 f"{name} with interval: step cannot be resumed exactly. Set the scheduler's interval to epoch."
             )
-    for watcher, monitor in watchers:
-        mode = best_mode(module, monitor or "")
         if mode and getattr(watcher, "mode", mode) != mode:
-            raise UserError(f"{type(watcher).__name__} watches {monitor} with mode: {watcher.mode}. Set mode: {mode}.")
+            raise UserError(f"{name} watches {monitor} with mode: {watcher.mode}. Set mode: {mode}.")

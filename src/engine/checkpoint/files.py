@@ -18,11 +18,6 @@ from torch import Tensor
 from src.engine.errors import UserError
 from src.engine.paths import at_home, pasted
 
-ALLOWED = (
-    "A checkpoint holds tensors, numbers, texts, and lists, tuples, dicts and sets of these. Let state_dict() and "
-    "on_save_checkpoint() return such: torch.from_numpy(...), dict(...), str(...)."
-)
-
 
 def find_checkpoint(path: str | Path, option: str = "ckpt_path") -> Path:
     """Find the checkpoint that a path names: the file, or the `last.ckpt` of a run's folder.
@@ -82,7 +77,11 @@ def read_plain(path: Path, map_location: Any = "cpu") -> Any:
         raise UserError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # foreign bytes make either library fail in any way
         if found := re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error)):
-            raise UserError(f"{path} is refused: it holds {found[1]}, which could run code. {ALLOWED}") from error
+            raise UserError(
+                f"{path} is refused: it holds {found[1]}, which could run code. A checkpoint holds tensors, numbers, "
+                "texts, and lists, tuples, dicts and sets of these. Let state_dict() and on_save_checkpoint() return "
+                "such: torch.from_numpy(...), dict(...), str(...)."
+            ) from error
         others = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path]
         beside = f" Beside it: {', '.join(others)}." if others else ""
         raise UserError(f"{path} is no checkpoint, or only a part of one.{beside}") from error
