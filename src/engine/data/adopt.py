@@ -41,10 +41,10 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     """
     kept = [vars(source)["run_seed"] for source in sources if "run_seed" in vars(source)]
     seed = seed if seed is not None else kept[0] if kept else torch.initial_seed()
-    run_seeded = functools.partial(_run_seeded, seed)
     validates = trainer.fit_loop.epoch_loop.val_loop
     for loop in (validates, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
-        Wrapped(loop, "run", run_seeded)
+        # Spawned processes need an object that can be pickled.
+        loop.run = functools.partial(_run_seeded, seed, loop)  # type: ignore[method-assign]
     take_over = functools.partial(_take_over, {}, [])
     for source in sources:
         vars(source)["run_seed"], source.trainer = seed, trainer
@@ -82,11 +82,11 @@ class Wrapped:
         return made
 
 
-def _run_seeded(seed: int, hook: Wrapped) -> Any:
+def _run_seeded(seed: int, loop: Any) -> Any:
     """Let an evaluation draw from the run's seed, apart from training: a later test draws as that of the fit."""
-    trainer = hook.owner.trainer  # each process has other rows, and draws other numbers
+    trainer = loop.trainer  # each process has other rows, and draws other numbers
     with seeded(hash_seed(seed, trainer.state.stage.dataloader_prefix, trainer.global_rank)):
-        return hook.__wrapped__()
+        return type(loop).run(loop)
 
 
 def _hook_seed(hook: Wrapped) -> int:
