@@ -19,10 +19,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from src.engine.always_on import ALWAYS_ON, callbacks
 from src.engine.checkpoint.build import Transfer, restore_datamodule
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
+from src.engine.config.compose import as_yaml as as_yaml
 from src.engine.config.compose import compose as compose
-from src.engine.config.compose import given
-from src.engine.config.files import as_yaml as as_yaml
-from src.engine.config.files import read_text
+from src.engine.config.compose import given, read_text
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser, instantiate
 from src.engine.data.adopt import adopt, refuse_a_test_without_data

@@ -10,8 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from src.engine.config.compose import compose, merge
-from src.engine.config.files import as_yaml, load
+from src.engine.config.compose import as_yaml, compose, load, merge
 from src.engine.config.parser import to_numbers, to_tensor
 from src.engine.errors import UserError
 from src.module import LitModule

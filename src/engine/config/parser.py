@@ -28,8 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.engine.config.compose import LIBRARIES
-from src.engine.config.files import UNWRITABLE, as_yaml
+from src.engine.config.compose import LIBRARIES, UNWRITABLE, as_yaml
 from src.engine.config.messages import explain
 from src.engine.errors import UserError
 

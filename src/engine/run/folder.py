@@ -22,7 +22,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from src.engine.config.files import as_yaml
+from src.engine.config.compose import as_yaml
 from src.engine.errors import UserError
 from src.engine.paths import at_home, write_whole
 from src.engine.processes import is_rank_zero
