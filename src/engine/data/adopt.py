@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
-from src.engine.data.order import Role, RunLoader, batch_weight, is_padding
+from src.engine.data.order import Role, RunLoader, batch_weight
 from src.engine.data.seeding import STREAMS, draw_all, first_draws, hash_seed, seeded
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
@@ -53,7 +53,7 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
         for hook in HOOKS:
             Wrapped(source, hook, take_over)
         if isinstance(source, LightningModule):
-            repair_logs(trainer, is_padding)
+            repair_logs(trainer)
             Wrapped(source, "backward", _weigh)
             for hook in LAST:
                 Wrapped(source, hook, _call_callbacks_last)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.engine.data.seeding import hash_seed
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.loops import FitProgress
+from src.engine.lightning_fixes.loops import FitProgress, training_weight
 
 
 def permutation(length: int, seed: int, number: int) -> Tensor:
@@ -213,16 +213,6 @@ def flatten_loaders(loaders: Any) -> list[Any]:
     return list(combined.flattened)
 
 
-def _training_weight(trainer: Trainer) -> float:
-    loader = flatten_loaders(trainer.train_dataloader)[0]
-    return loader.weight_of(trainer.fit_loop.batch_idx) if isinstance(loader, OrderedLoader) else 1.0
-
-
-def is_padding(trainer: Trainer) -> bool:
-    """Return whether this process has no row of its own in the present training batch, which then weighs nothing."""
-    return trainer.world_size > 1 and _training_weight(trainer) == 0
-
-
 def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
     """Return this rank's weight in the mean over all ranks; all ranks call it together.
 
@@ -232,4 +222,4 @@ def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
     """
     own: Callable[[], Tensor | None] | None = getattr(module, "batch_weight", None)
     weight = own() if own else None
-    return _training_weight(trainer) if weight is None else weight
+    return training_weight(trainer) if weight is None else weight

@@ -1,6 +1,6 @@
 """Repairs what `self.log` collects: figures over all processes and all rows, and a resume that keeps them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -15,22 +15,21 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 )
 from torch import Tensor
 
+from src.engine.lightning_fixes.loops import is_padding
+
 # Takes the place of the hook's name for means that were counted without `self.log`.
 COUNTED = "counted"
 
 
-def repair_logs(trainer: pl.Trainer, is_padding: Callable[[pl.Trainer], bool]) -> None:
-    """Let a trainer collect what is logged over all processes; a second call changes nothing.
-
-    `is_padding` returns whether the rows of this training batch belong to another process.
-    """
+def repair_logs(trainer: pl.Trainer) -> None:
+    """Let a trainer collect what is logged over all processes; a second call changes nothing."""
     connector = trainer._logger_connector
     if isinstance(connector, _Connector):
         return
     connector.__class__ = _Connector
     fit: Any = trainer.fit_loop.epoch_loop
     for loop in (fit, fit.val_loop, trainer.validate_loop, trainer.test_loop):
-        loop._results = Results(trainer, loop._results.training, is_padding)
+        loop._results = Results(trainer, loop._results.training)
 
 
 def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tensor) -> None:
@@ -65,8 +64,7 @@ def add_to_mean(trainer: pl.Trainer, name: str, mean: Tensor, weight: int | Tens
 
 def is_logged(trainer: pl.Trainer, name: str) -> bool:
     """Return whether a process gave `add_to_mean` anything for this name, at the end of an epoch."""
-    results: Any = trainer._results
-    return f"{COUNTED}.{name}" in results
+    return f"{COUNTED}.{name}" in (trainer._results or {})
 
 
 def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
@@ -93,15 +91,11 @@ class _Connector(_LoggerConnector):
 
     def epoch_end_reached(self) -> None:
         super().epoch_end_reached()
-        self._gather()
+        self.trainer._results.gather()  # type: ignore[union-attr]
 
     def on_epoch_end(self) -> None:
-        self._gather()
+        self.trainer._results.gather()  # type: ignore[union-attr]
         super().on_epoch_end()
-
-    def _gather(self) -> None:
-        results: Any = self.trainer._results
-        results.gather()
 
 
 class Results(_ResultCollection):
@@ -117,18 +111,16 @@ class Results(_ResultCollection):
     Args:
         trainer: That logs.
         training: Whether these are the results of training.
-        is_padding: See `repair_logs`. Such a batch counts for nothing in a mean.
     """
 
-    def __init__(self, trainer: pl.Trainer, training: bool, is_padding: Callable[[pl.Trainer], bool]) -> None:
+    def __init__(self, trainer: pl.Trainer, training: bool) -> None:
         super().__init__(training)
         self._trainer = trainer
-        self._is_padding = is_padding
         self._resumed = False
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
-        if fx == "training_step" and self._is_padding(self._trainer):
+        if fx == "training_step" and is_padding(self._trainer):
             options["batch_size"] = 0
         if options["reduce_fx"] in (max, min, sum):
             options["reduce_fx"] = options["reduce_fx"].__name__
@@ -191,7 +183,7 @@ class Results(_ResultCollection):
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget what was logged; in an epoch that was resumed, only at its end."""
         self._resumed &= fx is not None
-        if fx is None:
+        if fx is None:  # what Lightning resets are tensors
             for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:
                 del self[key]
         if not self._resumed:

@@ -25,6 +25,17 @@ def weight_of_the_rest(trainer: pl.Trainer) -> float:
     return every / min(every, total - first)
 
 
+def training_weight(trainer: pl.Trainer) -> float:
+    """Return what the present training batch of this process counts for in the mean over all processes."""
+    loader: Any = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
+    return float(loader.weight_of(trainer.fit_loop.batch_idx)) if hasattr(loader, "weight_of") else 1.0
+
+
+def is_padding(trainer: pl.Trainer) -> bool:
+    """Return whether this process has no row of its own in the present training batch, which then weighs nothing."""
+    return trainer.world_size > 1 and training_weight(trainer) == 0
+
+
 def take_up_progress(trainer: pl.Trainer, loops: dict[str, Any]) -> None:
     """Set `global_step` and `current_epoch` of an evaluation to the checkpoint's: a loss may depend on them."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop

@@ -15,9 +15,9 @@ from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
 from src.engine.config.compose import find_class
 from src.engine.config.parser import Parser, instantiate
 from src.engine.data.batches import describe
-from src.engine.data.order import is_padding
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
+from src.engine.lightning_fixes.loops import is_padding
 from src.engine.lightning_fixes.trainer import QuickAttributes
 from src.engine.module.losses import NoActivation, class_dim
 from src.engine.module.metrics import dataset_names, loaders_of, named, suited
@@ -60,7 +60,7 @@ class BaseModule(QuickAttributes):
 
     def setup(self, stage: str) -> None:
         self._forget()
-        repair_logs(self.trainer, is_padding)
+        repair_logs(self.trainer)
         if self._compile:
             # In place: a compiled and a plain net have the same parameter names and exchange checkpoints.
             graphs = self.trainer.strategy.root_device.type == "cuda" and self.trainer.accumulate_grad_batches == 1
