@@ -42,7 +42,7 @@ class Transfer:
     ) -> None:
         self.weights = weights
         self.prefix = prefix
-        self.skip = skip or []
+        self.skip = tuple(skip or ())
 
     def into(self, net: nn.Module) -> None:
         """Load the weights, if any are named.
@@ -66,8 +66,7 @@ class Transfer:
         found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
         if unknown := [start for start in self.skip if not any(name.startswith(start) for name in own)]:
             raise UserError(f"transfer.skip: no name begins with {', '.join(unknown)}; there are {', '.join(own)}.")
-        skipped = tuple(self.skip)
-        taken = {name: value for name, value in found.items() if not name.startswith(skipped)}
-        net.load_state_dict({name: value for name, value in own.items() if name.startswith(skipped)} | taken)
+        taken = {name: value for name, value in found.items() if not name.startswith(self.skip)}
+        net.load_state_dict({name: value for name, value in own.items() if name.startswith(self.skip)} | taken)
         if is_rank_zero():
             print(f"weights from {source}: {len(taken)} of {len(own)} tensors", flush=True)
