@@ -20,7 +20,7 @@ from tests.xor import XorMLP
 
 SHORT = ("--config", SMALL, "--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--data.passes=5")
 SPACE = {"model.optimizer.lr": {"low": 0.05, "high": 2.0, "log": True}, "model.net.hidden": [4, 8]}
-GRID, TPE, RANDOM = (f"optuna.samplers.{name}Sampler" for name in ("BruteForce", "TPE", "Random"))
+GRID, TPE, RANDOM = (f"optuna.samplers.{name}Sampler" for name in ("Grid", "TPE", "Random"))
 SGD, ADAM = "torch.optim.SGD", "torch.optim.Adam"
 FOLDER = Path("runs/xor/sweep_0")
 PLOTS = results.PLOTS

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 from optuna.trial import BaseTrial
 
 from src.cli import as_yaml
@@ -30,7 +30,9 @@ SETTINGS = ArgumentParser(exit_on_error=False)
 SETTINGS.add_argument("--space", type=dict)
 SETTINGS.add_argument("--metric", type=str)
 SETTINGS.add_argument("--direction", type=Literal["minimize", "maximize"])
-SETTINGS.add_argument("--sampler", type=BaseSampler, default={"class_path": "optuna.samplers.TPESampler"})
+SAMPLER: Any = {"skip": {"search_space"}, "default": {"class_path": "optuna.samplers.TPESampler"}}
+SETTINGS.add_subclass_arguments(BaseSampler, "sampler", **SAMPLER)
+SETTINGS.add_instantiator(lambda cls, **given: cls({}, **given), GridSampler, subclasses=False)  # the space is ours
 SETTINGS.add_argument("--pruner", type=BasePruner, default={"class_path": "optuna.pruners.NopPruner"})
 SETTINGS.add_argument("--trials", type=PositiveInt)
 GRIDS = ("BruteForceSampler", "GridSampler")  # their points are those of the space
