@@ -9,8 +9,8 @@ from torchmetrics import Metric
 from src.engine.data.batches import take_apart
 from src.engine.module import losses
 from src.engine.module.base_module import BaseModule
+from src.engine.module.losses import StepOutput as StepOutput
 from src.engine.module.optimizers import Group, configure
-from src.engine.module.step import StepOutput as StepOutput
 
 
 class LitModule(BaseModule):

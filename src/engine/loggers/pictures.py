@@ -255,7 +255,7 @@ class EvaluationPicture(Picture):
                 first.merge_state(seen)
         if not total:
             raise UserError("nothing was validated or tested.")
-        names, taken = dataset_names(loaders_of(trainer, self._stage)), set[str]()
+        names, taken = dataset_names(trainer, self._stage), set[str]()
         for number, seen in sorted(total.items()):
             suffix = "_" * bool(names[number]) + re.sub(r"\W", "_", names[number])[:50]
             suffix += f"_{number}" * (suffix.casefold() in taken)

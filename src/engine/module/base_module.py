@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ from torchmetrics import MetricCollection
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
 from src.engine.config.compose import find_class
 from src.engine.config.parser import Parser, instantiate
-from src.engine.data.batches import describe
+from src.engine.data.batches import count_samples, describe
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
 from src.engine.lightning_fixes.loops import is_padding
 from src.engine.lightning_fixes.trainer import QuickAttributes
-from src.engine.module.losses import NoActivation, class_dim
-from src.engine.module.metrics import dataset_names, loaders_of, named, suited
-from src.engine.module.step import FORM, StepOutput, as_output
+from src.engine.module.losses import NoActivation, StepOutput, class_dim
+from src.engine.module.metrics import dataset_names, named, suited
 
 Key = tuple[str, int, str, str]  # of a number: stage, data set, metric (or "part", or nothing) and name of the value
+FORM = "StepOutput(loss, num_samples, outputs, target, parts={...})"
 
 
 class BaseModule(QuickAttributes):
@@ -86,16 +87,19 @@ class BaseModule(QuickAttributes):
         """Return the dimension of the net's outputs that holds the classes; see `losses.class_dim`."""
         return class_dim(getattr(self, "loss", None), getattr(self, "activation", None), outputs)
 
-    def count(self, stage: str, returned: Any, batch: Any, number: int = 0) -> StepOutput:
+    def count(self, stage: str, output: Any, batch: Any, number: int = 0) -> StepOutput:
         """Count what a step returned in the means, and in evaluation in the metrics; nothing waits for the device.
 
         Args:
             stage: `train`, `val` or `test`.
-            returned: A StepOutput, the loss alone, or a dict of `loss` and its parts.
+            output: A StepOutput, the loss alone, or a dict of `loss` and its parts.
             batch: What the step was given.
             number: Of the data set, if there are several.
         """
-        output: StepOutput = as_output(returned, batch)
+        if isinstance(output, Tensor) or (isinstance(output, Mapping) and "loss" in output):
+            output = StepOutput(output, count_samples(batch))  # a mean over the samples of the batch
+        if not isinstance(output, StepOutput):
+            raise UserError(f"step returned {describe(output)}. Let it return the loss, {{'loss': loss}}, or {FORM}.")
         if stage == "train" and is_padding(self.trainer):
             output.num_samples = output.num_samples * 0
         self._num_samples = output.num_samples
@@ -144,7 +148,7 @@ class BaseModule(QuickAttributes):
 
     def _log_metrics(self, stage: str) -> None:
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
-        for number in range(len(dataset_names(loaders_of(self.trainer, stage)))):
+        for number in range(len(dataset_names(self.trainer, stage))):
             if not is_logged(self.trainer, self._names((stage, number, "", "loss"))[0]):
                 continue  # no batch was counted: a subclass has its own step
             metrics = self._metrics_of(number)
@@ -170,7 +174,7 @@ class BaseModule(QuickAttributes):
             UserError: If one of the names is that of another number.
         """
         stage, number, _, value = key
-        label = "" if stage == "train" else dataset_names(loaders_of(self.trainer, stage))[number]
+        label = "" if stage == "train" else dataset_names(self.trainer, stage)[number]
         names = [f"{stage}/{value}/{label}"] if label else []
         names += [f"{stage}/{value}"] if number == 0 else []
         for name in names:

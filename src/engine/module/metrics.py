@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.text import Perplexity
@@ -51,17 +50,12 @@ def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tupl
         yield name, value
 
 
-def dataset_names(loaders: Any) -> list[str]:
-    """Return the names of the data sets of an evaluation; a single one has none.
-
-    Args:
-        loaders: As `val_dataloader` returned them: one, a list or a dict.
-    """
-    loaders = loaders.iterables if isinstance(loaders, CombinedLoader) else loaders
-    if isinstance(loaders, dict):
-        return list(map(str, loaders)) if len(loaders) > 1 else [""]
-    several = isinstance(loaders, list | tuple) and len(loaders) > 1
-    return [str(number) for number in range(len(loaders))] if several else [""]
+def dataset_names(trainer: Trainer, stage: str) -> list[str]:
+    """Return the names of the data sets of an evaluation; a single one has none."""
+    loaders: Any = loaders_of(trainer, stage)  # one, a list or a dict
+    if not isinstance(loaders, dict | list | tuple) or len(loaders) < 2:
+        return [""]
+    return list(map(str, loaders if isinstance(loaders, dict) else range(len(loaders))))
 
 
 def loaders_of(trainer: Trainer, stage: str) -> Any:
