@@ -14,6 +14,7 @@ import yaml
 from dotenv import load_dotenv
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from src.engine.always_on import ALWAYS_ON, callbacks
@@ -24,7 +25,7 @@ from src.engine.config.compose import compose as compose
 from src.engine.config.compose import given, read_text
 from src.engine.config.messages import nearest
 from src.engine.config.parser import Parser, instantiate
-from src.engine.data.adopt import adopt, refuse_a_test_without_data
+from src.engine.data.adopt import adopt
 from src.engine.data.seeding import STREAMS, hash_seed, seeded, settle_seed
 from src.engine.errors import UserError, one_line
 from src.engine.lightning_fixes.trainer import spare_the_question_for_a_gpu
@@ -130,8 +131,13 @@ class CLI(LightningCLI):
             own_seed = partial(seeded, hash_seed(self.seed, STREAMS["__init__"]))
             self.config_init = instantiate(self.parser, self.config, own_seed)
         self.model, self.datamodule = self.config_init.model, self.config_init.data
-        if self.run.config.get("test_after_fit"):
-            refuse_a_test_without_data(self.model, self.datamodule)
+        sources = (self.model, self.datamodule)
+        if self.run.config.get("test_after_fit") and not any(
+            is_overridden("test_dataloader", each) for each in sources
+        ):
+            names = " nor ".join(type(each).__name__ for each in sources)
+            advice = "Write one, or give --test_after_fit false."
+            raise UserError(f"test_after_fit: neither {names} has a test_dataloader. {advice}")
         restore_datamodule(self.datamodule, self.ckpt_path)
         if not self.ckpt_path:
             self.config_init.transfer.into(getattr(self.model, "net", self.model))

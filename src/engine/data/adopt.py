@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from src.engine.data.loaders import MapLoader, StreamLoader
 from src.engine.data.order import Role, RunLoader, batch_weight
 from src.engine.data.seeding import STREAMS, draw_all, first_draws, hash_seed, seeded
-from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import repair_logs
 from src.engine.lightning_fixes.loops import FitProgress, hand_back_between_epochs, weight_of_the_rest
 from src.engine.lightning_fixes.trainer import quicken_steps
@@ -126,6 +124,7 @@ def _take_over(moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> A
             number=len(made),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            epoch=trainer.current_epoch,  # Lightning fetches a stream's first batch before it tells the epoch
             keep_order=trainer.overfit_batches > 0,
             progress=FitProgress(trainer) if trains else None,
         )
@@ -137,9 +136,6 @@ def _take_over(moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> A
             new = [tensor for tensor in loader.tensors if tensor not in moved]  # tensors are hashed by identity
             moved.update({tensor: _to_device(tensor, trainer.strategy.root_device) for tensor in new})
             loader.tensors = tuple(moved[tensor] for tensor in loader.tensors)
-        if isinstance(loader, RunLoader):
-            # Lightning fetches a stream's first batch before it tells the epoch, where a run resumes between two.
-            loader.set_epoch(trainer.current_epoch)
         made.append(loader)
     combined.flattened = made
     if trains:
@@ -150,19 +146,6 @@ def _take_over(moved: dict[Tensor, Tensor], drew: list[str], hook: Wrapped) -> A
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     lacks_double = device.type == "mps" and tensor.dtype == torch.float64
     return tensor.to(device, torch.float32 if lacks_double else tensor.dtype)
-
-
-def refuse_a_test_without_data(*sources: LightningModule | LightningDataModule) -> None:
-    """See before a fit that it can be tested.
-
-    Raises:
-        UserError: If none of them has a `test_dataloader`.
-    """
-    if not any(is_overridden("test_dataloader", source) for source in sources):
-        names = " nor ".join(type(source).__name__ for source in sources)
-        raise UserError(
-            f"test_after_fit: neither {names} has a test_dataloader. Write one, or give --test_after_fit false."
-        )
 
 
 def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:

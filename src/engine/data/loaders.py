@@ -45,7 +45,7 @@ class MapLoader(EndsWorkers, OrderedLoader):
             kind = RandomSampler if self._sampler.shuffle else SequentialSampler
             self._sampler = kind(self._sampler.dataset)  # type: ignore[arg-type]
         # The batches that are still to come; workers that stay find the next epoch's here.
-        self._coming: list[tuple[int, Any]] = []
+        self._coming: list[tuple[int, list[Any]]] = []
         seeded = SeededDataset(loader.dataset, loader.collate_fn, batched)
         samplers = {"sampler": self._coming, "batch_sampler": self._coming if batched else None}
         self._source = _copy(loader, dataset=seeded, collate_fn=seeded.collate, in_order=True, **samplers)
@@ -110,9 +110,8 @@ class MapLoader(EndsWorkers, OrderedLoader):
     def __iter__(self) -> Iterator[Any]:
         first = self.begin()
         rows, _, shares = self.plan(self.number)
-        key, batched = hash_seed(self.seed, self.number), self.loader.batch_sampler is not None
-        mine = (rows[each.start : each.stop : each.step] for each in shares[first:])
-        self._coming[:] = [(key, indices if batched else indices[0]) for indices in mine]
+        key = hash_seed(self.seed, self.number)
+        self._coming[:] = [(key, rows[mine.start : mine.stop : mine.step]) for mine in shares[first:]]
         self._source.generator.manual_seed(hash_seed(self.seed, self.number, self.role.rank, "workers"))
         yield from self._source
 

@@ -32,6 +32,7 @@ class Role:
     number: int = 0  # of the loader, of several
     rank: int = 0
     world_size: int = 1
+    epoch: int = 0  # in which it begins
     keep_order: bool = False  # each epoch has the data's order: overfitting on purpose
     progress: FitProgress | None = None  # of the fit, for a training loader
 
@@ -57,13 +58,13 @@ class RunLoader:
 
     def __init__(self, seed: int | None = None) -> None:
         self._own_seed = seed
-        self.epoch = 0
-        self.cycle = 0  # of several loaders a short one starts again before the epoch is over
-        self.role, self._plans = Role(), dict[int, Plan]()
+        RunLoader.follow(self, Role())
 
     def follow(self, role: Role) -> None:
         """Serve a run."""
-        self.role, self._plans = role, {}
+        self.role, self.epoch = role, role.epoch
+        self.cycle = 0  # of several loaders a short one starts again before the epoch is over
+        self._plans: dict[int, Plan] = {}
 
     @property
     def seed(self) -> int:

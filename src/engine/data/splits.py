@@ -57,12 +57,11 @@ def split_by_row(
     hashes = [hashlib.blake2b(text, digest_size=8, key=str(seed).encode()).digest() for text in texts]
     # Numbers in [0, 1), whose float holds 53 bits.
     draws = torch.tensor([(int.from_bytes(each) >> 11) / 2**53 for each in hashes], dtype=torch.float64)
-    test = draws < test_share
-    val = (draws < test_share + val_share) & ~test
+    first, last = test_share, test_share + val_share
     if fold:
         _check(fold)
-        shares = (draws - test_share) / (1 - test_share)  # below 0: for the test
-        val = (shares * fold[1]).floor().clamp(max=fold[1] - 1) == fold[0]
+        first, last = (test_share + (1 - test_share) * k / fold[1] for k in (fold[0], fold[0] + 1))
+    test, val = draws < test_share, (first <= draws) & (draws < last)
     parts = {"train": ~(test | val), "validate": val, "test": test}
     if empty := [name for name, part in parts.items() if not part.any()]:
         raise UserError(
