@@ -75,10 +75,8 @@ def read_text(path: Path) -> str:
     """Read a file; a UserError says why it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is no UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: this is no UTF-8 text that can be read: {error}.") from error
 
 
 def load(text: str, name: str) -> dict[str, Any]:
@@ -208,10 +206,8 @@ def compose(carried: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], 
     Returns:
         The config, and the words that are not options of the run: `--help`, `--print_config`, or a mistake.
     """
-    config, left = read_config("local.yaml") if Path("local.yaml").is_file() else {}, []
-    config = merge(config, carried)
-    for name in given(words, "config", "c"):
-        config = merge(config, read_config(name))
+    local = read_config("local.yaml") if Path("local.yaml").is_file() else {}
+    config, left = reduce(merge, [local, carried, *map(read_config, given(words, "config", "c"))]), []
     for name, value, own_words in _options(words):
         if value is None or name.startswith("print_") or name.endswith("help"):
             left += own_words

@@ -24,8 +24,7 @@ PLACES = {
     "profiler": ("lightning.pytorch.profilers",),
 }
 # Options that newcomers look for without their section.
-ELSEWHERE = {name: f"model.{name}" for name in ("net", "loss", "metrics", "optimizer", "scheduler", "activation")}
-ELSEWHERE |= {"lr": "model.optimizer.lr", "epochs": "trainer.max_epochs", "batch_size": "data.batch_size"}
+ELSEWHERE = {"lr": "model.optimizer.lr", "epochs": "trainer.max_epochs", "batch_size": "data.batch_size"}
 FRAME = re.compile(r"Parser key \"(.+?)\"|given class_path '(.+?)'|expects a (function)")
 UNKNOWN = re.compile(r"(?:Group '(\w+)' does not accept o|O)ption '(\S+)'|unrecognized arguments: ([^\s=]+)")
 WRONG_CLASS = re.compile(
@@ -63,7 +62,8 @@ def explain(message: str, options: list[str]) -> str:
                 return f"{said}. Name the class first: --{option} CLASS"
             near = nearest(found[2].partition(".")[0], arguments) or f". It takes {', '.join(arguments)}."
             return f"{said} by {cls.__name__}{near}"
-        known = ELSEWHERE | {each.rpartition(".")[2]: each for each in options} | {each: each for each in options}
+        plain = [each.replace(".init_args", "") for each in options]
+        known = {each.rpartition(".")[2]: each for each in plain} | {each: each for each in plain} | ELSEWHERE
         known |= {name: f"config {name}"} if name.endswith((".yaml", ".yml")) else {}
         near = nearest(name.replace("-", "_"), known) or nearest(name.partition(".")[0], known)
         return said + (near.replace("mean ", "mean --") if found[3] else near)
