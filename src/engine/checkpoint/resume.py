@@ -37,7 +37,6 @@ class Resume(RunCallback):
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
         self._made: dict[tuple[int, int, str], Any] = {}
-        self._changes: dict[tuple[int, int, str], Any] = {}
         self._metrics: dict[tuple[str, str], Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -52,10 +51,10 @@ class Resume(RunCallback):
         if before and self._loaded["config"] == self.run.config:
             self._made = before  # callbacks may have changed groups and rates already
         elif before:
-            self._changes = self._changed_numbers(trainer, before)
+            self._change_numbers(trainer, before)
 
-    def _changed_numbers(self, trainer: Trainer, was: dict[tuple[int, int, str], Any]) -> dict[Any, Any]:
-        """Return the numbers that changed, by optimizer, group and name; reject any other change."""
+    def _change_numbers(self, trainer: Trainer, was: dict[tuple[int, int, str], Any]) -> None:
+        """Put the numbers that changed into the states to be restored; reject any other change."""
         changes = {place: value for place, value in self._made.items() if was.get(place, value) != value}
         saved = self._loaded["optimizer_states"]
         for (k, n, name), value in changes.items():
@@ -68,10 +67,10 @@ class Resume(RunCallback):
                     f"A resumed run cannot change its optimizer or schedule: {'; '.join(named)}. Leave the option out, "
                     "or start a new run from the weights: --transfer.weights, in place of --ckpt_path."
                 )
+            saved[k]["param_groups"][n][name] = value
         texts = [f"optimizer.{place[2]} {was[place]} to {value}" for place, value in changes.items()]
         if texts and trainer.is_global_zero:
             print(f"changed  {'; '.join(dict.fromkeys(texts))}", flush=True)
-        return changes
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Clear what metrics keep of the sanity check, a best value for example."""
@@ -100,8 +99,6 @@ class Resume(RunCallback):
         if not loaded:
             return
         align_reloads(trainer)
-        for (k, n, name), value in self._changes.items():
-            trainer.optimizers[k].param_groups[n][name] = value
         trainer.callback_metrics.update(loaded["metrics"])
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in loaded["frozen"])
