@@ -120,7 +120,7 @@ def _copy(loader: DataLoader[Any], **changes: Any) -> Any:
     """Return a copy with other parts, which a loader refuses to have set; it keeps what a subclass does beside."""
     if loader.num_workers:
         multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)  # called when this process ends
-        changes["worker_init_fn"] = functools.partial(ignore_signals, loader.worker_init_fn, loader.dataset)
+        changes["worker_init_fn"] = functools.partial(_begin_worker, loader.worker_init_fn, loader.dataset)
     changes["generator"] = torch.Generator()  # without it a loader draws from the one that dropout draws from
     made = copy.copy(loader)
     made.__dict__ |= changes
@@ -216,10 +216,9 @@ class StreamLoader(EndsWorkers, RunLoader):
             with preserve_rng_state():
                 seed_all(hash_seed(self.seed, self.number, self.role.rank, k))
                 iterator = iter(self._source) if iterator is None else iterator
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
+                batch = next(iterator, StopIteration)
+            if batch is StopIteration:
+                return
             yield batch
 
 
@@ -227,16 +226,11 @@ def _state_of(keeper: Any) -> Any:
     return None if keeper is None else copy.deepcopy(keeper.state_dict())
 
 
-def ignore_signals(then: Callable[[int], Any] | None, dataset: Any, worker: int) -> None:
-    """Begin a DataLoader's worker, and leave a job's signals to the run.
+def _begin_worker(then: Callable[[int], Any] | None, dataset: Any, worker: int) -> None:
+    """Leave a job's signals to the run, then call the user's `worker_init_fn`, which looks for the user's data set.
 
     A terminal's Ctrl-C, a scheduler's warning and SIGTERM go to every process of a job. Workers would die of them, and
     the run with them, before it can save.
-
-    Args:
-        then: The user's own `worker_init_fn`.
-        dataset: That the user's function finds as `get_worker_info().dataset`.
-        worker: Its number.
     """
     for name in {"SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"} & set(signal.Signals.__members__):
         # Not SIG_IGN, which a program that the worker starts would inherit.

@@ -171,15 +171,13 @@ class OrderedLoader(RunLoader):
 
     def begin(self) -> int:
         """Start to iterate; return the first batch to hand out."""
-        self.cycle = 0
-        if (progress := self.role.progress) is None:
-            return 0
-        if not progress.cycles:
-            return min(progress.fetched(), len(self))
-        self.cycle, first = divmod(progress.fetched(), len(self))
-        if self.cycle:
-            progress.note_exhausted(self)
-        return first
+        progress, self.cycle = self.role.progress, 0
+        first = progress.fetched() if progress else 0
+        if progress and progress.cycles:
+            self.cycle, first = divmod(first, len(self))
+            if self.cycle:
+                progress.note_exhausted(self)
+        return min(first, len(self))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has to be the same for a position within an epoch to mean anything."""

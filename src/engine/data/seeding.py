@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Subset, TensorDataset, default_collate, get_worker_info
+from torch.utils.data import Subset, TensorDataset, default_collate
 
 from src.engine.errors import UserError
 from src.engine.processes import is_rank_zero
@@ -55,13 +55,10 @@ def first_draws(number: int) -> tuple[int, float, float]:
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leave the CPU generators of this process as they were; nobody else uses those of a worker. Do not nest it.
+    """Leave the CPU generators of this process as they were. Do not nest it.
 
     Only the second number that `np.random.normal` keeps for its next call is lost: to read it takes as long as a batch.
     """
-    if get_worker_info() is not None:
-        yield
-        return
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
     numpy_generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     np.random.set_bit_generator(_spare)  # type: ignore[attr-defined] # to copy a state takes as long as a batch, too
