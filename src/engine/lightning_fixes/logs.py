@@ -83,7 +83,11 @@ def running_logs(trainer: pl.Trainer) -> dict[str, Any]:
 def set_running_logs(trainer: pl.Trainer, shares: list[dict[str, Any]]) -> None:
     """Take up, as training starts, what `running_logs` returned on the processes whose part this one takes over."""
     results: Any = trainer.fit_loop.epoch_loop._results
-    results.restore(shares)
+    results.resumed = True
+    for result, value, count, share in results.combined(shares):
+        result.value = value.to(result.value.device, share["value"].dtype)
+        if result.meta.is_mean_reduction:
+            result.cumulated_batch_size = count.to(result.value.device, share["count"].dtype)
 
 
 class _Connector(_LoggerConnector):
@@ -116,7 +120,7 @@ class Results(_ResultCollection):
     def __init__(self, trainer: pl.Trainer, training: bool) -> None:
         super().__init__(training)
         self._trainer = trainer
-        self._resumed = False
+        self.resumed = False
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """Collect a value, as Lightning does, without waiting for other processes."""
@@ -152,19 +156,11 @@ class Results(_ResultCollection):
         shares: list[Any] = [None] * self._trainer.world_size
         mine = {key: _share(each) for key, each in self.items() if _is_open(each)}
         torch.distributed.all_gather_object(shares, mine)
-        for result, value, count, share in self._combined(shares):
+        for result, value, count, share in self.combined(shares):
             mean = value / count if result.meta.is_mean_reduction else value
             result._computed = mean.to(result.value.device, share["value"].dtype)
 
-    def restore(self, shares: list[dict[str, Any]]) -> None:
-        """Take up what a checkpoint brought."""
-        self._resumed = True
-        for result, value, count, share in self._combined(shares):
-            result.value = value.to(result.value.device, share["value"].dtype)
-            if result.meta.is_mean_reduction:
-                result.cumulated_batch_size = count.to(result.value.device, share["count"].dtype)
-
-    def _combined(self, shares: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor, Tensor, dict[str, Any]]]:
+    def combined(self, shares: list[dict[str, Any]]) -> Iterator[tuple[Any, Tensor, Tensor, dict[str, Any]]]:
         """Yield each result that some process has, its value and count over all of them, and the first share.
 
         In double precision, so that the mean of equal numbers is that number.
@@ -182,11 +178,11 @@ class Results(_ResultCollection):
 
     def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
         """Forget what was logged; in an epoch that was resumed, only at its end."""
-        self._resumed &= fx is not None
+        self.resumed &= fx is not None
         if fx is None:  # what Lightning resets are tensors
             for key in [key for key, each in self.items() if each.meta.fx == COUNTED]:
                 del self[key]
-        if not self._resumed:
+        if not self.resumed:
             super().reset(metrics, fx)
 
 

@@ -23,8 +23,7 @@ from src.engine.data.batches import TARGETS, describe, take_apart
 from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError, one_line
 from src.engine.loggers.trackers import send_picture
-from src.engine.module.base_module import BaseModule
-from src.engine.module.metrics import dataset_names, loaders_of, suited
+from src.engine.module.base_module import BaseModule, dataset_names, loaders_of, suited
 from src.engine.paths import write_whole
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback

@@ -3,14 +3,15 @@
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.text import Perplexity
 
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
 from src.engine.config.compose import find_class
@@ -21,7 +22,6 @@ from src.engine.lightning_fixes.logs import add_to_mean, is_logged, repair_logs
 from src.engine.lightning_fixes.loops import is_padding
 from src.engine.lightning_fixes.trainer import QuickAttributes
 from src.engine.module.losses import NoActivation, StepOutput, class_dim
-from src.engine.module.metrics import dataset_names, named, suited
 
 Key = tuple[str, int, str, str]  # of a number: stage, data set, metric (or "part", or nothing) and name of the value
 FORM = "StepOutput(loss, num_samples, outputs, target, parts={...})"
@@ -134,19 +134,14 @@ class BaseModule(QuickAttributes):
         weight: Tensor = mine * self.trainer.world_size / total.clamp(min=torch.finfo(mine.dtype).tiny)
         return weight
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
     def _metrics_of(self, number: int) -> MetricCollection:
         """Return the metrics of a data set."""
         if number not in self._metrics:
             self._metrics[number] = self._new_metrics().to(self.device)
         return self._metrics[number]
 
-    def _log_metrics(self, stage: str) -> None:
+    def on_validation_epoch_end(self) -> None:
+        stage = "test" if self.trainer.testing else "val"
         class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         for number in range(len(dataset_names(self.trainer, stage))):
             if not is_logged(self.trainer, self._names((stage, number, "", "loss"))[0]):
@@ -161,6 +156,8 @@ class BaseModule(QuickAttributes):
                         )
                     self._log((stage, number, metric, name), value, 1)
             metrics.reset()
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def _log(self, key: Key, value: Tensor, weight: int | Tensor) -> None:
         """Count a number in a mean."""
@@ -186,7 +183,6 @@ class BaseModule(QuickAttributes):
         return names
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the length of the schedule."""
         checkpoint["schedule_length"] = self.schedule_length
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,3 +227,56 @@ class BaseModule(QuickAttributes):
         module.to(next((value.device for value in weights.values()), None))
         module.load_state_dict(weights, strict=module.strict_loading if strict is None else strict)
         return module.eval()
+
+
+def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tuple[Any, Any]:
+    """Return scores and target as a metric wants them, whatever the loss wants.
+
+    torchmetrics' classification takes classes in dimension 1, and targets of whole numbers; binary cross-entropy and
+    cross-entropy with probabilities take floating-point ones.
+    """
+    kind = type(getattr(metric, "metric", metric))  # of a wrapper, what it wraps
+    if kind is Perplexity and torch.allclose(scores.sum(dim=-1), torch.ones_like(scores[..., 0]), atol=1e-3):
+        return scores.log(), target  # it takes logits
+    if not isinstance(target, Tensor) or not kind.__module__.startswith("torchmetrics.classification"):
+        return scores, target
+    many = kind.__name__.startswith("Multiclass") and isinstance(scores, Tensor)
+    smooth = many and target.is_floating_point() and target.shape == scores.shape
+    if smooth:
+        target = target.argmax(dim=class_dim)
+    if many and scores.dim() > 2:
+        scores = scores.movedim(class_dim, 1)
+    return scores, target.round().int() if target.is_floating_point() else target
+
+
+def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tuple[str, Any]]:
+    """Yield a metric's value as numbers with names: `f1`, `f1/cat`; what has more dimensions stays whole.
+
+    Args:
+        name: Of the metric.
+        value: A number, one for each class, a dict of such, a matrix or curves.
+        class_names: In their order, where somebody knows them.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from named(f"{name}/{key}", each, class_names)
+    elif isinstance(value, Tensor) and value.dim() == 1 and len(value) > 1:
+        names = class_names if class_names and len(class_names) == len(value) else range(len(value))
+        yield from ((f"{name}/{label}", each) for label, each in zip(names, value, strict=True))
+    elif isinstance(value, Tensor) and value.numel() == 1:
+        yield name, value.reshape(())
+    else:
+        yield name, value
+
+
+def dataset_names(trainer: Trainer, stage: str) -> list[str]:
+    """Return the names of the data sets of an evaluation; a single one has none."""
+    loaders: Any = loaders_of(trainer, stage)  # one, a list or a dict
+    if not isinstance(loaders, dict | list | tuple) or len(loaders) < 2:
+        return [""]
+    return list(map(str, loaders if isinstance(loaders, dict) else range(len(loaders))))
+
+
+def loaders_of(trainer: Trainer, stage: str) -> Any:
+    """Return what the hook of this stage gave."""
+    return trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
