@@ -160,7 +160,6 @@ def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:
 def _call_callbacks_last(hook: Wrapped, *args: Any) -> None:
     """Call a hook of `LAST`: what a callback saves before it would lack what the hook changes."""
     hook.__wrapped__(*args)
-    trainer: Any = hook.owner.trainer
-    for callback in trainer.callbacks:
+    for callback in hook.owner.trainer.callbacks:
         if act := getattr(callback, LAST[hook.name], None):
-            act(trainer)
+            act(hook.owner.trainer)

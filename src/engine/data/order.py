@@ -51,7 +51,7 @@ class RunLoader:
     The order, and all that is drawn, is a function of (seed, epoch) in training and of (seed, stage) in evaluation.
 
     Args:
-        seed: By default the run's.
+        seed: By default the run's, else the one that the process was seeded with.
     """
 
     tensors: tuple[Tensor, ...] = ()  # a run moves them to its device
@@ -63,13 +63,9 @@ class RunLoader:
     def follow(self, role: Role) -> None:
         """Serve a run."""
         self.role, self.epoch = role, role.epoch
+        self.seed = role.seed if self._own_seed is None else self._own_seed
         self.cycle = 0  # of several loaders a short one starts again before the epoch is over
         self._plans: dict[int, Plan] = {}
-
-    @property
-    def seed(self) -> int:
-        """Return the constructor's seed, else the run's, else the one that the process was seeded with."""
-        return self.role.seed if self._own_seed is None else self._own_seed
 
     @property
     def batch_sampler(self) -> Any:
@@ -199,9 +195,9 @@ class OrderedLoader(RunLoader):
         now = self.state_dict()
         if self.role.progress.trained() % state["num_batches"] and state != now:
             text = "{num_batches} batches of {global_batch_size} in the order of seed {seed}"
-            was, are = text.format(**state), text.format(**now)
             raise UserError(
-                f"The checkpoint is within an epoch of {was}; now there are {are}. Keep --data.batch_size times the "
+                f"The checkpoint is within an epoch of {text.format(**state)}; "
+                f"now there are {text.format(**now)}. Keep --data.batch_size times the "
                 "number of processes (in Python also adopt(..., seed=...)), or resume from between two epochs."
             )
 

@@ -73,8 +73,7 @@ def preserve_rng_state() -> Iterator[None]:
 @contextmanager
 def seeded(number: int) -> Iterator[None]:
     """Seed every generator of the process, with up to 64 bits, for a block; then put each back where it was."""
-    before = _current_state()
-    _outside.append(before)
+    _outside.append(_current_state())
     try:
         seed_all(number)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -83,8 +82,7 @@ def seeded(number: int) -> Iterator[None]:
             torch.mps.manual_seed(number)
         yield
     finally:
-        _outside.pop()
-        set_random_state(before)
+        set_random_state(_outside.pop())
 
 
 def random_state() -> dict[str, Any]:
