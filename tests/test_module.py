@@ -1,10 +1,8 @@
 """The training step of src/module.py."""
 
-import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import BinaryAccuracy
 
 from src.data.loader import TensorLoader
@@ -44,11 +42,6 @@ def test_mean_of_half_precision_is_exact():
     module = LitModule(Same().bfloat16(), nn.MSELoss(), sgd)
     (result,) = trainer().test(module, TensorLoader((x, x + 3), 1), verbose=False)
     assert result["test/loss"] == 9.0
-
-
-def test_metric_named_loss_is_refused():
-    with pytest.raises(ValueError, match=r"val/loss is the loss itself. Give the metric another name"):
-        LitModule(Same(), nn.MSELoss(), sgd, metrics={"loss": MeanAbsoluteError()})
 
 
 def test_predict_takes_x_with_or_without_target():

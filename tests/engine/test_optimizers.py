@@ -3,6 +3,7 @@
 import functools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,5 +148,6 @@ def test_a_warm_up_rises_and_falls_to_what_is_to_be_left():
 def test_only_what_is_null_is_filled():
     cosine, cycle = lr_scheduler.CosineAnnealingLR, lr_scheduler.OneCycleLR
     given = functools.partial(cosine, T_max=3), functools.partial(cycle, total_steps=None, epochs=3)
-    assert [fill_lengths(each, pytest.fail) for each in given] == list(given)
-    assert fill_lengths(functools.partial(cosine, T_max=None), lambda: 20).keywords == {"T_max": 20}
+    assert [fill_lengths(each, None) for each in given] == list(given)
+    filled = fill_lengths(functools.partial(cosine, T_max=None), SimpleNamespace(schedule_length=20))
+    assert filled.keywords == {"T_max": 20}

@@ -313,6 +313,8 @@ def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
     assert {f"val/f1/{name}" for name in Named.class_names} <= validate(f1=f1).keys()
     with pytest.raises(UserError, match=r"Two numbers of val have the name val/f1/fox. Give the metric"):
         validate(**{"f1": f1, "f1/fox": classification.MulticlassF1Score(3)})
+    with pytest.raises(UserError, match=r"Two numbers of val have the name val/loss. Give the metric"):
+        validate(loss=classification.MulticlassF1Score(3))
     with pytest.raises(UserError, match=r"model.metrics.confusion computed \(3, 3\) int64\. .* see EvaluationPicture"):
         validate(confusion=classification.MulticlassConfusionMatrix(3))
 

@@ -133,9 +133,8 @@ class FitProgress:
         Lightning does not save which were: a resumed epoch of unknown length would get more batches. No issue known.
         """
         combined: Any = self._loop._combined_loader
-        if consumed := getattr(combined._iterator, "_consumed", []):
-            for number, each in enumerate(combined.flattened):
-                consumed[number] = consumed[number] or each is loader
+        consumed = getattr(combined._iterator, "_consumed", [])
+        consumed[:] = [gone or each is loader for gone, each in zip(consumed, combined.flattened, strict=False)]
 
 
 def hand_back_between_epochs(trainer: pl.Trainer, loaders: Iterable[Any]) -> None:

@@ -41,8 +41,6 @@ class BaseModule(QuickAttributes):
 
     def __init__(self, metrics: dict[str, Any] | None = None, compile: bool = False) -> None:
         super().__init__()
-        if "loss" in (metrics or {}):
-            raise UserError("metrics.loss: val/loss is the loss itself. Give the metric another name.")
         try:  # metrics that agree on one batch may differ on the next: each keeps its own counts
             made = MetricCollection(dict(metrics or {}), compute_groups=False)
         except (KeyError, TypeError, ValueError) as error:
@@ -241,8 +239,7 @@ def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tupl
     if not isinstance(target, Tensor) or not kind.__module__.startswith("torchmetrics.classification"):
         return scores, target
     many = kind.__name__.startswith("Multiclass") and isinstance(scores, Tensor)
-    smooth = many and target.is_floating_point() and target.shape == scores.shape
-    if smooth:
+    if many and target.is_floating_point() and target.shape == scores.shape:
         target = target.argmax(dim=class_dim)
     if many and scores.dim() > 2:
         scores = scores.movedim(class_dim, 1)
@@ -263,10 +260,8 @@ def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tupl
     elif isinstance(value, Tensor) and value.dim() == 1 and len(value) > 1:
         names = class_names if class_names and len(class_names) == len(value) else range(len(value))
         yield from ((f"{name}/{label}", each) for label, each in zip(names, value, strict=True))
-    elif isinstance(value, Tensor) and value.numel() == 1:
-        yield name, value.reshape(())
     else:
-        yield name, value
+        yield name, value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def dataset_names(trainer: Trainer, stage: str) -> list[str]:

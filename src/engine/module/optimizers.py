@@ -53,7 +53,7 @@ def configure(module: Any) -> Any:
     if module.scheduler is None:
         return optimizer
     before = {float(group["lr"]) for group in optimizer.param_groups}
-    schedule = fill_lengths(module.scheduler, functools.partial(run_length, module))(optimizer)
+    schedule = fill_lengths(module.scheduler, module)(optimizer)
     after = {float(group["lr"]) for group in optimizer.param_groups}
     if len(before) > 1 and len(after) == 1 and after != {0.0}:  # a warm-up may begin with none
         raise UserError(
@@ -140,18 +140,13 @@ def param_groups(module: nn.Module, groups: list[Group]) -> list[dict[str, Any]]
     return [{"params": members[key]} | {name: groups[number][name] for number, name in key} for key in sorted(members)]
 
 
-def fill_lengths(scheduler: Any, length: Callable[[], int]) -> Any:
-    """Fill in the lengths that YAML leaves null.
-
-    Args:
-        scheduler: Takes the optimizer.
-        length: Returns how often the scheduler moves in the run; called only if needed.
-    """
+def fill_lengths(scheduler: Any, module: Any) -> Any:
+    """Fill in the lengths that YAML leaves null: how often the scheduler of a LitModule moves in the run."""
     given = scheduler.keywords if isinstance(scheduler, functools.partial) else {}
     missing = [name for name in LENGTHS if name in given and given[name] is None]
     if not missing or given.get("epochs") is not None:  # OneCycleLR knows its length by it
         return scheduler
-    return functools.partial(scheduler, **dict.fromkeys(missing, length()))
+    return functools.partial(scheduler, **dict.fromkeys(missing, run_length(module)))
 
 
 def run_length(module: Any) -> int:
