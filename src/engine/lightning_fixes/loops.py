@@ -19,8 +19,6 @@ def weight_of_the_rest(trainer: pl.Trainer) -> float:
     Lightning divides by the full number (its issue 19987). In an epoch of unknown length the factor is 1.
     """
     every, total = trainer.accumulate_grad_batches, trainer.num_training_batches
-    if not isinstance(total, int):
-        return 1.0
     first = trainer.fit_loop.batch_idx // every * every
     return every / min(every, total - first)
 

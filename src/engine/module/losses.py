@@ -58,8 +58,7 @@ class StepOutput:
             self.num_samples = torch.as_tensor(weight, device=total.device)
             self.loss = total / self.num_samples
         self.loss = _one_number("loss", self.loss)
-        if self.parts:
-            self.parts = {name: _one_number(f"parts[{name!r}]", part) for name, part in self.parts.items()}
+        self.parts = {name: _one_number(f"parts[{name!r}]", part) for name, part in self.parts.items()}
         if isinstance(self.num_samples, Tensor):
             self.num_samples = _one_number("num_samples", self.num_samples)
         elif not isinstance(self.num_samples, Integral) or self.num_samples < 0:
