@@ -355,13 +355,13 @@ def test_several_data_sets_have_their_own_numbers(form):
 
 
 PLATEAU, METRIC = "lightning.pytorch.cli.ReduceLROnPlateau", {"monitor": "val/mae", "mode": "max"}
-LOSS = {"monitor": "val/loss"}
+TORCHS, LOSS = "torch.optim.lr_scheduler.ReduceLROnPlateau", {"monitor": "val/loss"}
 EARLY = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": METRIC}
 WATCHERS = {
     "stop": (config(callbacks=(EARLY,)), "EarlyStopping watches val/mae with mode: max. Set mode: min."),
     "plateau": (config(scheduler=(PLATEAU, METRIC)), "watches val/mae with mode: max. Set mode: min."),
     "plateau of steps": (config(scheduler=(PLATEAU, LOSS), interval="step"), "Set the scheduler's interval to epoch"),
-    "torch's plateau": (config(scheduler=("torch.optim.lr_scheduler.ReduceLROnPlateau", {})), "Name lightning.pytorch"),
+    "torch's plateau": (config(scheduler=(TORCHS, {"mode": "max"})), "watches val/loss with mode: max. Set mode: min."),
 }
 
 

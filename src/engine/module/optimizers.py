@@ -62,10 +62,7 @@ def configure(module: Any) -> Any:
         )
     config = {"scheduler": schedule, "interval": module.scheduler_interval}
     if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
-        monitor = getattr(schedule, "monitor", None)
-        if monitor is None:
-            name = "lightning.pytorch.cli.ReduceLROnPlateau"
-            raise UserError(f"torch's ReduceLROnPlateau has no monitor. Name {name}, with monitor: val/loss.")
+        monitor = getattr(schedule, "monitor", "val/loss")  # torch's own has none
         # Between two validations there is nothing new to see.
         every = module.trainer.check_val_every_n_epoch if monitor.startswith("val/") else None
         config |= {"monitor": monitor, "frequency": every or 1}
