@@ -39,6 +39,7 @@ WRONG = {
     "beside class_path": (f"{{model: {{net: {{class_path: {HERE}.Width, width: 3}}}}}}", "net.width", "init_args"),
     "argument of another class": ("--model.optimizer.learning_rate=1", "model.optimizer.learning_rate", "params, lr,"),
     "argument before class": ("--trainer.callbacks.monitor=x", "trainer.callbacks.monitor", ".callbacks CLASS"),
+    "monitor": ("--model.scheduler=StepLR --model.scheduler.monitor=a", "model.scheduler.monitor", "cli.ReduceLROn"),
     "class of the same name": ("--model.scheduler=ReduceLROnPlateau", "model.scheduler", "pytorch.cli.ReduceLROn"),
     "class of your module": (f"--model.net={HERE}.Widht", "model.net", "Did you mean Width?"),
     "module": ("--model.net=tests.engine.test_error.Net", "model.net", "Did you mean test_errors?"),

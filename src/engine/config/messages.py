@@ -61,6 +61,8 @@ def explain(message: str, options: list[str]) -> str:
             if not arguments:
                 return f"{said}. Name the class first: --{option} CLASS"
             near = nearest(found[2].partition(".")[0], arguments) or f". It takes {', '.join(arguments)}."
+            if name.endswith("scheduler.monitor"):
+                near = ". Did you mean the class lightning.pytorch.cli.ReduceLROnPlateau?"
             return f"{said} by {cls.__name__}{near}"
         plain = [each.replace(".init_args", "") for each in options]
         known = {each.rpartition(".")[2]: each for each in plain} | {each: each for each in plain} | ELSEWHERE
