@@ -1,5 +1,6 @@
 """The command line: Lightning's, plus a config in each checkpoint and a folder for each run."""
 
+import copy
 import io
 import signal
 import sys
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from src.engine.always_on import ALWAYS_ON, callbacks
-from src.engine.checkpoint.build import Transfer, restore_datamodule
+from src.engine.checkpoint.build import Transfer
 from src.engine.checkpoint.files import find_checkpoint, read_checkpoint
 from src.engine.config.compose import as_yaml as as_yaml
 from src.engine.config.compose import compose as compose
@@ -138,8 +139,12 @@ class CLI(LightningCLI):
             names = " nor ".join(type(each).__name__ for each in sources)
             advice = "Write one, or give --test_after_fit false."
             raise UserError(f"test_after_fit: neither {names} has a test_dataloader. {advice}")
-        restore_datamodule(self.datamodule, self.ckpt_path)
-        if not self.ckpt_path:
+        if self.ckpt_path:
+            # What the data module learned (a mean, a vocabulary) may be needed in `setup`; Lightning restores it later.
+            state = read_checkpoint(self.ckpt_path).get(type(self.datamodule).__qualname__)
+            if state is not None:  # tensors are read when they are used: by then the file may be another one
+                self.datamodule.load_state_dict(copy.deepcopy(state))
+        else:
             self.config_init.transfer.into(getattr(self.model, "net", self.model))
         self.trainer = self.instantiate_trainer()
         adopt(self.trainer, self.model, self.datamodule, seed=self.seed)
