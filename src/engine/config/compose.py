@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
 def load(text: str, name: str) -> dict[str, Any]:
     """Return the options in a YAML text; a UserError names the file and the line of a mistake."""
     try:
-        content = yaml.load(text, Loader)
+        content = yaml.load(text, Loader) or {}  # a file of comments
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
