@@ -32,10 +32,10 @@ SETTINGS.add_argument("--metric", type=str)
 SETTINGS.add_argument("--direction", type=Literal["minimize", "maximize"])
 SAMPLER: Any = {"skip": {"search_space"}, "default": {"class_path": "optuna.samplers.TPESampler"}}
 SETTINGS.add_subclass_arguments(BaseSampler, "sampler", **SAMPLER)
-SETTINGS.add_instantiator(lambda cls, **given: cls({}, **given), GridSampler, subclasses=False)  # the space is ours
 SETTINGS.add_argument("--pruner", type=BasePruner, default={"class_path": "optuna.pruners.NopPruner"})
 SETTINGS.add_argument("--trials", type=PositiveInt)
 GRIDS = ("BruteForceSampler", "GridSampler")  # their points are those of the space
+MAKERS: Any = [(lambda cls, **given: cls({}, **given), GridSampler, False)]  # Optuna wants its space a second time
 
 
 @dataclass
@@ -102,7 +102,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         refuse("--storage: leave out the password, the folder keeps the address. PostgreSQL reads ~/.pgpass.")
     try:
         given = SETTINGS.parse_path(own.sweep)
-        SETTINGS.instantiate(given)
+        SETTINGS.instantiate(given, instantiators=MAKERS)
     except Exception as error:  # jsonargparse's, or a class's own
         refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}")
     plan = yaml.safe_load(SETTINGS.dump(given))
@@ -156,4 +156,4 @@ def make(kind: str, plan: dict[str, Any], seed: int | None = None) -> Any:
     config = SETTINGS.parse_object({kind: plan[kind]})
     if "seed" in (arguments := config[kind].get("init_args", {})):
         arguments["seed"] = seed
-    return SETTINGS.instantiate(config)[kind]
+    return SETTINGS.instantiate(config, instantiators=MAKERS)[kind]
