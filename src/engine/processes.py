@@ -1,5 +1,6 @@
 """Tell the process that prints and writes from the others; collect values of all."""
 
+import atexit
 import os
 from typing import Any
 
@@ -21,3 +22,10 @@ def gather(value: Any, world_size: int) -> list[Any]:
     if world_size > 1:
         torch.distributed.gather_object(value, values if torch.distributed.get_rank() == 0 else None)
     return values
+
+
+@atexit.register
+def end_process_group() -> None:
+    """Destroy the process group of gloo, whose threads abort some processes that end without that."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()

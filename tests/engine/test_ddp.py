@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from src.engine.errors import UserError
+from src.engine.processes import end_process_group
 from tests.conftest import CONFIGS, PROJECT
 from tests.processes import IN_DOUBLE, XOR, assert_equal_runs, fail, finish, free_port, launch, processes, rows, start
 from tests.stopping import run_differences
@@ -22,6 +23,12 @@ def test_two_processes_train_like_one(cli, tmp_path):
     (one,), (two,) = (list((tmp_path / name / "xor").iterdir()) for name in ("alone", "together"))
     assert rows(one)[-1]["step"] == 40
     assert_equal_runs(one, two, 1e-9)
+
+
+def test_the_process_group_of_gloo_is_gone_before_the_process():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    end_process_group()
+    assert not torch.distributed.is_initialized()
 
 
 class Unused(torch.nn.Linear):

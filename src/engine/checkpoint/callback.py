@@ -15,10 +15,7 @@ from src.engine.lightning_fixes.loops import reset_loop_counters, step_plateau
 from src.engine.lightning_fixes.trainer import writes_a_folder
 from src.engine.paths import write_whole
 from src.engine.run.run import RunCallback
-from src.engine.run.stop import leave
-
-# How often several processes agree on whether it is time.
-ASK_EVERY_N_BATCHES = 50
+from src.engine.run.stop import ASK_EVERY_N_BATCHES, leave
 
 
 class RunCheckpoint(Checkpoint, RunCallback):
@@ -41,8 +38,6 @@ class RunCheckpoint(Checkpoint, RunCallback):
         every_n_steps: int = 1_000,
         every_minutes: float = 10.0,
     ) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps={every_n_steps} must be at least 1. Set --checkpoint.every_n_steps.")
         self.monitor = monitor
         self.mode = mode
         self.every_n_steps = every_n_steps
@@ -54,10 +49,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
         if stage == "fit":
             self.run.monitor = self.monitor
             if writes_a_folder(trainer.strategy):
-                raise UserError(
-                    f"{type(trainer.strategy).__name__} would write each checkpoint as a folder. Here it is one file. "
-                    "Set state_dict_type: full (FSDP) or save_distributed_checkpoint: false (ModelParallelStrategy)."
-                )
+                full = "state_dict_type: full (FSDP), or save_distributed_checkpoint: false (ModelParallelStrategy)"
+                raise UserError(f"A checkpoint would be a folder. Set in the strategy {full}.")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_wrong_directions(trainer, module)

@@ -127,7 +127,6 @@ def add_entry(run: Run, trainer: Trainer) -> dict[str, Any]:
         "packages": packages.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": trainer.world_size,
-        "machine": platform.platform(),
     }
     if entries and run.config != yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8")):
         entry["config"] = run.config
