@@ -1,4 +1,4 @@
-"""What a step returns. Facts about torch's losses: activation, what their mean is over. Losses of nets."""
+"""Define what a step returns, which activation and mean belong to torch's losses, and the losses of nets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
