@@ -61,9 +61,7 @@ def explained(error: BaseException) -> str:
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):  # gloo has no class for it
         return "Another process of this run ended first: its own error says why, or it was killed (out of memory?)."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        frames = [frame.f_locals.values() for frame, _ in traceback.walk_tb(error.__traceback__)]
-        paths = [value for values in frames for value in values if isinstance(value, Path)]  # the last is the file
-        return f"{error.filename or [Path.cwd(), *paths][-1]}: {error.strerror}. Make room there, then resume the run."
+        return f"{error.filename or 'A file of the run'}: {error.strerror}. Make room there, then resume the run."
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     # Lightning, DDP and `load_state_dict` reject so what does not fit. No user's code ran below the first frame.
     places = ("lightning.", "torch.nn.parallel.", "torch.nn.modules.module")

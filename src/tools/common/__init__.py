@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, **defaults | options)
 
     def error(self, message: str) -> NoReturn:
-        refuse(message)
+        refuse(f"{message}; see {self.prog} --help")
 
 
 def write(path: Path, text: str) -> None:

@@ -104,7 +104,7 @@ def begin(own: argparse.Namespace, options: list[str]) -> Sweep:
         given = SETTINGS.parse_path(own.sweep)
         SETTINGS.instantiate(given, instantiators=MAKERS)
     except Exception as error:  # jsonargparse's, or a class's own
-        refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}")
+        refuse(f"--sweep {own.sweep}: {' '.join(str(error).split())}; configs/sweep/mnist.yaml explains the keys")
     plan = yaml.safe_load(SETTINGS.dump(given))
     space = read_space(given.space)
     own_names = {*OWN, *(word.lstrip("-").partition("=")[0] for word in options)}
