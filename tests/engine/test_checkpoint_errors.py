@@ -9,8 +9,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from src.engine.checkpoint.files import read_checkpoint
-from src.module import LitModule
-from tests.conftest import SMALL
 from tests.stopping import config, fit, run_main
 
 
@@ -94,21 +92,3 @@ def test_a_full_disk_is_told_by_what_ran_into_it_and_leaves_what_was_saved(name,
     assert "Traceback" not in err
     assert not list(run.rglob(".*"))
     assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == step
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--checkpoint.monitor=val/nope"], "checkpoint.monitor='val/nope' is not logged; there are val/acc, val/loss"),
-        (
-            ["--checkpoint.monitor=val/acc", "--trainer.limit_val_batches=0"],
-            "val/acc' is not logged; there is no validation",
-        ),
-    ],
-)
-def test_a_monitor_that_will_not_be_there_is_one_line_before_the_first_step(cli, monkeypatch, options, said):
-    monkeypatch.setattr(LitModule, "training_step", lambda *_: pytest.fail("a step was taken"))
-    done = cli("fit", "--config", SMALL, *options)
-    assert done.code == 1
-    assert said in done.err
-    assert "Traceback" not in done.err

@@ -1,6 +1,7 @@
 """A run prints a line at its start and per epoch, a bar on a terminal, a few lines at its end; warnings once."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -73,14 +74,17 @@ NO_LINES = {
     "option": ["--trainer.enable_progress_bar=false"],
     "barebones": ["--trainer.barebones=true", "--trainer.enable_progress_bar=null", "--test_after_fit=false"],
     "another bar": [*WITH_A_BAR, "--trainer.callbacks=TQDMProgressBar"],
+    "one batch": ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"],
 }
 
 
 @pytest.mark.parametrize("options", NO_LINES.values(), ids=NO_LINES.keys())
-def test_an_option_or_another_bar_turns_off_the_lines_of_epochs(cli, options):
+def test_an_option_or_another_bar_turns_off_the_lines_of_epochs_but_not_the_summary(cli, options):
     done = cli("fit", "--config", SMALL, *SHORT, *options)
     assert done.code == 0, done.err
-    assert "epoch 1/2  step" not in done.out
+    assert not re.search(r"epoch 1/\d  step", done.out)
+    said = json.loads(Path("runs/xor/version_0/summary.json").read_text())
+    assert (said["state"], said["steps"]) == ("finished", 1 if "fast" in options[0] else 10)
 
 
 def test_a_fit_says_why_it_ended(tmp_path, capfd):

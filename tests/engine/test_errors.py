@@ -1,6 +1,7 @@
 """A user's mistake is one line: the option, what came, what is allowed; a bug keeps its traceback."""
 
 import dataclasses
+import json
 import shlex
 import traceback
 from collections import UserDict, namedtuple
@@ -15,14 +16,9 @@ from src.engine.data.batches import describe
 from tests import stopping
 from tests.conftest import SMALL
 from tests.stopping import config, fit
-from tests.xor import XorDataModule, XorMLP
+from tests.xor import XorDataModule
 
 HERE = __name__
-
-
-class Width(XorMLP):
-    def __init__(self, width: int = 4) -> None:
-        super().__init__(hidden=width)
 
 
 class NoTest(LightningDataModule):
@@ -34,14 +30,14 @@ CYCLE = "--model.scheduler=OneCycleLR --model.scheduler.max_lr=1 --trainer.max_e
 STOP = "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor="
 NEEDY = "--model.loss=tests.engine.test_config.Needy --model.loss.scale="
 WRONG = {
-    "argument": (f"{{model: {{net: {{class_path: {HERE}.Width, init_args: {{widht: 3}}}}}}}}", "net.widht", "width?"),
+    "argument": ("{model: {net: {class_path: tests.xor.XorMLP, init_args: {hiden: 3}}}}", "net.hiden", "hidden?"),
     "section": ("{trainr: {max_epochs: 2}}", "trainr.max_epochs", "trainer.max_epochs?"),
-    "beside class_path": (f"{{model: {{net: {{class_path: {HERE}.Width, width: 3}}}}}}", "net.width", "init_args"),
+    "beside class_path": ("{model: {net: {class_path: tests.xor.XorMLP, hidden: 3}}}", "net.hidden", "init_args"),
     "argument of another class": ("--model.optimizer.learning_rate=1", "model.optimizer.learning_rate", "params, lr,"),
     "argument before class": ("--trainer.callbacks.monitor=x", "trainer.callbacks.monitor", ".callbacks CLASS"),
     "monitor": ("--model.scheduler=StepLR --model.scheduler.monitor=a", "model.scheduler.monitor", "cli.ReduceLROn"),
     "class of the same name": ("--model.scheduler=ReduceLROnPlateau", "model.scheduler", "pytorch.cli.ReduceLROn"),
-    "class of your module": (f"--model.net={HERE}.Widht", "model.net", "Did you mean Width?"),
+    "class of your module": ("--model.net=tests.xor.XorMPL", "model.net", "Did you mean XorMLP?"),
     "module": ("--model.net=tests.engine.test_error.Net", "model.net", "Did you mean test_errors?"),
     "no class": (f"--model.net={HERE}", "model.net", "a subclass of Module"),
     "class of another kind": ("--model.optimizer=torch.nn.ReLU", "model.optimizer", "a subclass of <class 'Optim"),
@@ -165,8 +161,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize(("options", "expected"), PLACES.values(), ids=PLACES.keys())
-def test_an_error_of_a_users_own_code_keeps_its_traceback_with_the_batch_below(cli, options, expected):
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_of_a_users_own_code_keeps_its_traceback_with_the_batch_below(cli, tmp_path, place):
+    options, expected = PLACES[place]
     with pytest.raises((ValueError, KeyError, OSError, RuntimeError), match=r"bad row|shapes cannot") as raised:
         cli("fit", "--config", SMALL, *options)
     notes = [note for note in getattr(raised.value, "__notes__", []) if not note.startswith("run ")]
@@ -174,6 +171,10 @@ def test_an_error_of_a_users_own_code_keeps_its_traceback_with_the_batch_below(c
     shown = "".join(traceback.format_exception(raised.value))
     assert "Given value" not in shown
     assert "jsonargparse" not in shown or "function" in options[0]
+    if not place.startswith("constructor"):
+        said = json.loads((tmp_path / "runs/xor/version_0/summary.json").read_text())
+        assert (said["state"], said["metrics"]) == ("failed", {})
+        assert type(raised.value).__name__ in said["reason"]
 
 
 def test_a_crash_names_the_folder_and_the_way_back(tmp_path):

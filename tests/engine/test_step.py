@@ -15,7 +15,7 @@ from src.data.loader import TensorLoader
 from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
-from tests.stopping import config, fit, rows
+from tests.stopping import config, write
 from tests.test_module import Same, sgd, trainer
 
 
@@ -98,6 +98,9 @@ def test_a_known_loss_has_its_activation():
     }
     for loss, scores in known.items():
         assert torch.equal(LitModule(Same(), loss(), sgd).scores(X), scores)
+    # A net that computes its loss gives the classes of images second.
+    scores = LitModule(Same(), None, sgd, activation="softmax").scores(IMAGES)
+    assert torch.allclose(scores.sum(dim=1), torch.ones(1))
 
 
 class OwnSteps(LitModule):
@@ -170,11 +173,6 @@ def test_the_loss_of_a_net_is_weighted_by_its_labels(num_classes, ahead):
     fitting = trainer(max_epochs=1)
     fitting.fit(module, DataLoader(batches, batch_size=None))
     assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-6)
-
-
-def test_a_net_that_computes_its_loss_gives_the_classes_of_images_second():
-    scores = LitModule(Same(), None, sgd, activation="softmax").scores(torch.randn(2, 3, 4, 4))
-    assert torch.allclose(scores.sum(dim=1), torch.ones(1))
 
 
 def test_of_a_net_that_has_a_loss_the_logits_alone_are_used_with_another_loss():
@@ -303,7 +301,7 @@ class Named(LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
+def test_a_metric_has_a_number_for_each_class_and_a_matrix_or_a_function_is_refused():
     def validate(**metrics):
         validating = trainer()
         validating.validate(LitModule(Same(), nn.CrossEntropyLoss(), sgd, metrics), datamodule=Named(), verbose=False)
@@ -317,6 +315,8 @@ def test_a_metric_has_a_number_for_each_class_and_a_matrix_is_refused():
         validate(loss=classification.MulticlassF1Score(3))
     with pytest.raises(UserError, match=r"model.metrics.confusion computed \(3, 3\) int64\. .* see EvaluationPicture"):
         validate(confusion=classification.MulticlassConfusionMatrix(3))
+    with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
+        validate(mean=torch.mean)
 
 
 def test_each_metric_sees_the_target_that_its_kind_wants():
@@ -329,9 +329,7 @@ def test_each_metric_sees_the_target_that_its_kind_wants():
     recalls = [value for name, value in result.items() if name.startswith("test/recall/")]
     assert recalls == pytest.approx(classification.MultilabelRecall(3, average=None)(scores, whole).tolist())
     assert result["test/brier"] == pytest.approx(float((scores - target).square().mean()))
-
-
-def test_a_metric_of_classes_takes_probabilities_for_the_likeliest_class():
+    # Of probabilities a metric of classes takes the likeliest class.
     module = LitModule(Same(), nn.CrossEntropyLoss(), sgd, accuracy(3))
     result = results(module, X, nn.functional.one_hot(CLASSES, 3) * 0.7 + 0.1, 7)
     assert result["test/acc"] == pytest.approx(float((X.argmax(dim=1) == CLASSES).float().mean()))
@@ -362,16 +360,18 @@ WATCHERS = {
     "plateau": (config(scheduler=(PLATEAU, METRIC)), "watches val/mae with mode: max. Set mode: min."),
     "plateau of steps": (config(scheduler=(PLATEAU, LOSS), interval="step"), "Set the scheduler's interval to epoch"),
     "torch's plateau": (config(scheduler=(TORCHS, {"mode": "max"})), "watches val/loss with mode: max. Set mode: min."),
+    "checkpoint": (
+        config() | {"checkpoint": {"monitor": "val/no"}},
+        "'val/no' is not logged; there are val/loss, val/m",
+    ),
+    "no validation": (config(limit_val_batches=0) | {"checkpoint": METRIC}, "is not logged; there is no validation."),
 }
 
 
 @pytest.mark.parametrize(("experiment", "told"), WATCHERS.values(), ids=WATCHERS.keys())
-def test_what_watches_a_number_wrongly_is_rejected_before_the_first_step(experiment, told, tmp_path, capfd):
-    run = fit(tmp_path, experiment)
-    assert told in capfd.readouterr().err
-    assert rows(run) == []
-
-
-def test_a_function_as_a_metric_is_rejected():
-    with pytest.raises(UserError, match=r"model.metrics: .* It takes objects of torchmetrics.Metric by name"):
-        LitModule(Same(), nn.MSELoss(), sgd, {"a": torch.mean})
+def test_what_watches_a_number_wrongly_is_one_line_before_the_first_step(experiment, told, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(LitModule, "training_step", lambda *_: pytest.fail("a step was taken"))
+    done = cli("fit", "--config", write(tmp_path, experiment))
+    assert done.code == 1
+    assert told in done.err
+    assert "Traceback" not in done.err
