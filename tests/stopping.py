@@ -121,6 +121,12 @@ def config(
     }
 
 
+def early_stopping(**options: Any) -> dict[str, Any]:
+    """Return the entry of a YAML for early stopping by the loss."""
+    watched = {"monitor": "val/loss"} | options
+    return {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": watched}
+
+
 class Net(torch.nn.Sequential):
     def __init__(self, dropout: float = 0.0) -> None:
         drop = [torch.nn.Dropout(dropout)] if dropout else []
@@ -205,6 +211,12 @@ def run_differences(a: Path, b: Path) -> list[str]:
                 del checkpoint["config"]["trainer"]["default_root_dir"]
             found += differences(left, right, name)
     return found
+
+
+def resume_diff(whole: Path, run: Path, *options: str) -> list[str]:
+    """Resume a run to its end; list where it is not equal to one that was never stopped."""
+    code = resume(run, *options)
+    return [f"exit code {code}"] if code else run_differences(whole, run)
 
 
 def rows(run: Path) -> list[dict[str, str]]:

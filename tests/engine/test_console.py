@@ -19,7 +19,7 @@ from src import __main__ as program
 from src.engine.run import failures
 from src.engine.run.report import why_ended
 from tests.conftest import PROJECT, SMALL, run_process
-from tests.stopping import config, fit, resume
+from tests.stopping import config, early_stopping, fit, resume
 
 SHORT = ("--trainer.max_epochs=2", "--data.passes=5")
 WITH_A_BAR = ("--trainer.max_epochs=2", "--trainer.enable_progress_bar=true")
@@ -88,9 +88,7 @@ def test_an_option_or_another_bar_turns_off_the_lines_of_epochs_but_not_the_summ
 
 
 def test_a_fit_says_why_it_ended(tmp_path, capfd):
-    stop = {"monitor": "val/loss", "patience": 1, "min_delta": 100.0}
-    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop}
-    run = fit(tmp_path, config(callbacks=(stop,), max_epochs=30))
+    run = fit(tmp_path, config(callbacks=(early_stopping(patience=1, min_delta=100.0),), max_epochs=30))
     assert "\nend   early stopping in epoch 2: Monitored metric val/loss did not " in capfd.readouterr().out
     assert resume(run, "--trainer.max_epochs=2") == 0
     assert "end   nothing left to do: max_epochs=2 reached" in capfd.readouterr().out

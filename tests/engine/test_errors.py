@@ -9,7 +9,7 @@ from collections import UserDict, namedtuple
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import CombinedLoader
 
 from src.engine.data.batches import describe
@@ -19,10 +19,6 @@ from tests.stopping import config, fit
 from tests.xor import XorDataModule
 
 HERE = __name__
-
-
-class NoTest(LightningDataModule):
-    train_dataloader = XorDataModule.train_dataloader
 
 
 # Options as YAML writes them, and what the message has to name.
@@ -68,7 +64,7 @@ WRONG = {
     "value that a callback refuses": (f"{STOP}val/loss --trainer.callbacks.mode=minim", "mode"),
     "address": ("--trainer.default_root_dir=s3://a/runs", "trainer.default_root_dir=s3://a/runs", "is an address"),
     "address of two parts": ("--experiment=a::b", "experiment=a::b: a path with `://` or `::` is an address"),
-    "test without data": (f"--data={HERE}.NoTest", "neither LitModule nor NoTest has a test_dataloader"),
+    "no test": ("--data=tests.engine.test_predictions.Data", "neither LitModule nor Data has a test_dataloader"),
 }
 # What shows when the fit begins.
 LATE = {

@@ -2,7 +2,7 @@
 
 from src.engine.run.report import add_row
 from src.module import LitModule
-from tests.stopping import config, fit, resume, rows, run_differences
+from tests.stopping import config, fit, resume, resume_diff, rows
 
 OWN = "lightning.pytorch.callbacks.ModelCheckpoint"
 
@@ -30,8 +30,7 @@ def test_validations_have_rows_and_a_resume_cuts_off_those_after_the_checkpoint(
     assert found[:3] == [("5", True, False), ("10", True, False), ("12", False, True)]
     with (run / "metrics.csv").open("a", newline="") as file:
         file.write("3,36,half a ro")
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+    assert resume_diff(whole, run) == []
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 

@@ -189,9 +189,16 @@ def test_prediction_rows_see_the_batch_and_are_sorted(predict):
     assert rows == [{"name": f"row {k}", "third": str(round(k / 3, 3))} for k in range(NUM_ROWS)]
 
 
-@pytest.mark.parametrize(("harm", "said"), [("later", "one batch has name"), ("short", "for a batch of 4")])
-def test_prediction_rows_that_do_not_fit_are_one_line(predict, harm, said):
-    done, rows, _ = predict("scalar", data="Named", harm=harm, code=1)
+@pytest.mark.parametrize(
+    ("form", "options", "said"),
+    [
+        ("scalar", {"data": "Named", "harm": "later"}, "one batch has name"),
+        ("scalar", {"data": "Named", "harm": "short"}, "for a batch of 4"),
+        ("twice", {}, "two columns have the name pair_0"),
+    ],
+)
+def test_rows_that_do_not_fit_are_one_line(predict, form, options, said):
+    done, rows, _ = predict(form, code=1, **options)
     (line,) = done.err.splitlines()
     assert said in line
     assert rows == []
@@ -246,8 +253,3 @@ def test_outputs_that_fit_no_sample_are_one_clear_error(outputs, described):
     said = rf"returned {described} for a batch of 4.*or write prediction_rows\(outputs, batch\)"
     with pytest.raises(UserError, match=said):
         columns_of(outputs, 4)
-
-
-def test_two_columns_of_one_name_are_refused(predict):
-    done, *_ = predict("twice", code=1)
-    assert "two columns have the name pair_0" in done.err

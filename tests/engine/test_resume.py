@@ -11,12 +11,9 @@ import torch
 
 from tests.conftest import SMALL
 from tests.processes import finish, launch, start
-from tests.stopping import config, fit, killed_at, resume, rows, run_differences, run_main
+from tests.stopping import config, early_stopping, fit, killed_at, resume, resume_diff, rows, run_differences, run_main
 
-EARLY = {
-    "class_path": "lightning.pytorch.callbacks.EarlyStopping",
-    "init_args": {"monitor": "val/loss", "patience": 2, "min_delta": 0.3},
-}
+EARLY = early_stopping(patience=2, min_delta=0.3)
 PLATEAU = (
     "lightning.pytorch.cli.ReduceLROnPlateau",
     {"monitor": "val/loss", "patience": 0, "factor": 0.5, "threshold": 0.5},
@@ -62,14 +59,11 @@ def killed(tmp_path_factory):
 def test_each_case_wherever_it_is_stopped(case, stop, killed, tmp_path):
     run = fit(tmp_path, CASES[case], stop)
     if (run / "checkpoints/last.ckpt").exists():
-        assert resume(run) == 0
-        assert run_differences(killed(case)[0], run) == []
+        assert resume_diff(killed(case)[0], run) == []
 
 
 def test_a_run_killed_amid_an_accumulation_ends_with_the_same_bits(killed):
-    whole, run = killed("accumulation")
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+    assert resume_diff(*killed("accumulation")) == []
 
 
 def test_stopped_again_and_again_with_half_written_files(killed):
@@ -78,8 +72,7 @@ def test_stopped_again_and_again_with_half_written_files(killed):
         for part in ("checkpoints/.last.ckpt.part", "checkpoints/.best.ckpt.part", ".metrics.csv.part"):
             (run / part).write_bytes(b"half a ")
         assert resume(run, stop_at=stop) == -1
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+    assert resume_diff(whole, run) == []
 
 
 @pytest.mark.parametrize(("seconds", "batches", "saved"), [(1, 15, [12]), (50, 7, []), (200, 7, [4])])
@@ -103,8 +96,7 @@ def test_the_best_checkpoint_begins_a_new_folder_with_the_rows_before_it_and_the
 
 def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(killed, tmp_path):
     run = fit(tmp_path, config(max_epochs=2))
-    assert resume(run, "--trainer.max_epochs=3") == 0
-    assert run_differences(killed("plain")[0], run) == []
+    assert resume_diff(killed("plain")[0], run, "--trainer.max_epochs=3") == []
     for finished in (run, shutil.copytree(killed("early stopping")[0], tmp_path / "early")):
         before = (finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)
         assert resume(finished) == 0

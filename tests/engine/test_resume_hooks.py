@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
 from torchmetrics.wrappers import MinMaxMetric, Running
 
-from tests.stopping import Sums, config, differences, fit, killed_at, resume, rows, run_differences, run_main
+from tests.stopping import Sums, config, differences, fit, killed_at, resume_diff, rows, run_main
 
 
 class Own(L.LightningModule):
@@ -145,9 +145,7 @@ def experiment(kind: type[Own], *callbacks: dict[str, Any], **trainer: Any) -> d
     ids=["skips", "finetuning"],
 )
 def test_hooks_and_callbacks_survive_a_stop(made, tmp_path):
-    whole, run = killed_at(("on_train_batch_start", 18), tmp_path, made)
-    assert resume(run) == 0
-    assert run_differences(whole, run) == []
+    assert resume_diff(*killed_at(("on_train_batch_start", 18), tmp_path, made)) == []
 
 
 @pytest.mark.parametrize(
@@ -159,8 +157,8 @@ def test_hooks_states_and_metrics_survive_a_stop_without_a_sanity_check(stop, tm
     first = rows(whole)[0]
     assert first["val/max"] == first["val/raw"]  # no trace of the sanity check, whose error is larger
     Keeping.loaded.clear()
-    assert resume(run, "--trainer.num_sanity_val_steps=0") == 0
-    assert [text for text in run_differences(whole, run) if "num_sanity_val_steps" not in text] == []
+    found = resume_diff(whole, run, "--trainer.num_sanity_val_steps=0")
+    assert [text for text in found if "num_sanity_val_steps" not in text] == []
     # The data module gets its state before its setup, and again by Lightning.
     assert differences(Keeping.loaded, [Keeping.state] * 4) == []
 

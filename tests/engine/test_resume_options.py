@@ -8,20 +8,14 @@ import shutil
 import pytest
 import torch
 
-from tests.stopping import config, fit, resume, rows
+from tests.stopping import config, early_stopping, fit, resume, rows
 
 STEP = ("torch.optim.lr_scheduler.StepLR", {"step_size": 1, "gamma": 0.5})
 ONE_CYCLE = ("torch.optim.lr_scheduler.OneCycleLR", {"max_lr": 0.1, "total_steps": None})
-EARLY = {
-    "class_path": "lightning.pytorch.callbacks.EarlyStopping",
-    "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 5.0},
-}
-
-
 RUNS = {
     "step": config(max_epochs=1, scheduler=STEP),
     "one-cycle": config(max_epochs=1, scheduler=ONE_CYCLE, interval="step"),
-    "early": config(max_epochs=20, callbacks=(EARLY,)),
+    "early": config(max_epochs=20, callbacks=(early_stopping(patience=1, min_delta=5.0),)),
     "groups": config(max_epochs=1),
 }
 RUNS["groups"]["model"]["groups"] = [{"names": ["*.bias"], "lr": 0.5}]

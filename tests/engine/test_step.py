@@ -15,7 +15,7 @@ from src.data.loader import TensorLoader
 from src.engine.data.batches import count_samples, take_apart
 from src.engine.errors import UserError
 from src.module import LitModule, StepOutput
-from tests.stopping import config, write
+from tests.stopping import config, early_stopping, write
 from tests.test_module import Same, sgd, trainer
 
 
@@ -354,7 +354,7 @@ def test_several_data_sets_have_their_own_numbers(form):
 
 PLATEAU, METRIC = "lightning.pytorch.cli.ReduceLROnPlateau", {"monitor": "val/mae", "mode": "max"}
 TORCHS, LOSS = "torch.optim.lr_scheduler.ReduceLROnPlateau", {"monitor": "val/loss"}
-EARLY = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": METRIC}
+EARLY = early_stopping(**METRIC)
 WATCHERS = {
     "stop": (config(callbacks=(EARLY,)), "EarlyStopping watches val/mae with mode: max. Set mode: min."),
     "plateau": (config(scheduler=(PLATEAU, METRIC)), "watches val/mae with mode: max. Set mode: min."),
