@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from src.engine.checkpoint.files import read_plain
 from src.engine.errors import UserError
@@ -157,8 +158,8 @@ class RunCheckpoint(Checkpoint, RunCallback):
         target = self.run.last.with_name(name)
         with write_whole(target) if trainer.is_global_zero else nullcontext(target) as part:
             trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                read_plain(part)  # a file that could run code is refused now, not when it is needed
+            if trainer.is_global_zero and get_unsafe_globals_in_checkpoint(part):
+                read_plain(part)  # refuses what could run code now, not when it is needed
         trainer.strategy.barrier("checkpoint")
 
 

@@ -55,7 +55,6 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
             Wrapped(source, "backward", _weigh)
             for hook in LAST:
                 Wrapped(source, hook, _call_callbacks_last)
-            quicken_steps(source, trainer)
 
 
 class Wrapped:
@@ -99,6 +98,8 @@ def _hook_seed(hook: Wrapped) -> int:
 def _call_seeded(hook: Wrapped, *args: Any, **kwargs: Any) -> Any:
     if hook.name == "setup":  # every process runs it, and before the loaders' hooks
         vars(hook.owner)["run_seed"] = hook.owner.trainer.strategy.broadcast(hook.owner.run_seed)
+        if isinstance(hook.owner, LightningModule):
+            quicken_steps(hook.owner, hook.owner.trainer)
     with seeded(_hook_seed(hook)):
         return hook.__wrapped__(*args, **kwargs)
 

@@ -1,15 +1,19 @@
 """Repairs of Lightning's trainer, module and loaders, and of torch and jsonargparse below them."""
 
-import inspect
+import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 # Python keeps one object for Union[int, float] and Union[float, int], whichever was made first. Where a library makes
@@ -19,19 +23,37 @@ for part in ("train", "val", "test", "predict"):
     pl.Trainer.__init__.__annotations__[f"limit_{part}_batches"] = Annotated[int, "batches"] | float | None
 # Lightning calls them at each step, of each callback and of the module.
 STEP_HOOKS = [name for name in dir(pl.Callback) if name.startswith(("on_before_", "on_after_", "on_train_batch_"))]
+BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+# At each step it reads the signature of `training_step`, and compares the stage 16 times as a text.
+loop: Any = training_epoch_loop
+takes: Any = functools.cache(loop.is_param_in_hook_signature)  # of a function: that of an object keeps this alive
+loop.is_param_in_hook_signature = lambda fx, *rest, **options: takes(getattr(fx, "__func__", fx), *rest, **options)
+stage: Any = RunningStage
+is_same = stage.__eq__
+stage.__eq__ = lambda me, other: me is other or (type(other) is not RunningStage and is_same(me, other))
 
 
-def quicken_steps(module: pl.LightningModule, trainer: Any) -> None:
-    """Spare what Lightning does at each step for hooks that nobody wrote, for no profile, and for a signature."""
+def quicken_steps(module: Any, trainer: Any) -> None:
+    """Spare what Lightning does at each step for hooks that nobody wrote, and for no profile; call it in `setup`."""
     for owner, base in [(module, pl.LightningModule), *((callback, pl.Callback) for callback in trainer.callbacks)]:
         for name in STEP_HOOKS:
             if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
                 setattr(owner, name, None)  # Lightning skips what cannot be called
-    step: Any = type(module).training_step
-    if inspect.isfunction(step):
-        step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # read at each step, slow to make
+    written = any(is_overridden(name, owner) for owner in (module, trainer.datamodule) for name in BATCH_HOOKS)
+    for name, quick in (("_on_before_batch_transfer", _keep), ("_apply_batch_transfer_handler", _move)):
+        vars(module).pop(name, None)
+        if not written:
+            setattr(module, name, functools.partial(quick, module))
     if type(trainer.profiler) is PassThroughProfiler:
         trainer.profiler = NoProfiler()
+
+
+def _keep(module: Any, batch: Any, dataloader_idx: int = 0) -> Any:
+    return batch
+
+
+def _move(module: Any, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+    return move_data_to_device(batch, device or module.device)
 
 
 class NoProfiler(PassThroughProfiler):
