@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C save, say how to go on, and leave with the signal's exit code; SLURM's requeueing resumes."""
+"""A signal saves, says how to go on, and is the exit code; SLURM's requeueing resumes; NaN stops and is not saved."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback
 
+from src.data.loader import TensorLoader
 from tests.conftest import PROJECT, SMALL
 from tests.processes import finish, processes, start
-from tests.stopping import config, fit, resume_diff, run_differences, run_main
+from tests.stopping import Sums, config, fit, resume, resume_diff, run_differences, run_main, write
 
 ON_POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 
@@ -33,22 +34,6 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(stop, trainer, tmp_p
     assert resume_diff(whole, run) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_the_exit_code_tells_the_signal_however_often_it_comes(name, code, tmp_path):
-    options = ("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=true")
-    process = start("fit", "--config", SMALL, *options, cwd=tmp_path)
-    # The line of the third epoch comes when that of the second is saved.
-    assert any(line.startswith("epoch 3/") for line in process.stdout)
-    process.send_signal(getattr(signal, name))
-    said = "".join(process.stderr.readline() for _ in range(2))  # the signal, how to resume
-    process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == code, said + err
-    assert "go on with: python -m src fit --ckpt_path " in said
-    assert "Traceback" not in said + err
-
-
 class Late(Callback):
     def __init__(self, stage: str, name: str) -> None:
         self.stage, self.number = stage, getattr(signal, name)
@@ -62,8 +47,7 @@ class Late(Callback):
 
 def late(folder: Path, stage: str, name: str) -> Path:
     callback = {"class_path": f"{__name__}.Late", "init_args": {"stage": stage, "name": name}}
-    (folder / "late.yaml").write_text(yaml.safe_dump(config(max_epochs=1, callbacks=(callback,))))
-    return folder / "late.yaml"
+    return write(folder, config(max_epochs=1, callbacks=(callback,)))
 
 
 @pytest.mark.parametrize(("stage", "name"), [("sanity", "SIGINT"), ("test", "SIGTERM")])
@@ -159,3 +143,49 @@ def test_a_requeued_job_finds_its_run_whatever_it_began_with(tmp_path, monkeypat
     assert sorted(path.name for path in first.parent.iterdir()) == ["version_0", "version_1"]
     steps = [torch.load(run / "checkpoints/last.ckpt")["global_step"] for run in sorted(first.parent.iterdir())]
     assert steps == [24, 24]
+
+
+class SpoiltSums(Sums):
+    def __init__(self, value: float = float("nan")) -> None:
+        super().__init__()
+        self.data[0][40] = value
+
+
+@pytest.mark.parametrize(("value", "loss", "accumulate"), [(float("nan"), "nan", 3), (1e38, "inf", 1)])
+def test_a_nan_loss_stops_with_step_rate_and_last_good_checkpoint(value, loss, accumulate, tmp_path, capfd):
+    loader = TensorLoader((torch.arange(48),), 4, shuffle=True, seed=0)
+    batch = next(k for k, (rows,) in enumerate(loader) if 40 in rows)
+    made = config(every_n_steps=1, accumulate_grad_batches=accumulate)
+    run = fit(tmp_path, made | {"data": {"class_path": f"{__name__}.SpoiltSums", "init_args": {"value": value}}})
+    at = f"step {batch // accumulate + 1} (epoch 0, lr 0.01)"
+    err = capfd.readouterr().err
+    assert f"error: The loss is {loss} at {at}. The last good checkpoint is {run}" in err
+    assert "Traceback" not in err
+    for file in run.glob("checkpoints/*.ckpt"):
+        weights = torch.load(file, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())
+    if accumulate == 1:
+        assert resume(run) == 1  # the same value again
+        assert resume(run, "--data=tests.stopping.Sums", "--trainer.max_epochs=1") == 0
+
+
+class RootOfZero(torch.nn.Linear):
+    """Its output is finite, the gradient of sqrt(0) is not."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y + (y - y).pow(2).sum(dim=1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_weights_spoilt_by_a_gradient_alone_are_not_saved_unless_an_option_says_so(enabled, tmp_path, capfd):
+    broken = config(every_n_steps=1, max_epochs=1) | {"finite": {"enabled": enabled}}
+    broken["model"]["net"] = {"class_path": f"{__name__}.RootOfZero"}
+    run = fit(tmp_path, broken)
+    assert ("NaN or infinite weights" in capfd.readouterr().err) == enabled
+    assert (run / "checkpoints/last.ckpt").exists() != enabled
+    if not enabled:
+        assert json.loads((run / "summary.json").read_text())["metrics"]["val/loss"] == "nan"
