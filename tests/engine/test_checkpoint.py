@@ -1,4 +1,4 @@
-"""One file is enough: a checkpoint carries its config, plain values, and what metrics and a data module hold."""
+"""One file is enough: it carries its config and plain values. One that cannot be used is answered by one line."""
 
 import datetime
 import json
@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
 from src.engine.checkpoint.callback import RunCheckpoint
-from src.engine.checkpoint.files import pack_checkpoint
+from src.engine.checkpoint.files import pack_checkpoint, read_checkpoint
 from src.engine.checkpoint.resume import metric_states, set_metric_states
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL
-from tests.stopping import Sums, rows, run_main
+from tests.engine.test_resume_hooks import Own
+from tests.stopping import Sums, config, fit, rows, run_main
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=50", "--trainer.callbacks=null")
 WARM_UP = ("--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null")
@@ -43,9 +44,13 @@ def test_every_verb_runs_from_the_file_alone_and_options_win(fitted, cli, tmp_pa
         assert done.code == 0, done.err
         if verb == "test":
             assert done.metrics == pytest.approx({name: at_fit[name] for name in ("test/loss", "test/acc")})
-    config = yaml.safe_load((tmp_path / "runs/xor/version_3/config.yaml").read_text())
-    assert (config["data"]["init_args"]["batch_size"], config["data"]["init_args"]["passes"]) == (3, 3)
-    assert config["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
+    given = yaml.safe_load((tmp_path / "runs/xor/version_3/config.yaml").read_text())
+    assert (given["data"]["init_args"]["batch_size"], given["data"]["init_args"]["passes"]) == (3, 3)
+    assert given["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
+    done = cli("test", "--ckpt_path=mine.ckpt", "--model.net.hidden=8")
+    assert done.code == 1
+    assert "size mismatch for net.layers.0.weight" in done.err
+    assert "Traceback" not in done.err
 
 
 class Mine(LitModule):
@@ -66,22 +71,15 @@ def test_a_notebook_loads_it_in_one_line(fitted):
     assert type(LitModule.load_from_checkpoint(fitted, net=other, strict=False).net) is nn.Linear
 
 
-class Plain(LightningModule):
+class Late(Own):
     """Lightning alone; makes its last layer late, and looks into the checkpoint."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__()
-        self.hidden = nn.Linear(2, width)
+        self.body = nn.Linear(4, width)
 
     def configure_model(self) -> None:
-        self.last = nn.Linear(self.hidden.out_features, 1)
-
-    def training_step(self, batch, index):
-        x, target = batch
-        return (self.last(self.hidden(x)) - target).square().mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
+        self.head = nn.Linear(self.body.out_features, 1)
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["words"] = ["a", "b"]
@@ -91,16 +89,16 @@ class Plain(LightningModule):
 
 
 def test_a_notebook_loads_a_run_of_a_plain_module(cli):
-    net = ["--model", f"{__name__}.Plain", "--model.width=5", "--data=tests.xor.XorDataModule", "--data.passes=5"]
+    net = ["--model", f"{__name__}.Late", "--model.width=5", "--data=tests.stopping.Sums"]
     assert cli("fit", *net, "--trainer.max_epochs=1", "--trainer.accelerator=cpu").code == 0
     module = LitModule.load_from_checkpoint("runs/run/version_0")
     weights = torch.load("runs/run/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert type(module) is Plain
+    assert type(module) is Late
     assert module.words == ["a", "b"]
-    assert module.hidden.out_features == 5
+    assert module.body.out_features == 5
     assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
     moved = LitModule.load_from_checkpoint("runs/run/version_0", map_location="meta")
-    assert moved.last.weight.device.type == "meta"
+    assert moved.head.weight.device.type == "meta"
 
 
 def test_sharded_checkpoints_of_fsdp_are_refused_before_training():
@@ -201,3 +199,77 @@ def test_a_checkpoint_brings_what_was_learned_to_every_verb_but_not_to_a_new_run
     assert (kept["global_step"], kept["Learned"]) == (24, {"words": ("a", "fine", "book")})
     Path("words.txt").write_text("another one")
     assert fit_sums(*new, f"--transfer.weights={run}").out.count("learns a vocabulary") == 1
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+BAD = {
+    "truncated": "only a part of one. Beside it: ",
+    "text": "is no checkpoint",
+    "foreign": "is no checkpoint of this template",
+    "malicious": "is refused",
+    "old malicious": "is refused",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_checkpoint_gets_one_clear_error(kind, tmp_path, capfd):
+    last, evil = tmp_path / "last.ckpt", tmp_path / "evil"
+    held = {"config": Evil(evil)} if "malicious" in kind else {"state_dict": {"weight": torch.zeros(2)}}
+    torch.save(held, last, _use_new_zipfile_serialization=kind != "old malicious")
+    if kind == "truncated":
+        shutil.copy(last, tmp_path / "best.ckpt")
+        last.write_bytes(last.read_bytes()[:-20])
+    elif kind == "text":
+        last.write_text("Dear checkpoint,\n")
+    assert run_main(["test", "--ckpt_path", str(tmp_path)]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert BAD[kind] in line
+    assert not evil.exists()
+
+
+class Careless(Callback):
+    """Keeps an object where plain values belong, from the third epoch on."""
+
+    kept: object = None
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.kept = datetime.date.today() if trainer.current_epoch == 2 else None
+
+    def state_dict(self) -> dict[str, object]:
+        return {"kept": self.kept}
+
+
+def test_a_checkpoint_that_could_not_be_loaded_again_is_not_written(tmp_path, capfd):
+    run = fit(tmp_path, config(callbacks=({"class_path": f"{__name__}.Careless"},), every_n_steps=100))
+    err = capfd.readouterr().err
+    assert "it holds datetime.date" in err
+    assert "Traceback" not in err
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("checkpoints/.last.ckpt.part", 5), (".metrics.csv.part", 10), (".summary.json.part", 10)]
+)
+def test_a_full_disk_is_told_by_what_ran_into_it_and_leaves_what_was_saved(name, step, tmp_path, monkeypatch, capfd):
+    part, save = tmp_path / "runs/sums/version_0" / name, Trainer.save_checkpoint
+
+    def fill(trainer, path):  # Lightning's would replace the link
+        return path.write_bytes(b"half a ") if path.is_symlink() else save(trainer, path)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", fill)
+    run = fit(tmp_path, config(), ("on_train_batch_end", 7), lambda: part.symlink_to("/dev/full"))
+    err = capfd.readouterr().err
+    assert ": No space left on device. Make room there, then resume the run." in err
+    assert "Traceback" not in err
+    assert not list(run.rglob(".*"))
+    assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == step
