@@ -81,28 +81,24 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path)
 
 
 @pytest.mark.slow
-def test_two_machines_equal_one_process(tmp_path):
+@pytest.mark.parametrize("launcher", ["torchrun", "Lightning's"])
+def test_two_machines_make_one_folder_that_equals_that_of_one_process(launcher, tmp_path):
     launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
-    command = ("fit", *SHARED, *MULTINODE)
-    machines = [start(*command, cwd=tmp_path, torchrun=(*agent, "--rdzv-id=two"), **ENV) for _ in range(2)]
+    machines = []
+    for rank in range(2):
+        how = {"torchrun": (*agent, "--rdzv-id=two"), **ENV}
+        if launcher != "torchrun":
+            how = address | {"NODE_RANK": str(rank)}
+        machines.append(start("fit", *SHARED, *MULTINODE, "--trainer.devices=1", cwd=tmp_path, **how))
     done = [finish(machine, timeout_s=600) for machine in machines]  # torchrun may wait 300 s for the other to end
     assert [each.returncode for each in done] == [0, 0], done
     assert sum(each.stdout.count("parameters, on 2 x cpu") for each in done) == 1
+    assert launcher == "torchrun" or done[1].stdout == done[1].stderr == ""
     (one,), (two,) = (list((tmp_path / name / "xor").iterdir()) for name in ("one", "runs"))
     assert rows(two)[-1]["step"] == 2_000
     assert_equal_runs(one, two, 1e-9)
-
-
-@pytest.mark.slow
-def test_lightnings_own_launcher_on_two_machines_makes_one_folder(tmp_path):
-    command = ("fit", *XOR, *MULTINODE, "--data.batch_size=2", "--trainer.max_epochs=1", "--trainer.devices=1")
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    machines = [start(*command, cwd=tmp_path, **env, NODE_RANK=str(rank)) for rank in range(2)]
-    done = [finish(machine) for machine in machines]
-    assert [each.returncode for each in done] == [0, 0], done
-    assert [run.name for run in (tmp_path / "runs/xor").iterdir()] == ["version_0"]
-    assert done[1].stdout == done[1].stderr == ""
 
 
 @pytest.mark.slow

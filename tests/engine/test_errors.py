@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import traceback
 from collections import UserDict, namedtuple
 
@@ -13,9 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import CombinedLoader
 
 from src.engine.data.batches import describe
-from tests import stopping
 from tests.conftest import SMALL
-from tests.stopping import config, fit
 from tests.xor import XorDataModule
 
 HERE = __name__
@@ -171,15 +168,6 @@ def test_an_error_of_a_users_own_code_keeps_its_traceback_with_the_batch_below(c
         said = json.loads((tmp_path / "runs/xor/version_0/summary.json").read_text())
         assert (said["state"], said["metrics"]) == ("failed", {})
         assert type(raised.value).__name__ in said["reason"]
-
-
-def test_a_crash_names_the_folder_and_the_way_back(tmp_path):
-    with pytest.raises(ZeroDivisionError) as caught:
-        fit(tmp_path, config(max_epochs=2) | {"experiment": "two words"}, ("on_train_batch_end", 17), lambda: 1 / 0)
-    (note,) = [note for note in caught.value.__notes__ if note.startswith("run ")]
-    words = shlex.split(note.partition("python -m src ")[2])
-    assert words == ["fit", "--ckpt_path", str(tmp_path / "runs/two words/version_0")]
-    assert stopping.run_main(words) == 0
 
 
 def test_batches_of_any_kind_are_described():

@@ -31,7 +31,7 @@ class Numbers(Dataset[torch.Tensor]):
 class Own(DataLoader[Any]):
     def __iter__(self):
         for batch in super().__iter__():
-            yield batch + 0
+            yield batch.flip(0)
 
 
 class Turns(list[int]):
@@ -124,6 +124,7 @@ def test_a_sampler_of_the_users_decides_what_comes():
     for world_size, number in ((1, 5), (2, 2)):
         assert [len(batch) for batch in epoch(take_over("drop_last", 0, world_size))] == [4] * number
     assert (len(flat(epoch(take_over("with replacement")))), len(set(flat(epoch(take_over("fewer")))))) == (40, 17)
+    assert [batch[::-1] for batch in epoch(take_over("subclass"))] == epoch(take_over("plain"))
     turns = MapLoader(DataLoader(Numbers(), 4, sampler=Turns(range(N))), Role())
     assert [epoch(turns, number)[0] for number in (0, 5)] == [[0, 1, 2, 3], [5, 6, 7, 8]]
 

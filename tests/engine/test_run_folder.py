@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -226,11 +227,15 @@ class Odd(Callback):
         raise RuntimeError(f"in the test\nof a run {summary(Path(trainer.default_root_dir))['state']}")
 
 
-def test_a_fit_is_not_done_before_its_test_is(cli, tmp_path):
-    with pytest.raises(RuntimeError):
-        cli("fit", "--config", SMALL, *SHORT, f"--trainer.callbacks={__name__}.Odd")
-    run = tmp_path / "runs/xor/version_0"
+def test_a_fit_is_not_done_before_its_test_is_and_a_crash_names_the_way_back(cli, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        cli("fit", "--config", SMALL, *SHORT, f"--trainer.callbacks={__name__}.Odd", "--experiment=two words")
+    (note,) = [note for note in caught.value.__notes__ if note.startswith("run ")]
+    words = shlex.split(note.partition("python -m src ")[2])
+    assert words == ["fit", "--ckpt_path", "runs/two words/version_0"]
+    run = tmp_path / words[2]
     said = summary(run)
     assert (said["state"], said["epochs"]) == ("failed", 2)
     assert said["reason"] == "RuntimeError: in the test of a run running"
     assert said["metrics"]["val/loss"] == pytest.approx(float(rows(run)[-1]["val/loss"]))
+    assert cli(*words, "--trainer.callbacks=null").code == 0
