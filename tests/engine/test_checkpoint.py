@@ -121,13 +121,6 @@ def test_fsdp_trains_and_its_checkpoint_is_one_file_that_is_tested_and_resumed(c
     assert cli("fit", "--ckpt_path", last, "--trainer.max_epochs=2").code == 0
 
 
-def test_without_a_checkpoint_callback_fit_and_its_test_still_run(cli, tmp_path):
-    done = cli("fit", "--config", SMALL, *SHORT, "--trainer.enable_checkpointing=false")
-    assert done.code == 0, done.err
-    assert "test/acc" in done.metrics
-    assert not (tmp_path / "runs/xor/version_0/checkpoints").exists()
-
-
 def test_the_best_one_has_the_larger_accuracy(cli):
     short = ("--data.passes=10", "--trainer.max_epochs=4", "--trainer.callbacks=null", "--test_after_fit=false")
     assert cli("fit", "--config", SMALL, "--checkpoint.monitor=val/acc", *short).code == 0

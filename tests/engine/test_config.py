@@ -87,7 +87,7 @@ def test_another_class_drops_arguments_with_a_note(how, capsys):
     assert "lr=0.5" in capsys.readouterr().err
 
 
-def test_reference_sees_the_final_value(cli, tmp_path, monkeypatch, caplog):
+def test_reference_sees_the_final_value_and_env_file_is_text(cli, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PASSES", "7")
     (tmp_path / ".env").write_text("HIDDEN=5 # this machine's\nPASSES=6\nmy secret\n", encoding="utf-8-sig")
     monkeypatch.setenv("HIDDEN", "")
@@ -99,6 +99,8 @@ def test_reference_sees_the_final_value(cli, tmp_path, monkeypatch, caplog):
     assert both["data"]["init_args"] == {"batch_size": 5, "passes": 7}
     assert "line 3" in caplog.text
     assert "secret" not in caplog.text
+    (tmp_path / ".env").write_bytes(b"SECRET=\xff\n")
+    assert cli(*FIT).err.startswith("error: .env: this is no UTF-8 text")
 
 
 def test_a_run_its_config_and_its_checkpoint_hold_the_values(cli, monkeypatch):
@@ -234,8 +236,3 @@ def test_wrong_file_is_named(tmp_path, monkeypatch, text, hint):
     Path("wrong.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=rf"^wrong\.yaml{hint}"):
         merged("--config=wrong.yaml")
-
-
-def test_env_file_that_is_no_text_is_named(cli, tmp_path):
-    (tmp_path / ".env").write_bytes(b"SECRET=\xff\n")
-    assert cli(*FIT).err.startswith("error: .env: this is no UTF-8 text")

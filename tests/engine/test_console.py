@@ -70,21 +70,24 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines_alone(tmp_path):
     assert done.stderr == ""
 
 
-NO_LINES = {
-    "option": ["--trainer.enable_progress_bar=false"],
+LESS = {
+    "no checkpoints": ["--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"],
     "barebones": ["--trainer.barebones=true", "--trainer.enable_progress_bar=null", "--test_after_fit=false"],
     "another bar": [*WITH_A_BAR, "--trainer.callbacks=TQDMProgressBar"],
     "one batch": ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"],
 }
 
 
-@pytest.mark.parametrize("options", NO_LINES.values(), ids=NO_LINES.keys())
-def test_an_option_or_another_bar_turns_off_the_lines_of_epochs_but_not_the_summary(cli, options):
-    done = cli("fit", "--config", SMALL, *SHORT, *options)
+@pytest.mark.parametrize("less", LESS)
+def test_a_fit_with_less_of_lightning_or_another_bar_prints_no_epochs_but_has_its_numbers(cli, less):
+    done = cli("fit", "--config", SMALL, *SHORT, *LESS[less])
     assert done.code == 0, done.err
     assert not re.search(r"epoch 1/\d  step", done.out)
-    said = json.loads(Path("runs/xor/version_0/summary.json").read_text())
-    assert (said["state"], said["steps"]) == ("finished", 1 if "fast" in options[0] else 10)
+    run = Path("runs/xor/version_0")
+    said = json.loads((run / "summary.json").read_text())
+    assert (said["state"], said["steps"]) == ("finished", 1 if less == "one batch" else 10)
+    assert ("test/acc" in said["metrics"]) == (less != "barebones")
+    assert (run / "checkpoints").exists() == (less == "another bar")
 
 
 def test_a_fit_says_why_it_ended(tmp_path, capfd):

@@ -61,6 +61,8 @@ WRONG = {
     "value that a callback refuses": (f"{STOP}val/loss --trainer.callbacks.mode=minim", "mode"),
     "address": ("--trainer.default_root_dir=s3://a/runs", "trainer.default_root_dir=s3://a/runs", "is an address"),
     "address of two parts": ("--experiment=a::b", "experiment=a::b: a path with `://` or `::` is an address"),
+    "weights": ("--transfer.weights=nope", "transfer.weights=nope does not exist."),
+    "two beginnings": ("--transfer.weights=a --ckpt_path=b", "Give one of them."),
     "no test": ("--data=tests.engine.test_predictions.Data", "neither LitModule nor Data has a test_dataloader"),
 }
 # What shows when the fit begins.

@@ -131,11 +131,10 @@ def test_two_processes_stopped_from_without_end_with_the_same_bits(form, kind, t
 @pytest.mark.slow
 def test_three_processes_train_like_one_where_the_last_row_is_for_one_alone(tmp_path):
     """The 16th batch has two rows: the third process has none."""
-    made = {number: experiment(dropout=0.0, batch_size=3 // number) for number in (1, 3)}
-    options = {number: [*IN_DOUBLE, *processes(number)] for number in made}
-    for number, each in made.items():
-        home = f"--trainer.default_root_dir={tmp_path / str(number)}"
-        launch("fit", "--config", write(tmp_path / str(number), each), *options[number], home, cwd=tmp_path)
+    for number in (1, 3):
+        file = write(tmp_path / str(number), experiment(dropout=0.0, batch_size=3 // number))
+        options = (*IN_DOUBLE, *processes(number), f"--trainer.default_root_dir={file.parent}")
+        launch("fit", "--config", file, *options, cwd=tmp_path)
     assert_equal_runs(tmp_path / "1/sums/version_0", tmp_path / "3/sums/version_0", 1e-6)
 
 

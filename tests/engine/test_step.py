@@ -37,11 +37,6 @@ def test_a_batch_is_taken_apart_and_counted():
     assert count_samples([{"boxes": ["a", "b"]}, torch.zeros(6)]) == 6
 
 
-def test_a_loss_that_is_no_mean_is_refused():
-    with pytest.raises(UserError, match=r"model.loss.reduction='sum'.*returns \(sum, weight\)"):
-        LitModule(Same(), nn.MSELoss(reduction="sum"), sgd)
-
-
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(16) % 3
 IMAGES = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -212,6 +207,7 @@ class NoLoss(Same):
 
 ROW, IDS = torch.zeros(1, 2), {"input_ids": torch.arange(3)[None]}
 UNCLEAR = {
+    "no mean": (Same(), nn.MSELoss(reduction="sum"), (X, X), r"model.loss.reduction='sum'.*returns \(sum, weight\)"),
     "no target": (Same(), nn.MSELoss(), ROW, r"no target .* It was \(1, 2\) float32. Say in LitModule.step\("),
     "three parts": (Same(), nn.MSELoss(), (ROW, ROW, ROW), "has 3 parts"),
     "two targets": (Same(), nn.MSELoss(), {"x": ROW, "y": ROW, "label": 1}, "has label and y"),
@@ -225,7 +221,7 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize(("net", "loss", "batch", "problem"), UNCLEAR.values(), ids=UNCLEAR.keys())
-def test_a_batch_that_net_and_loss_cannot_take_is_refused(net, loss, batch, problem):
+def test_a_loss_or_a_batch_of_which_no_mean_is_known_is_refused(net, loss, batch, problem):
     with pytest.raises(UserError, match=problem):
         LitModule(net, loss, sgd).step(batch)
 

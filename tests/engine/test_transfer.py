@@ -84,16 +84,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path, held, options, error, hint)
         into(stopping.Net(), weights=tmp_path / "weights.pt", **options)
 
 
-def test_a_mistake_is_one_line_and_makes_no_run(cli, tmp_path):
+def test_weights_that_do_not_fit_are_one_line_and_make_no_run(cli, tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "weights.pt")
-    new = ("--config", SMALL)
-    for name, other, said in (
-        ("nope", new, "transfer.weights=nope does not exist."),
-        ("weights.pt", new, "Missing key(s)"),
-        ("runs/b/version_0", ("--ckpt_path", "runs/a/version_0"), "Give one of them"),
-    ):
-        done = cli("fit", *other, f"--transfer.weights={name}")
-        assert done.code == 1
-        (line,) = done.err.splitlines()
-        assert said in line
+    done = cli("fit", "--config", SMALL, "--transfer.weights=weights.pt")
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert "Missing key(s)" in line
     assert not (tmp_path / "runs").exists()
