@@ -27,7 +27,7 @@ def test_the_average_is_saved_and_tested_in_the_run_and_from_the_file(fit_sums, 
 
 
 def test_a_resumed_average_has_the_same_bits(tmp_path):
-    ema = {"class_path": "src.callbacks.ema.Ema", "init_args": {"decay": 0.9}}
+    ema = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
     whole, killed = killed_at(("on_train_batch_end", 17), tmp_path, config(callbacks=(ema,)))
     assert resume(killed) == 0
     assert run_differences(whole, killed) == []

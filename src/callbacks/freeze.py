@@ -17,16 +17,13 @@ class Freeze(Callback):
     Lightning never calls `train()`.
 
     Args:
-        modules: Their names, as the model has them, or patterns: [net.layers.0, "net.encoder.*"].
+        modules: Their names, as the model has them, patterns, or their classes or base classes: [net.layers.0,
+            "net.encoder.*", BatchNorm2d], or [_BatchNorm] for any number of dimensions.
         until_epoch: The first epoch that trains them, too; none does by default.
-        types: Names of their classes or base classes: [BatchNorm2d], or [_BatchNorm] for any number of dimensions.
     """
 
-    def __init__(
-        self, modules: list[str] | None = None, until_epoch: int | None = None, types: list[str] | None = None
-    ) -> None:
-        self.modules = modules or []
-        self.types = types or []
+    def __init__(self, modules: list[str], until_epoch: int | None = None) -> None:
+        self.modules = modules
         self.until_epoch = until_epoch
         self._modes: dict[nn.Module, bool] = {}  # of the frozen modules, before
         self._weights: list[nn.Parameter] = []
@@ -53,11 +50,8 @@ class Freeze(Callback):
     def _find(self, module: LightningModule) -> list[nn.Module]:
         known = {name: part for name, part in module.named_modules() if name}
         classes = {name: {cls.__name__ for cls in type(part).__mro__} for name, part in known.items()}
-        found = {each: [name for name in known if fnmatchcase(name, each)] for each in self.modules}
-        found |= {each: [name for name in known if each in classes[name]] for each in self.types}
-        wrong = [each for each, names in found.items() if not names]
-        if wrong or not found:
-            words = f"{', '.join(wrong)} names no module" if wrong else "name what to freeze, by modules or types"
+        found = {each: [n for n in known if fnmatchcase(n, each) or each in classes[n]] for each in self.modules}
+        if wrong := [each for each, names in found.items() if not names]:
             there = ", ".join(f"{name} ({type(part).__name__})" for name, part in known.items())
-            raise UserError(f"Freeze: {words}; there are {there}.")
+            raise UserError(f"Freeze: {', '.join(wrong)} names no module; there are {there}.")
         return [known[name] for names in found.values() for name in names]

@@ -10,8 +10,6 @@ class GradNorm(Callback):
 
     The norm is taken before clipping. A second optimizer logs `train/grad_norm/1`. A step that 16-bit precision skips
     counts with its infinite norm. Under FSDP and DeepSpeed it is the norm of the part that a process holds.
-
-    In YAML: `trainer: {callbacks+: src.callbacks.grad_norm.GradNorm}`.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:

@@ -1,9 +1,9 @@
 """A learning rate range test: see configs/debug/lr_range.yaml."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.engine.data.order import batch_weight
@@ -29,10 +29,10 @@ class LrRange(Callback):
         self.largest = largest
         self._rows: list[tuple[float, float]] = []
         self._mean = 0.0
-        self._steps = 0
+        self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._steps = trainer.global_step
+        self._first_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
         part = len(self._rows) / max(self.num_steps - 1, 1)
@@ -40,9 +40,8 @@ class LrRange(Callback):
             group["lr"] = self.smallest * (self.largest / self.smallest) ** part
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *batch: Any) -> None:
-        if trainer.global_step == self._steps:  # the step has more batches
+        if trainer.global_step - self._first_step == len(self._rows):  # the step has more batches
             return
-        self._steps = trainer.global_step
         # The mean over processes, so that all stop at the same step. Lightning divided it by the batches of a step.
         mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
         self._mean = 0.95 * self._mean + 0.05 * float(trainer.strategy.reduce(mine, reduce_op="mean"))
@@ -58,8 +57,7 @@ class LrRange(Callback):
             print(f"lr    {len(self._rows)} steps are too few to find a rate, {3 * AROUND + 1} are needed", flush=True)
             return
         path = Path(trainer.default_root_dir, "lr_range.csv")
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("lr", "smoothed_loss"), *self._rows])
+        np.savetxt(path, self._rows, fmt="%.9g", delimiter=",", header="lr,smoothed_loss", comments="")
         losses = [loss for _, loss in self._rows]
         # The first means are those of a few batches: noise.
         places = range(2 * AROUND, len(losses) - AROUND)

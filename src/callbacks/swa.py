@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from src.engine.errors import UserError
-from src.engine.lightning_fixes.trainer import AverageAlsoInTheTest
 
 
-class Swa(AverageAlsoInTheTest):
+class Swa(WeightAveraging):
     """Validates, tests and saves the mean of the weights at the ends of the last epochs; trains the weights themselves.
 
     Running statistics of batch norm are averaged like weights (Izmailov et al. 2018).

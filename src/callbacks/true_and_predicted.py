@@ -45,8 +45,7 @@ class TrueAndPredicted(EvaluationPicture):
 
     def draw_seen(self, trainer: Trainer, module: LightningModule, seen: CatMetric, suffix: str) -> None:
         rows = seen.compute()
-        rows = rows[rows[:, 0].argsort(), 1:]  # in the order of the data
-        true, predicted = rows.chunk(2, dim=1)
+        true, predicted = rows[rows[:, 0].argsort(), 1:].chunk(2, dim=1)  # in the order of the data
         self.save(trainer, f"true_and_predicted{suffix}", plot_points(true, predicted, self.most, self.title(suffix)))
 
 

@@ -10,19 +10,14 @@ from src.data.xor import INPUTS, TARGETS
 from src.engine.loggers.pictures import Picture, new_figure
 
 LOW, HIGH, SIDE = -0.5, 1.5, 81  # with that many, the four points are points of the grid
+STAGES = (0, 25, 50, 75, 100, 150, 250, 500, 1000)  # steps; 0 is before the first
 
 
 class XorSurface(Picture):
-    """Draws the output over the plane around XOR's four points, at the end and at some steps on the way.
+    """Draws the output over the plane around XOR's four points, at the end and at some steps on the way."""
 
-    Args:
-        stages: The steps; 0 is before the first. The last step is always added.
-    """
-
-    def __init__(self, stages: tuple[int, ...] = (0, 25, 50, 75, 100, 150, 250, 500, 1000)) -> None:
-        self.stages = frozenset(stages)
+    def __init__(self) -> None:
         self._surfaces: dict[int, Tensor] = {}  # by the step
-        self._last: dict[int, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"surfaces": self._surfaces}
@@ -32,17 +27,16 @@ class XorSurface(Picture):
         self._surfaces = state["surfaces"] | self._surfaces
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step in self.stages:
+        if trainer.global_step in STAGES:
             self._surfaces[trainer.global_step] = surface(module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._last = {trainer.global_step: surface(module)}
+        self._surfaces[trainer.global_step] = surface(module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         self.save(trainer, "surface", plot_surface(surface(module)))
-        if self._last:  # else nothing was trained
-            stages = sorted((self._surfaces | self._last).items())
-            self.save(trainer, "surface_growth", plot_growth(dict(stages)))
+        if self._surfaces:  # else nothing was trained
+            self.save(trainer, "surface_growth", plot_growth(dict(sorted(self._surfaces.items()))))
 
 
 def surface(module: LightningModule) -> Tensor:

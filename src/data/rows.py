@@ -87,8 +87,7 @@ class RowsDataModule(LightningDataModule):
     # Batches for `predict`: x and an id per row, here its index.
     def predict_dataloader(self) -> TensorLoader:
         x = self.tensors[0]
-        numbered = (x, torch.arange(len(x)))
-        return TensorLoader(numbered, self.batch_size, rows=self.test_rows, transform=self.scale)
+        return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows, transform=self.scale)
 
     # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:

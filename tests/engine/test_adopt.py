@@ -104,3 +104,14 @@ def test_after_a_fit_that_failed_a_module_begins_its_means_and_its_schedule_anew
     run("fit", module, Data())
     assert module.trainer.lr_scheduler_configs[0].scheduler.total_steps == 5
     assert float(module.trainer.callback_metrics["train/loss"]) == pytest.approx(11.0, rel=0.05)  # of 1, 4, 9, 16, 25
+
+
+def test_a_later_data_module_without_adopt_has_its_batch_hooks():
+    class Doubles(Data):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [2 * part for part in batch]
+
+    module = Net()
+    run("fit", module, Data())
+    for data, mean in ((Doubles(), 6.0), (Data(), 3.0)):
+        assert run("test", module, data, adopts=False)[0]["mean"] == mean

@@ -4,6 +4,7 @@ A test with `still` in its name shows what they do wrong without us. When one fa
 can go, and the test goes with it.
 """
 
+import inspect
 import itertools
 import os
 import subprocess
@@ -18,7 +19,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import CombinedLoader, signature_utils
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -130,8 +132,25 @@ def test_lightning_still_calls_hooks_that_nobody_wrote_at_each_step(quick):
     if quick:
         fixes.quicken_steps(module, trainer)
     trainer.fit(module, DATA)
-    hooks = {name for name in Names.called if name in fixes.STEP_HOOKS and Names.called.count(name) > 3}
-    assert hooks == (set() if quick else {*fixes.STEP_HOOKS}), "empty hooks are left out: quicken_steps can go"
+    known = {*fixes.STEP_HOOKS, *fixes.BATCH_HOOKS}
+    hooks = {name for name in Names.called if name in known and Names.called.count(name) > 2}
+    assert hooks == ({"on_train_batch_end"} if quick else known), "empty hooks are left out: quicken_steps can go"
+
+
+def test_lightning_still_reads_the_signature_of_each_step(monkeypatch):
+    read, getfullargspec = [], inspect.getfullargspec
+    monkeypatch.setattr(inspect, "getfullargspec", lambda hook: read.append(hook.__name__) or getfullargspec(hook))
+    plain(max_epochs=9).fit(Plain(), DATA)
+    quick = read.count("training_step")  # its `self.log` reads it, too
+    monkeypatch.setattr(fixes.loop, "is_param_in_hook_signature", signature_utils.is_param_in_hook_signature)
+    plain(max_epochs=9).fit(Plain(), DATA)
+    assert read.count("training_step") > 2 * quick + 20, "it is read once: the cache can go"
+
+
+def test_stages_compare_as_before():
+    training = RunningStage.TRAINING
+    assert training == RunningStage("train") == "TRAIN"
+    assert training not in (RunningStage.VALIDATING, "validate", None)
 
 
 class Quick(fixes.QuickAttributes, Plain):
@@ -143,7 +162,7 @@ def test_lightning_still_makes_a_context_for_each_hook():
     fixes.quicken_steps(Plain(), trainer)
     assert trainer.profiler.profile("a") is trainer.profiler.profile("b")
     stock = PassThroughProfiler()
-    assert stock.profile("a") is not stock.profile("a"), "contexts are shared: NoProfiler can go"
+    assert stock.profile("a") is not stock.profile("a"), "contexts are shared: NO_PROFILE can go"
 
 
 def test_lightning_still_sets_attributes_in_each_step(monkeypatch):
@@ -226,11 +245,11 @@ def test_lightning_still_rounds_64_true_weights(tmp_path):
     assert not torch.equal(*weights), "they are loaded as they were: module.double() in Resume can go"
 
 
-class Ema(fixes.AverageAlsoInTheTest, EMAWeightAveraging):
-    """As src/callbacks/ema.py has it."""
+class StockAverage(EMAWeightAveraging):
+    on_load_checkpoint = fixes.load_average
 
 
-@pytest.mark.parametrize(("kind", "used"), [(EMAWeightAveraging, "current_model_state"), (Ema, "state_dict")])
+@pytest.mark.parametrize(("kind", "used"), [(StockAverage, "current_model_state"), (EMAWeightAveraging, "state_dict")])
 def test_lightning_still_tests_without_the_average_after_a_fit(kind, used, tmp_path):
     module = Plain()
     trainer = plain(kind(decay=0.5), save_at(tmp_path / "a.ckpt", "on_train_epoch_end", 1), max_epochs=1)
@@ -239,7 +258,7 @@ def test_lightning_still_tests_without_the_average_after_a_fit(kind, used, tmp_p
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     parts = ("state_dict", "current_model_state")
     same = [part for part in parts if torch.equal(checkpoint[part]["net.weight"], module.net.weight)]
-    assert same == [used], "the average is tested: AverageAlsoInTheTest can go"
+    assert same == [used], "the average is tested: load_average can go"
 
 
 def test_lightning_still_counts_the_epochs_of_a_reload_from_the_resume(tmp_path):

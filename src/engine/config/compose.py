@@ -111,8 +111,7 @@ def read_config(name: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise UserError(f"{path}: its `config:` entries include each other in a cycle. Remove one.")
     content = load(read_text(path), str(path))
-    bases = content.pop("config", None) or []
-    names = [str(path.parent / at_home(str(base))) for base in (bases if isinstance(bases, list) else [bases])]
+    names = [str(path.parent / at_home(str(base))) for base in _as_list(content.pop("config", None))]
     # Onto nothing `key+` would start a list; in a file alone it waits for the list of an earlier one.
     return reduce(merge, [*(read_config(each, (*above, path.resolve())) for each in names), content])
 

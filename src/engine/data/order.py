@@ -196,9 +196,9 @@ class OrderedLoader(RunLoader):
         if self.role.progress.trained() % state["num_batches"] and state != now:
             text = "{num_batches} batches of {global_batch_size} in the order of seed {seed}"
             raise UserError(
-                f"The checkpoint is within an epoch of {text.format(**state)}; "
-                f"now there are {text.format(**now)}. Keep --data.batch_size times the "
-                "number of processes (in Python also adopt(..., seed=...)), or resume from between two epochs."
+                f"The checkpoint is within an epoch of {text.format(**state)}; now there are {text.format(**now)}. "
+                "Keep --data.batch_size times the number of processes (in Python also adopt(..., seed=...)), or resume "
+                "from between two epochs."
             )
 
 

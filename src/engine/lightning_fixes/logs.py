@@ -145,8 +145,6 @@ class Results(_ResultCollection):
 
     def metrics(self, on_step: bool) -> Any:
         """Give the values of a step or of the epoch."""
-        if on_step and not any(each.meta.on_step for each in self.values()):
-            return {"callback": {}, "log": {}, "pbar": {}}  # asked for at each step
         if not on_step and any(map(_is_open, self.values())):
             self.gather()
         return super().metrics(on_step)

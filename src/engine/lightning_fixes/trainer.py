@@ -2,7 +2,7 @@
 
 import functools
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
@@ -24,13 +24,17 @@ for part in ("train", "val", "test", "predict"):
 # Lightning calls them at each step, of each callback and of the module.
 STEP_HOOKS = [name for name in dir(pl.Callback) if name.startswith(("on_before_", "on_after_", "on_train_batch_"))]
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+NO_PROFILE = nullcontext()
 # At each step it reads the signature of `training_step`, and compares the stage 16 times as a text.
 loop: Any = training_epoch_loop
 takes: Any = functools.cache(loop.is_param_in_hook_signature)  # of a function: that of an object keeps this alive
 loop.is_param_in_hook_signature = lambda fx, *rest, **options: takes(getattr(fx, "__func__", fx), *rest, **options)
 stage: Any = RunningStage
-is_same = stage.__eq__
-stage.__eq__ = lambda me, other: me is other or (type(other) is not RunningStage and is_same(me, other))
+stage.__eq__ = lambda me, other, eq=stage.__eq__: me is other or (type(other) is not RunningStage and eq(me, other))
+# In the test after a fit Lightning would take the weights without their average. No issue known.
+averaging: Any = WeightAveraging
+load_average = averaging.on_load_checkpoint
+averaging.on_load_checkpoint = lambda me, trainer, *rest: trainer.state.fn == "fit" and load_average(me, trainer, *rest)
 
 
 def quicken_steps(module: Any, trainer: Any) -> None:
@@ -39,30 +43,15 @@ def quicken_steps(module: Any, trainer: Any) -> None:
         for name in STEP_HOOKS:
             if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
                 setattr(owner, name, None)  # Lightning skips what cannot be called
-    written = any(is_overridden(name, owner) for owner in (module, trainer.datamodule) for name in BATCH_HOOKS)
-    for name, quick in (("_on_before_batch_transfer", _keep), ("_apply_batch_transfer_handler", _move)):
-        vars(module).pop(name, None)
-        if not written:
-            setattr(module, name, functools.partial(quick, module))
-    if type(trainer.profiler) is PassThroughProfiler:
-        trainer.profiler = NoProfiler()
+    vars(module).pop("_call_batch_hook", None)
+    if not any(is_overridden(name, owner) for owner in (module, trainer.datamodule) for name in BATCH_HOOKS):
+        module._call_batch_hook = _call_batch_hook
+    if type(trainer.profiler) is PassThroughProfiler:  # it makes a context for each hook of each step
+        vars(trainer.profiler)["profile"] = lambda action_name: NO_PROFILE
 
 
-def _keep(module: Any, batch: Any, dataloader_idx: int = 0) -> Any:
-    return batch
-
-
-def _move(module: Any, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-    return move_data_to_device(batch, device or module.device)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Makes one context for all hooks; without a profile Lightning still makes one for each hook of each step."""
-
-    NOTHING: AbstractContextManager[None] = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self.NOTHING
+def _call_batch_hook(name: str, batch: Any, *places: Any) -> Any:
+    return move_data_to_device(batch, places[0]) if name == "transfer_batch_to_device" else batch
 
 
 class QuickAttributes(pl.LightningModule):
@@ -76,14 +65,6 @@ class QuickAttributes(pl.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
-
-
-class AverageAlsoInTheTest(WeightAveraging):
-    """Keeps the average in the test after a fit, where Lightning would load the weights without it."""
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == "fit":
-            super().on_load_checkpoint(trainer, module, checkpoint)
 
 
 class EndsWorkers:

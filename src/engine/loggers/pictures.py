@@ -24,6 +24,7 @@ from src.engine.data.order import flatten_loaders
 from src.engine.errors import UserError, one_line
 from src.engine.loggers.trackers import send_picture
 from src.engine.module.base_module import BaseModule, dataset_names, loaders_of, suited
+from src.engine.module.base_module import class_names as class_names
 from src.engine.paths import write_whole
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback
@@ -92,8 +93,7 @@ class Evaluated:
             places: Tensor = indices(self.batch_idx)
             if len(places) == num_rows:
                 return places
-        first = self.batch_idx * self.trainer.world_size + self.trainer.global_rank
-        return first * 2**20 + torch.arange(num_rows)
+        return (self.batch_idx * self.trainer.world_size + self.trainer.global_rank) * 2**20 + torch.arange(num_rows)
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """Return the probabilities of the classes, (B, C, ...) float32, and the true ones, (B, ...) int64, on the CPU.
@@ -273,12 +273,6 @@ def as_label(name: object, most: int = 40) -> str:
     """
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(name).split()))
     return (text if len(text) <= most else f"{text[: most - 3]}...").replace("$", r"\$")
-
-
-def class_names(trainer: Trainer) -> list[str]:
-    """Return the data module's `class_names`, a list in the order of the classes; none where it has none."""
-    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-    return [] if names is None or isinstance(names, Mapping) else list(map(str, names))
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -140,13 +140,12 @@ class BaseModule(QuickAttributes):
 
     def on_validation_epoch_end(self) -> None:
         stage = "test" if self.trainer.testing else "val"
-        class_names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         for number in range(len(dataset_names(self.trainer, stage))):
             if not is_logged(self.trainer, self._names((stage, number, "", "loss"))[0]):
                 continue  # no batch was counted: a subclass has its own step
             metrics = self._metrics_of(number)
             for metric, computed in metrics.items():
-                for name, value in named(metric, computed.compute(), class_names):
+                for name, value in named(metric, computed.compute(), class_names(self.trainer)):
                     if not isinstance(value, Tensor) or value.dim():
                         raise UserError(
                             f"model.metrics.{metric} computed {describe(value, is_pair=False)}. It has to be a number, "
@@ -246,19 +245,25 @@ def suited(metric: Metric, scores: Any, target: Any, class_dim: int = 1) -> tupl
     return scores, target.round().int() if target.is_floating_point() else target
 
 
-def named(name: str, value: Any, class_names: list[str] | None) -> Iterator[tuple[str, Any]]:
+def class_names(trainer: Trainer) -> list[str]:
+    """Return the data module's `class_names`, a list in the order of the classes; none where it has none."""
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    return [] if names is None or isinstance(names, Mapping) else list(map(str, names))
+
+
+def named(name: str, value: Any, class_names: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield a metric's value as numbers with names: `f1`, `f1/cat`; what has more dimensions stays whole.
 
     Args:
         name: Of the metric.
         value: A number, one for each class, a dict of such, a matrix or curves.
-        class_names: In their order, where somebody knows them.
+        class_names: In their order; none where nobody knows them.
     """
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from named(f"{name}/{key}", each, class_names)
     elif isinstance(value, Tensor) and value.dim() == 1 and len(value) > 1:
-        names = class_names if class_names and len(class_names) == len(value) else range(len(value))
+        names = class_names if len(class_names) == len(value) else range(len(value))
         yield from ((f"{name}/{label}", each) for label, each in zip(names, value, strict=True))
     else:
         yield name, value.reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else value
