@@ -134,7 +134,8 @@ def test_lightning_still_calls_hooks_that_nobody_wrote_at_each_step(quick):
     trainer.fit(module, DATA)
     known = {*fixes.STEP_HOOKS, *fixes.BATCH_HOOKS}
     hooks = {name for name in Names.called if name in known and Names.called.count(name) > 2}
-    assert hooks == ({"on_train_batch_end"} if quick else known), "empty hooks are left out: quicken_steps can go"
+    written = {"on_train_batch_start", "on_train_batch_end"}  # the strategy has one of the first
+    assert hooks == (written if quick else known), "empty hooks are left out: quicken_steps can go"
 
 
 def test_lightning_still_reads_the_signature_of_each_step(monkeypatch):
