@@ -50,10 +50,9 @@ def surface(module: LightningModule) -> Tensor:
 def _paint(axes: Any, values: Tensor, size: float) -> Any:
     """Draw a surface, the line at one half, and the four points in the colours of their targets."""
     extent, colors = (LOW, HIGH, LOW, HIGH), {"cmap": "coolwarm", "vmin": 0, "vmax": 1}
-    array = values.numpy()
-    shown = axes.imshow(array, origin="lower", extent=extent, interpolation="bilinear", **colors)
-    if array.min() < 0.5 < array.max():
-        axes.contour(array, [0.5], origin="lower", extent=extent, colors="black", linewidths=1)
+    shown = axes.imshow(values, origin="lower", extent=extent, interpolation="bilinear", **colors)
+    if values.min() < 0.5 < values.max():
+        axes.contour(values, [0.5], origin="lower", extent=extent, colors="black", linewidths=1)
     axes.scatter(*INPUTS.T.numpy(), c=TARGETS[:, 0].numpy(), s=size, edgecolors="white", zorder=3, **colors)
     return shown
 

@@ -33,10 +33,8 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_workers = num_workers
-        change = v2.RandomAffine(degrees, (translate, translate), scale)
-        self.transform = v2.Compose(
-            [change, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize([MEAN], [STD])]
-        )
+        warp = v2.RandomAffine(degrees, (translate, translate), scale)
+        self.transform = v2.Compose([warp, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize([MEAN], [STD])])
 
     def train_dataloader(self) -> Any:
         images = self.source(self.root, transform=self.transform)
