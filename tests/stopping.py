@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,10 +213,10 @@ def run_differences(a: Path, b: Path) -> list[str]:
     return found
 
 
-def resume_diff(whole: Path, run: Path, *options: str) -> list[str]:
-    """Resume a run to its end; list where it is not equal to one that was never stopped."""
-    code = resume(run, *options)
-    return [f"exit code {code}"] if code else run_differences(whole, run)
+def resume_diff(whole: Path, run: Path, *options: str, stops: Iterable[tuple[str, int]] = ()) -> list[str]:
+    """Resume a run, again after each stop, to its end; list where it is not equal to one that was never stopped."""
+    codes = [resume(run, *options, stop_at=stop) for stop in (*stops, None)]
+    return run_differences(whole, run) if codes == [-1] * len(codes[1:]) + [0] else [f"exit codes {codes}"]
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -5,12 +5,13 @@ import functools
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.engine.data.adopt import adopt
 from src.module import LitModule
+from tests.test_module import trainer
 
 
 class Net(LightningModule):
@@ -53,11 +54,10 @@ class Data(LightningDataModule):
 
 
 def run(verb, module, data=None, adopts=True, **options):
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = Trainer(accelerator="cpu", **dict.fromkeys(off, False), **{"max_epochs": 1} | options)
+    made = trainer(**{"max_epochs": 1} | options)
     if adopts:
-        adopt(trainer, module, *([data] if data else []))
-    return getattr(trainer, verb)(module, datamodule=data)
+        adopt(made, module, *([data] if data else []))
+    return getattr(made, verb)(module, datamodule=data)
 
 
 @pytest.mark.parametrize("case", ["adopted again", "not adopted again", "another module", "a copy"])

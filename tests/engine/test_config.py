@@ -16,7 +16,7 @@ from src.engine.errors import UserError
 from src.module import LitModule
 from tests import stopping
 from tests.conftest import SMALL
-from tests.xor import INPUTS, TARGETS, XorMLP
+from tests.xor import INPUTS, TARGETS
 
 FIT = ("fit", "--config", SMALL)
 SHORT = ("--trainer.max_epochs=1", "--data.passes=2")
@@ -25,10 +25,6 @@ RUN = "runs/xor/version_0"
 
 def merged(*words, carried=None):
     return compose(carried or {}, [str(word) for word in words])[0]
-
-
-class Wider(XorMLP):
-    """Your subclass of another net."""
 
 
 def sgd(name="torch.optim.SGD", **options):
@@ -54,8 +50,8 @@ def sgd(name="torch.optim.SGD", **options):
         (sgd(lr=1), {"optimizer": {"init_args": {"momentum": 2}}}, sgd(lr=1, momentum=2)),
         (sgd(lr=1), sgd("SGD", momentum=2), sgd("SGD", lr=1, momentum=2)),
         (sgd(lr=1), {"optimizer": "SGD"}, sgd("SGD", lr=1)),
-        (sgd("tests.xor.XorMLP", hidden=1), {"optimizer": f"{__name__}.Wider"}, sgd(f"{__name__}.Wider", hidden=1)),
-        (sgd("lost_module.Net", hidden=1), {"optimizer": f"{__name__}.Wider"}, sgd(f"{__name__}.Wider", hidden=1)),
+        (sgd("tests.stopping.Net", dropout=1), {"optimizer": f"{__name__}.Picky"}, sgd(f"{__name__}.Picky", dropout=1)),
+        (sgd("lost_module.Net", dropout=1), {"optimizer": f"{__name__}.Picky"}, sgd(f"{__name__}.Picky", dropout=1)),
     ],
 )
 def test_values_are_merged_by_one_rule(base, over, result):

@@ -84,13 +84,12 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_undisturbed(tmp_path)
 @pytest.mark.parametrize("launcher", ["torchrun", "Lightning's"])
 def test_two_machines_make_one_folder_that_equals_that_of_one_process(launcher, tmp_path):
     launch("fit", *XOR, *IN_DOUBLE, "--trainer.accelerator=cpu", "--trainer.default_root_dir=one", cwd=tmp_path)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    host, port = "127.0.0.1", str(free_port())
+    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{port}", "--rdzv-id=2")
     machines = []
     for rank in range(2):
-        how = {"torchrun": (*agent, "--rdzv-id=two"), **ENV}
-        if launcher != "torchrun":
-            how = address | {"NODE_RANK": str(rank)}
+        own = {"MASTER_ADDR": host, "MASTER_PORT": port, "NODE_RANK": str(rank)}
+        how = {"torchrun": agent, **ENV} if launcher == "torchrun" else own
         machines.append(start("fit", *SHARED, *MULTINODE, "--trainer.devices=1", cwd=tmp_path, **how))
     done = [finish(machine, timeout_s=600) for machine in machines]  # torchrun may wait 300 s for the other to end
     assert [each.returncode for each in done] == [0, 0], done

@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
 from torchmetrics.wrappers import MinMaxMetric, Running
 
-from tests.stopping import Sums, config, differences, fit, killed_at, resume_diff, rows, run_main
+from tests.stopping import Sums, config, differences, fit, killed_at, resume_diff, rows
 
 
 class Own(L.LightningModule):
@@ -23,9 +23,6 @@ class Own(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val/loss", Own.training_step(self, batch, batch_idx))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_dict({"test/step": float(self.global_step), "test/epoch": float(self.current_epoch)})
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.01)
@@ -161,16 +158,6 @@ def test_hooks_states_and_metrics_survive_a_stop_without_a_sanity_check(stop, tm
     assert [text for text in found if "num_sanity_val_steps" not in text] == []
     # The data module gets its state before its setup, and again by Lightning.
     assert differences(Keeping.loaded, [Keeping.state] * 4) == []
-
-
-def test_a_test_knows_the_step_of_its_checkpoint(tmp_path):
-    run = fit(tmp_path, experiment(Own, max_epochs=2) | {"test_after_fit": True})
-    after, best = rows(run)[-1], run / "checkpoints/best.ckpt"
-    assert run_main(["test", "--ckpt_path", str(best), f"--trainer.default_root_dir={tmp_path / 'test'}"]) == 0
-    (later,) = rows(tmp_path / "test/sums/version_0")
-    names = ("epoch", "step", "test/epoch", "test/step")
-    assert [later[name] for name in names] == [after[name] for name in names]
-    assert float(later["test/step"]) == torch.load(best, weights_only=True)["global_step"]
 
 
 def test_one_of_several_validation_sets_decides(tmp_path, capfd):

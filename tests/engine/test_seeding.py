@@ -204,8 +204,9 @@ def runs(tmp_path_factory):
 
 
 def figures(run: Path, stage: str) -> dict[str, str]:
-    found = [{name: value for name, value in row.items() if name.startswith(stage) and value} for row in rows(run)]
-    return [row for row in found if row][-1]
+    """Return the latest numbers of a stage, with epoch and step."""
+    *_, latest = (row for row in rows(run) if row.get(f"{stage}/loss"))
+    return {name: value for name, value in latest.items() if name.startswith((stage, "epoch", "step")) and value}
 
 
 def test_a_later_verb_draws_what_the_fit_drew(runs, cli):
@@ -213,6 +214,8 @@ def test_a_later_verb_draws_what_the_fit_drew(runs, cli):
     assert cli("test", "--ckpt_path", run / "checkpoints/best.ckpt", home).code == 0
     assert cli("validate", "--ckpt_path", run, home).code == 0
     assert figures(Path("sums/version_0"), "test") == figures(run, "test")
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert figures(run, "test")["step"] == str(best["global_step"])
     assert figures(Path("sums/version_1"), "val") == figures(run, "val")
     files = []
     for number, options in ((2, []), (3, ["--trainer.limit_predict_batches=2"])):
