@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
+from src.engine.checkpoint.build import Transfer
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.files import pack_checkpoint, read_checkpoint
 from src.engine.checkpoint.resume import metric_states, set_metric_states
@@ -21,17 +23,17 @@ from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL
 from tests.engine.loader_tasks import Several
 from tests.engine.test_resume_hooks import Own
-from tests.stopping import Sums, config, fit, rows, run_main
+from tests.stopping import Net, Sums, config, differences, fit, rows, run_main
 
 SHORT = ("--trainer.max_epochs=1", "--data.passes=10")
-WARM_UP = ("--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null")
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """The folder of a short run with a width of its own, and a scheduler as long as the run."""
     root = tmp_path_factory.mktemp("fitted")
-    options = (*SHORT, *WARM_UP, "--model.net.hidden=7", "--trainer.gradient_clip_val=.inf", "--test_after_fit=true")
+    warm_up = ("--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=null")
+    options = (*SHORT, *warm_up, "--model.net.hidden=7", "--trainer.gradient_clip_val=.inf")
     assert run_main(["fit", "--config", str(SMALL), *options, f"--trainer.default_root_dir={root}"]) == 0
     return root / "xor/version_0"
 
@@ -48,10 +50,14 @@ def test_every_verb_runs_from_the_file_alone_and_options_win(fitted, cli, tmp_pa
     given = yaml.safe_load((tmp_path / "runs/xor/version_3/config.yaml").read_text())
     assert (given["data"]["init_args"]["batch_size"], given["data"]["init_args"]["passes"]) == (3, 3)
     assert given["model"]["init_args"]["net"]["init_args"]["hidden"] == 7
-    done = cli("test", "--ckpt_path=mine.ckpt", "--model.net.hidden=8")
-    assert done.code == 1
-    assert "size mismatch for net.layers.0.weight" in done.err
-    assert "Traceback" not in done.err
+
+
+def test_weights_that_do_not_fit_are_one_line(fitted, cli, tmp_path):
+    for how in (("test", "--ckpt_path", fitted), ("fit", "--config", SMALL, "--transfer.weights", fitted)):
+        done = cli(*how, "--model.net.hidden=8", "--trainer.default_root_dir=runs")
+        assert done.code == 1
+        assert re.match(r"error: .*size mismatch for (net\.)?layers\.0\.weight", done.err)
+        assert "Traceback" not in done.err
 
 
 def test_a_notebook_loads_it_in_one_line(fitted):
@@ -261,3 +267,77 @@ def test_a_full_disk_is_told_by_what_ran_into_it_and_leaves_what_was_saved(name,
     assert "Traceback" not in err
     assert not list(run.rglob(".*"))
     assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == step
+
+
+def seeded_net():
+    """Weights that no run here starts with."""
+    torch.manual_seed(7)
+    return Net().state_dict()
+
+
+def into(net, **options):
+    Transfer(**options).into(net)
+    return net.state_dict()
+
+
+def test_a_fit_starts_with_the_weights_and_its_resume_needs_the_source_no_more(fit_sums, cli, tmp_path):
+    source = fit(tmp_path / "source", config(max_epochs=1)) / "checkpoints/last.ckpt"
+    # A run that learns nothing: what it saves is what it started with.
+    still = ("--seed_everything=99", "--model.optimizer.lr=0.0", "--trainer.max_epochs=1")
+    done = fit_sums(*still, f"--transfer.weights={source.parents[1]}")
+    assert f"weights from {source}: 4 of 4 tensors" in done.out
+    last = torch.load("runs/sums/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert differences(last["state_dict"], torch.load(source, weights_only=True)["state_dict"]) == []
+    assert last["global_step"] == 12
+    source.unlink()
+    done = cli("fit", "--ckpt_path=runs/sums/version_0", "--trainer.max_epochs=2")
+    assert done.code == 0, done.err
+    assert "weights from" not in done.out
+
+
+def prefixed(start):
+    return {f"{start}{name}": value for name, value in seeded_net().items()}
+
+
+FILES = {
+    "state_dict": {"state_dict": seeded_net(), "epoch": 3},
+    "a run's net": prefixed("net."),
+    "a backbone": prefixed("backbone.") | {"head.weight": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_weights_from_elsewhere(tmp_path, form):
+    torch.save(FILES[form], tmp_path / "weights.pth")
+    assert differences(into(Net(), weights=tmp_path / "weights.pth"), seeded_net()) == []
+
+
+def test_safetensors(tmp_path):
+    package = pytest.importorskip("safetensors.torch", reason="needs the package safetensors")
+    package.save_file(seeded_net(), tmp_path / "weights.safetensors")
+    assert differences(into(Net(), weights=tmp_path / "weights.safetensors"), seeded_net()) == []
+
+
+def test_skipped_parameters_keep_their_fresh_values(tmp_path):
+    torch.save(seeded_net() | {"2.weight": torch.ones(1000, 8), "2.bias": torch.ones(1000)}, tmp_path / "weights.pt")
+    net = Net()
+    fresh = net[2].weight.clone()
+    mixed = into(net, weights=tmp_path / "weights.pt", skip=["2."])
+    assert torch.equal(mixed["0.weight"], seeded_net()["0.weight"])
+    assert torch.equal(mixed["2.weight"], fresh)
+
+
+MISTAKES = {
+    "another shape": (seeded_net() | {"0.weight": torch.ones(16, 4)}, {}, RuntimeError, r"0.weight.*\[16, 4\]"),
+    "two nets": (prefixed("a.") | prefixed("b."), {}, RuntimeError, "Missing .*0.weight"),
+    "no weights": (torch.ones(3), {}, RuntimeError, "Missing .*0.weight"),
+    "unknown skip": (seeded_net(), {"skip": ["head"]}, UserError, "no name begins with head; there are 0.weight"),
+    "a whole net": (Net(), {}, UserError, "refused: it holds tests.stopping.Net"),
+}
+
+
+@pytest.mark.parametrize(("held", "options", "error", "hint"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_weights_that_do_not_fit_are_named(tmp_path, held, options, error, hint):
+    torch.save(held, tmp_path / "weights.pt")
+    with pytest.raises(error, match=hint):
+        into(Net(), weights=tmp_path / "weights.pt", **options)

@@ -10,7 +10,7 @@ def all_folds(rows, number, seed=0, **of):
     return [fold_of(rows, (which, number), seed, **of) for which in range(number)]
 
 
-def test_each_row_validates_in_one_fold_and_the_seed_decides_in_which():
+def test_each_row_validates_in_one_fold_and_the_seed_decides_in_which_and_which_are_held_out():
     rows = torch.arange(100, 123)
     folds = all_folds(rows, 3, seed=7)
     assert torch.equal(torch.cat([val for _, val in folds]).sort().values, rows)
@@ -20,6 +20,10 @@ def test_each_row_validates_in_one_fold_and_the_seed_decides_in_which():
         assert torch.equal(torch.cat([train, val]).sort().values, rows)
         assert torch.equal(val, same)
     assert not torch.equal(folds[0][1], fold_of(rows, (0, 3), 8)[1])
+    train, val = hold_out(20, 5, seed=3)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(20))
+    assert torch.equal(val, hold_out(20, 5, seed=3)[1])
+    assert not torch.equal(val, hold_out(20, 5, seed=4)[1])
 
 
 def test_folds_have_equal_classes_and_whole_groups():
@@ -48,13 +52,6 @@ def test_a_fold_that_cannot_be_is_rejected_in_one_line(rows, fold, of, said):
     with pytest.raises(UserError, match=said) as refused:
         fold_of(rows, fold, 0, **of)
     assert "\n" not in str(refused.value)
-
-
-def test_held_out_rows_are_drawn_by_the_seed():
-    train, val = hold_out(20, 5, seed=3)
-    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(20))
-    assert torch.equal(val, hold_out(20, 5, seed=3)[1])
-    assert not torch.equal(val, hold_out(20, 5, seed=4)[1])
 
 
 def test_the_folds_of_a_data_module_leave_its_test_rows_alone():
