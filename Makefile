@@ -32,14 +32,14 @@ new: .venv/ready ## Write the files of a new task from an example: make new NAME
 # By their names, since yours may begin like them.
 EXAMPLES := configs/{xor,mnist,mnist_augmented,sweep/mnist}.yaml src/models/{xor,mnist}.py \
 	src/data/{xor,mnist,mnist_augmented,mnist_images}.py src/callbacks/{xor_surface,xor_table}.py \
-	src/tools/xor_plateau.py tests/test_readme.py \
-	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,xor,xor_plateau,xor_surface}.py \
+	src/examples/{tensors,xor_plateau}.py tests/test_readme.py \
+	tests/examples/test_{mnist,mnist_augmented,mnist_files,mnist_images,nets,speed,tensors,xor,xor_plateau,xor_surface}.py \
 	tests/benchmarks/{__main__,handwritten,ours}.py
 
 remove-examples: SHELL := bash
 remove-examples: ## Delete the sources of XOR and MNIST, their tests and benchmarks
 	rm -f $(EXAMPLES)
-	@for folder in tests/examples tests/benchmarks; do \
+	@for folder in src/examples tests/examples tests/benchmarks; do \
 		ls $$folder 2> /dev/null | grep -qvE '^__(init__.py|pycache__)$$' || rm -rf $$folder; done
 
 bench: .venv/ready ## Measure against hand-written loops and the usual pipeline

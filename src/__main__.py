@@ -1,4 +1,4 @@
-"""Start `python -m src`: a verb of src/cli.py, or a tool of src/tools by the name of its file."""
+"""Start `python -m src`: a verb of src/cli.py, or a program of src/tools or src/examples by the name of its file."""
 
 import ast
 import importlib
@@ -22,18 +22,19 @@ Train and use a net that a YAML file describes. Begin with: python -m src fit --
 
 
 def start() -> None:
-    """Run the verb or tool that the first word names, and import nothing else."""
+    """Run the verb or program that the first word names, and import nothing else."""
     for stream in (sys.stdout, sys.stderr):  # escape characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    tools = programs(Path(__file__).parent / "tools")
+    here = Path(__file__).parent
+    known = {name: (part, text) for part in ("tools", "examples") for name, text in programs(here / part).items()}
     if word in ("-h", "--help"):
-        print(HELP, *(f"    {name:<12}{about}\n" for name, about in tools.items()), sep="", end="")
+        print(HELP, *(f"    {name:<12}{text}\n" for name, (_, text) in known.items()), sep="", end="")
         return
     before = signal.signal(signal.SIGINT, leave)
-    if word in tools:
-        module, arguments = importlib.import_module(f"src.tools.{word}"), [sys.argv[2:]]
+    if word in known:
+        module, arguments = importlib.import_module(f"src.{known[word][0]}.{word}"), [sys.argv[2:]]
     else:
         module, arguments = importlib.import_module("src.cli"), []
     signal.signal(signal.SIGINT, before)
@@ -46,7 +47,7 @@ def start() -> None:
 
 
 def programs(folder: Path) -> dict[str, str]:
-    """Return the first phrase of each tool's docstring by the tool's name, without importing it."""
+    """Return the first phrase of each program's docstring by its name, without importing it."""
     files = {file.stem: file for file in folder.glob("[a-z]*.py")}
     files |= {file.parent.name: file for file in folder.glob("[a-z]*/__init__.py")}
     texts = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}

@@ -17,7 +17,7 @@ MODULE = re.compile(r"\bsrc\.(models|data|callbacks)\.(\w+)")
 def modules(name: str, source: str, words: list[str]) -> dict[str, str]:
     """Return the new "data.iris" of each "data.rows" that an example's YAML, or one of its modules, names.
 
-    Those of another name than the example's words (`loader`, `ema`) are shared and stay.
+    Those of another name than the example's words (`loader`, `swa`) are shared and stay.
     """
     queue = MODULE.findall((PROJECT / f"configs/{source}.yaml").read_text(encoding="utf-8"))
     renamed: dict[str, str] = {}

@@ -4,7 +4,7 @@ import re
 import pytest
 from matplotlib.image import imread
 
-from src.tools import xor_plateau
+from src.examples import xor_plateau
 from tests.conftest import CONFIGS
 
 

@@ -5,6 +5,7 @@ units solve XOR 344 times, 8 units 487 times, 16 and 32 always.
 Half of the seeds leave the plateau by step 40, 27, 20 and 13.
 """
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import torch
@@ -12,8 +13,6 @@ from jsonargparse.typing import PositiveInt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-
-from src.tools.common import Parser
 
 LR = 0.5
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # (4, 2)
@@ -80,7 +79,7 @@ def draw(fits: dict[int, tuple[Tensor, Tensor]]) -> Figure:
 
 def main(args: list[str]) -> None:
     """Train each width, print a table, write the picture."""
-    parser = Parser("python -m src xor_plateau", description=__doc__)
+    parser = ArgumentParser("xor_plateau", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
         "--hidden", type=PositiveInt, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each"
     )

@@ -1,4 +1,4 @@
-from src.tools import tensors
+from src.examples import tensors
 
 
 def test_first_program_prints_its_values_and_the_slope(capsys):
