@@ -68,9 +68,8 @@ def plan(name: str, source: str) -> dict[str, str]:
         refuse(f"NAME={name}: {source} has a {taken.pop()} already. Choose another; nothing was written.")
 
     def translate(text: str) -> str:
-        old = re.escape(source)
         text = MODULE.sub(lambda found: f"src.{moved.get(found[0][4:], found[0][4:])}", text)
-        text = re.sub(rf"\b{old}(?=\.yaml\b|/version_)|(?<=\bruns/){old}\b", name, text)
+        text = re.sub(rf"\b{re.escape(source)}(?=\.yaml\b|/version_)|(?<=\bruns/){re.escape(source)}\b", name, text)
         text = EXPERIMENT.sub(rf"\g<1>{name}", text)
         return re.sub(r"\w+", lambda found: renamed.get(found[0], found[0]), text)
 

@@ -62,9 +62,7 @@ def compose_base(files: list[str], options: list[str], own: set[str]) -> tuple[d
     if trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False:
         refuse("trainer.fast_dev_run, barebones, enable_checkpointing: fits are compared by their checkpoints.")
     if trainer["devices"] not in ("auto", 1, "1") or trainer["num_nodes"] != 1:
-        refuse(
-            f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit runs on one device."
-        )
+        refuse(f"--trainer.devices={trainer['devices']}, num_nodes={trainer['num_nodes']}: each fit has one device.")
     base["experiment"] = base["experiment"] or Path(files[0]).stem
     root = str(trainer["default_root_dir"] or ".")
     folder = Path(root).expanduser() / base["experiment"]
