@@ -19,7 +19,6 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader, signature_utils
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -146,12 +145,6 @@ def test_lightning_still_reads_the_signature_of_each_step(monkeypatch):
     monkeypatch.setattr(fixes.loop, "is_param_in_hook_signature", signature_utils.is_param_in_hook_signature)
     plain(max_epochs=9).fit(Plain(), DATA)
     assert read.count("training_step") > 2 * quick + 20, "it is read once: the cache can go"
-
-
-def test_stages_compare_as_before():
-    training = RunningStage.TRAINING
-    assert training == RunningStage("train") == "TRAIN"
-    assert training not in (RunningStage.VALIDATING, "validate", None)
 
 
 class Quick(fixes.QuickAttributes, Plain):

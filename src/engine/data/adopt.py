@@ -46,10 +46,8 @@ def adopt(trainer: Trainer, *sources: LightningModule | LightningDataModule, see
     take_over = functools.partial(_take_over, {}, [])
     for source in sources:
         vars(source)["run_seed"], source.trainer = seed, trainer
-        for hook in ("prepare_data", "setup"):
-            Wrapped(source, hook, _call_seeded)
-        for hook in HOOKS:
-            Wrapped(source, hook, take_over)
+        for hook in ("prepare_data", "setup", *HOOKS):
+            Wrapped(source, hook, take_over if hook in HOOKS else _call_seeded)
         if isinstance(source, LightningModule):
             repair_logs(trainer)
             Wrapped(source, "backward", _weigh)

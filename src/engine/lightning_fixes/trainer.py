@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
@@ -25,12 +24,10 @@ for part in ("train", "val", "test", "predict"):
 STEP_HOOKS = [name for name in dir(pl.Callback) if name.startswith(("on_before_", "on_after_", "on_train_batch_"))]
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 NO_PROFILE = nullcontext()
-# At each step it reads the signature of `training_step`, and compares the stage 16 times as a text.
+# At each step it reads the signature of `training_step`.
 loop: Any = training_epoch_loop
 takes: Any = functools.cache(loop.is_param_in_hook_signature)  # of a function: that of an object keeps this alive
 loop.is_param_in_hook_signature = lambda fx, *rest, **options: takes(getattr(fx, "__func__", fx), *rest, **options)
-stage: Any = RunningStage
-stage.__eq__ = lambda me, other, eq=stage.__eq__: me is other or (type(other) is not RunningStage and eq(me, other))
 # In the test after a fit Lightning would take the weights without their average. No issue known.
 averaging: Any = WeightAveraging
 load_average = averaging.on_load_checkpoint

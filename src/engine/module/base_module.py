@@ -100,7 +100,7 @@ class BaseModule(QuickAttributes):
             raise UserError(f"step returned {describe(output)}. Let it return the loss, {{'loss': loss}}, or {FORM}.")
         if stage == "train" and is_padding(self.trainer):
             output.num_samples = output.num_samples * 0
-        self._num_samples = output.num_samples
+        vars(self)["_num_samples"] = output.num_samples  # setattr is slow
         self._log((stage, number, "", "loss"), output.loss, output.num_samples)
         for name, part in output.parts.items():
             self._log((stage, number, "part", name), part, output.num_samples)
