@@ -16,9 +16,7 @@ from src.cli import main
 from src.tools.common import written_to
 
 # One batch, no tracker.
-ONCE = (
-    "{trainer: {accelerator: cpu, devices: 1, precision: 32-true, callbacks: null, logger: false, fast_dev_run: true}}"
-)
+ONCE = "{trainer: {accelerator: cpu, devices: 1, precision: 32-true, callbacks: null, logger: false, fast_dev_run: 1}}"
 
 
 def named(value: Any, name: str = "x") -> dict[str, Tensor]:

@@ -106,9 +106,7 @@ def report(plan: Plan, rows: list[Row]) -> None:
     summary = {f"{plan.kind}s": [row.value for row in done], "failed": failed, "metrics": found}
     monitor = plan.base["checkpoint"]["monitor"]
     if found and plan.stage == "val" and monitor and not monitor.startswith("train"):
-        # The reader of the figures has to know it.
-        chosen = f"the rows that score a checkpoint have also chosen it, by {monitor}, so the scores are optimistic"
-        summary["note"] = chosen
+        summary["note"] = f"the scores are optimistic: the same rows have also chosen the checkpoint, by {monitor}"
     write(plan.folder / "summary.yaml", yaml.safe_dump(summary, sort_keys=False))
     if done and not found:
         print(f"note: no metric was logged whose name begins with {plan.stage}/", file=sys.stderr)

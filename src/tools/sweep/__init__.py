@@ -25,9 +25,7 @@ def main(args: list[str]) -> None:
     what.add_argument("--resume", type=Path, metavar="FOLDER", help=about)
     add("--trials", type=PositiveInt, metavar="N", help="how many in all; default: as the YAML says, else 20")
     add("--workers", type=PositiveInt, default=1, metavar="W", help="processes, spread over the GPUs; default: 1")
-    add(
-        "--storage", metavar="URL", help="postgresql://host/name: a database that several machines share (experimental)"
-    )
+    add("--storage", metavar="URL", help="postgresql://host/name: a database that machines share (experimental)")
     own, options = parser.parse_known_args(args)
     if own.resume and (options or own.config or own.storage):
         refuse("--resume continues a sweep as it began: leave out all but --trials and --workers.")
