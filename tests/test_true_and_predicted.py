@@ -13,9 +13,10 @@ from tests.pictures import NUM_ROWS, Data, classifier, evaluate, sums
 
 
 def test_each_sample_is_a_point_in_the_panel_of_each_output(tmp_path):
+    torch.manual_seed(0)
     module, (x, target) = LitModule(nn.Linear(4, 2), nn.MSELoss(), torch.optim.SGD), sums()
     figure = evaluate(TrueAndPredicted(), module, Data((x, target)), tmp_path)["true_and_predicted"]
-    predicted = module(x).detach()
+    predicted, target = module(x).detach().double(), target.double()
     assert len(figure.axes) == 2
     for k, axes in enumerate(figure.axes):
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("true", "predicted")
