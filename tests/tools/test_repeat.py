@@ -152,7 +152,7 @@ def test_seeds_without_a_test_say_that_the_validation_chose_the_checkpoints(call
     done = call("--seeds", 1, *ONCE, "--test_after_fit=false")
     assert done.code == 0, done.err
     assert summary()["seeds"] == [0]  # the number of them
-    assert "chosen it, by val/loss" in summary()["note"]
+    assert "chosen the checkpoint, by val/loss" in summary()["note"]
     assert f"note: {summary()['note']}\n" in done.out
 
 
