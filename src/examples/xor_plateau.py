@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from src.data.xor import INPUTS, TARGETS
+from src.models.xor import XorMLP
+
 LR = 0.5
-INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])  # (4, 2)
-TARGETS = torch.tensor([[0.0], [1.0], [1.0], [0.0]])  # (4, 1)
 # A net that says "one half" to all four rows has a loss of 0.693; well below that it has begun to tell them apart.
 PLATEAU, LEFT = 0.693, 0.6
 
@@ -24,7 +25,7 @@ PLATEAU, LEFT = 0.693, 0.6
 def net(hidden: int, seed: int) -> nn.Module:
     """Make the net of configs/xor.yaml, with the weights that a run of this seed begins with."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    return XorMLP(hidden)
 
 
 def train(hidden: int, num_seeds: int, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,9 @@ def draw(fits: dict[int, tuple[Tensor, Tensor]]) -> Figure:
 
 def main(args: list[str]) -> None:
     """Train each width, print a table, write the picture."""
-    parser = ArgumentParser("xor_plateau", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        "python -m src xor_plateau", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--hidden", type=PositiveInt, nargs="+", default=[4, 8, 16, 32], help="hidden units, a net for each"
     )

@@ -157,8 +157,9 @@ def test_main_help_names_verbs_and_tools_without_imports(tmp_path, monkeypatch, 
         monkeypatch.setattr(sys, "argv", ["src", *words])
         program.start()
         out = capsys.readouterr().out
-        names = ["fit", "validate", "test", "predict", *program.programs(Path(program.__file__).parent / "tools")]
-        assert all(f"\n    {name} " in out for name in names)
+        src = Path(program.__file__).parent
+        known = {**program.programs(src / "tools"), **program.programs(src / "examples")}
+        assert all(f"\n    {name} " in out for name in ("fit", "validate", "test", "predict", *known))
 
 
 def test_the_command_that_an_installation_brings_is_the_command_line():
