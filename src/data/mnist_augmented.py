@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from src.data.mnist import MEAN, STD, MNISTDataModule
+from src.data.mnist import MNISTDataModule
 
 
 class AugmentedMNISTDataModule(MNISTDataModule):
@@ -33,8 +32,7 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_workers = num_workers
-        warp = v2.RandomAffine(degrees, (translate, translate), scale)
-        self.transform = v2.Compose([warp, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize([MEAN], [STD])])
+        self.transform = v2.Compose([v2.RandomAffine(degrees, (translate, translate), scale), v2.PILToTensor()])
 
     def train_dataloader(self) -> Any:
         images = self.source(self.root, transform=self.transform)

@@ -9,10 +9,9 @@ page is for this machine alone and asks no other one. `make use` installs the pa
 
     api=http://127.0.0.1:7860/gradio_api
     curl -F files=@digit.png $api/upload  # prints ["PATH"]
-    curl --json '{"data": [{"path": "PATH", "meta": {"_type": "gradio.FileData"}}]}' $api/run/predict
+    curl --json '{"data": [{"path": "PATH", "meta": {"_type": "gradio.FileData"}}, null]}' $api/run/predict
 """
 
-import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -40,38 +39,33 @@ def answer(trained: Trained, outputs: Any) -> Any:
     return dict(zip(names, values, strict=True))
 
 
-def image_page(gr: Any, page: Any, trained: Trained) -> Any:
-    """Make a page for images, drawn or uploaded, which the data module reads as for `predict`."""
+def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
+    """Return what answers for an image, its fields and what it shows; the data module reads it as for `predict`."""
 
-    def look(image: Any) -> tuple[Any, Path | None]:
-        path = image["composite"] if isinstance(image, dict) else image
+    def look(upload: str | None, drawn: Any = None) -> tuple[Any, Path | None]:
+        path = upload or (drawn and drawn["composite"])
         if path is None:
             return None, None
         trained.datamodule.predict_path = Path(path)
         trained.datamodule.setup("predict")
-        batch = next(iter(trained.datamodule.predict_dataloader()))
-        x = next(iter(named(batch).values()))[0].float()
+        trained.batch = next(iter(trained.datamodule.predict_dataloader()))
+        x = next(iter(named(trained.batch).values()))[0].float()
         if x.min() == x.max():  # blank
             return None, None
         seen = Path(path).with_name("seen.png")  # of a picture Gradio would write the file again while it is sent
         save_image(torch.kron(x, torch.ones(10, 10)), seen, normalize=True)
-        return answer(trained, trained.predict(batch)), seen
+        return answer(trained, trained({})), seen
 
     brush = gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed")
     size: Any = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
     canvas = gr.Sketchpad(type="filepath", format="png", brush=brush, label="Draw", **size)
-    upload = gr.File(file_types=["image"], label="Upload")  # read by the data module alone
-    tabs = []
-    for name, field in (("draw", canvas), ("predict", upload)):
-        shown = [gr.Label(label="Answer"), gr.Image(label="What the net saw", height=280)]
-        tabs.append(page(look, field, shown, api_name=name))
-    with gr.TabbedInterface(tabs, ["Draw", "Upload"]) as made:
-        made.load(js=TAKE_BRUSH)
-    return made
+    upload = gr.File(file_types=["image"], height=110, label="Upload (in place of the drawing)")
+    seen = gr.Image(label="What the net saw", height=280, buttons=["fullscreen"])  # share would ask another host
+    return look, [upload, canvas], [gr.Label(label="Answer"), seen]
 
 
-def row_page(gr: Any, page: Any, trained: Trained) -> Any:
-    """Make a page for rows of numbers: a field for each column, a switch where all values are 0 or 1."""
+def row_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
+    """Return what answers for a row, its fields and what it shows: a switch for a column whose values are 0 or 1."""
     name, x = next(iter(named(trained.batch).items()))
     if x.dim() != 2:
         refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")
@@ -94,10 +88,7 @@ def row_page(gr: Any, page: Any, trained: Trained) -> Any:
 
     kinds = [gr.Checkbox if column.unique().tolist() == [0, 1] else partial(gr.Number, 0) for column in x.T]
     fields = [kind(label=f"x{k}") for k, kind in enumerate(kinds)]
-    shown = [gr.Label(label="Answer"), gr.Plot(label="First score", visible=len(fields) == 2)]
-    with page(look, fields, shown, api_name="predict") as made:
-        made.load(look, fields, shown)
-    return made
+    return look, fields, [gr.Label(label="Answer"), gr.Plot(label="First score", visible=len(fields) == 2)]
 
 
 def main(args: list[str]) -> None:
@@ -107,17 +98,19 @@ def main(args: list[str]) -> None:
     parser.add_argument("--port", type=int, default=7860)
     options, others = parser.parse_known_args(args)
     needs(["gradio"], "make use")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
     trained = Trained(options.ckpt_path, others)
-    make = image_page if hasattr(trained.datamodule, "predict_path") else row_page
-    page = make(gr, partial(gr.Interface, live=True, flagging_mode="never", clear_btn=None), trained)
+    draws = hasattr(trained.datamodule, "predict_path")
+    parts = (image_page if draws else row_page)(gr, trained)
+    look: Any = {"live": True, "clear_btn": None, "flagging_mode": "never", "analytics_enabled": False}
+    with gr.Interface(*parts, api_name="predict", **look) as page:
+        page.load(*parts)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, at which Gradio closes the page
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # its own fonts come from another host
     own: Any = {"server_name": "127.0.0.1", "server_port": options.port, "prevent_thread_lock": True}
     try:
-        page.launch(**own, theme=theme, show_error=True, footer_links=[], quiet=True)
+        page.launch(**own, theme=theme, js=TAKE_BRUSH * draws, show_error=True, footer_links=[], quiet=True)
     except (OSError, OverflowError) as error:
         refuse(f"--port {options.port}: {error}")
     print(f"page  http://127.0.0.1:{options.port}  (Ctrl-C ends it)", flush=True)

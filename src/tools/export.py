@@ -1,8 +1,8 @@
 """Exports a trained net and proves the file: `python -m src export --ckpt_path runs/mnist/version_0 --format onnx`.
 
-The file does what `predict` does: the data's tensor transform (MNIST: from uint8), the net, the scores. `--raw` leaves
-out the first and the last. Any batch size goes in. `safetensors` holds the net's weights, under its own names. `make
-use` installs the packages. An ONNX file needs nothing of this project, only onnxruntime:
+The file does what `predict` does: `on_after_batch_transfer` (MNIST: from uint8), the net, the scores. `--raw` leaves
+out the first and the last. Any batch size goes in, so a net asks for `x.shape[0]`, not for `len(x)`. `safetensors`
+holds the net's weights, under its own names. `make use` installs the packages. An ONNX file needs only onnxruntime:
 
     import numpy as np
     import onnxruntime
@@ -43,7 +43,9 @@ def save(path: Path, model: Trained, fields: dict[str, Tensor]) -> tuple[Callabl
         return model, fields
     shapes = ({name: {0: torch.export.Dim("batch")} for name in fields},)
     program = torch.export.export(model, (fields,), dynamic_shapes=shapes)
-    used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    program.graph.eliminate_dead_code(lambda node: node.is_impure() and "assert" not in node.name)
+    inputs = program.graph.find_nodes(op="placeholder")  # the size of a batch may be read off an unused one
+    used = {node.name for node in inputs if any("sym_size" not in user.name for user in node.users)}
     places = zip(fields, program.graph_signature.user_inputs, strict=True)
     kept = {name: fields[name] for name, place in places if place in used}  # no target, no row numbers
     outputs = named(model(fields), "output")
@@ -84,7 +86,10 @@ def main(args: list[str]) -> None:
     options, others = parser.parse_known_args(args)
     needs(PACKAGES[options.format], "make use")
     raw = options.raw or options.format == "safetensors"
-    model = Trained(options.ckpt_path, others, raw)
+    model = Trained(options.ckpt_path, others)
+    if raw:
+        model.batch, model.prepare = model.prepare(model.batch), torch.nn.Identity()
+        model.module.activation = torch.nn.Identity()
     name, place = f"{'net' if raw else 'model'}.{options.format}", model.path.absolute()
     folder = place.parents[place.parent.name == "checkpoints"] / "export"
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,5 @@
 """Share what export and demo start from: a trained net that predicts from the raw tensors of its data."""
 
-import copy
 import inspect
 import tempfile
 from collections.abc import Mapping
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
@@ -28,20 +26,19 @@ def named(value: Any, name: str = "x") -> dict[str, Tensor]:
 
 
 class Trained(nn.Module):
-    """Computes what `predict` does with the tensors of a batch as its loader stores them, on the CPU in 32 bits.
+    """Computes what `predict` does with the tensors of a batch as its loader gives them, on the CPU in 32 bits.
 
     `batch` is the first one of `predict`, or of `test` or `validate`: it gives the structure, and what is no tensor.
 
     Args:
         path: A checkpoint, or a run's folder, which stands for its best checkpoint.
         options: Further ones of the verb, such as `--data.root`.
-        raw: Leave out the loader's transform, and a LitModule's activation: return logits.
 
     Raises:
         SystemExit: If none of the verbs can be run; with the line of the last one.
     """
 
-    def __init__(self, path: Path, options: list[str], raw: bool = False) -> None:
+    def __init__(self, path: Path, options: list[str]) -> None:
         super().__init__()
         best = path.expanduser() / "checkpoints/best.ckpt"
         words = ["--ckpt_path", best if best.exists() else path, "--config", ONCE, *options]
@@ -57,25 +54,12 @@ class Trained(nn.Module):
         self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
         self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
-        if raw:
-            self.module.activation = nn.Identity()
-        loader = copy.copy(CombinedLoader(loaders).flattened[0])
-        self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") and not raw else None
-        if self.transform:  # a part of the prediction, so that the batch is as it is stored
-            loader.transform = None
-        self.batch = next(iter(loader))
+        self.batch = next(iter(CombinedLoader(loaders).flattened[0]))
+        self.prepare = cli.trainer.strategy.batch_to_device  # calls the hooks before and after
 
     def forward(self, fields: dict[str, Tensor]) -> Any:
-        """Return what `predict_step` returns for the first batch with these tensors in it, each (B, ...)."""
+        """Return what `predict_step` returns for the batch with these tensors in it, each (B, ...)."""
         given = {id(part): fields.get(name, part) for name, part in named(self.batch).items()}
-        batch = apply_to_collection(self.batch, Tensor, lambda part: given.get(id(part), part))
-        return self.predict((self.transform(batch[0]), *batch[1:]) if self.transform else batch)
-
-    def predict(self, batch: Any) -> Any:
-        """Return what `predict_step` returns for a batch as its loader gives it."""
-        for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
-            # As in Lightning, the data module's takes the place of the module's.
-            owner: Any = self.datamodule if is_overridden(hook, self.datamodule) else self.module
-            batch = getattr(owner, hook)(batch, 0)
+        batch = self.prepare(apply_to_collection(self.batch, Tensor, lambda part: given.get(id(part), part)))
         takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
         return self.module.predict_step(*(batch, 0)[:takes])
