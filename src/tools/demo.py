@@ -59,7 +59,7 @@ def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
     brush = gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed")
     size: Any = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
     canvas = gr.Sketchpad(type="filepath", format="png", brush=brush, label="Draw", **size)
-    upload = gr.File(file_types=["image"], height=110, label="Upload (in place of the drawing)")
+    upload = gr.File(file_types=["image"], height=140, label="Upload (in place of the drawing)")
     seen = gr.Image(label="What the net saw", height=280, buttons=["fullscreen"])  # share would ask another host
     return look, [upload, canvas], [gr.Label(label="Answer"), seen]
 
