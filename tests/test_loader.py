@@ -57,6 +57,18 @@ def test_the_ranks_together_have_the_batches_of_one(num_rows):
         assert together == [sorted(batch) for batch in one]
 
 
+def test_the_transform_gets_whole_batches():
+    shapes = []
+
+    def transform(batch):
+        shapes.append(tuple(batch.shape))
+        return batch.float()
+
+    made = TensorLoader((torch.zeros(10, 5, dtype=torch.uint8),), 4, transform=transform)
+    assert all(batch.dtype == torch.float32 for (batch,) in made)
+    assert shapes == [(4, 5), (4, 5), (2, 5)]
+
+
 @pytest.mark.parametrize("other", [{"batch_size": 8}, {"role": Role(world_size=2)}, {"rows": ROWS[:-4]}, {"seed": 1}])
 def test_a_position_within_an_epoch_of_other_batches_is_refused(other):
     state = loader().state_dict()

@@ -15,10 +15,6 @@ def set_up(monkeypatch=None, table=None):
     return made
 
 
-def scaled(made, rows):
-    return made.on_after_batch_transfer((made.tensors[0][rows], rows), 0)[0]
-
-
 def test_it_learns_and_the_checkpoint_alone_tests_and_predicts(cli):
     # Above what guessing gives on your data; here guessing is right in one of three cases.
     done = cli("fit", "--config", CONFIGS / "rows.yaml")
@@ -44,7 +40,7 @@ def test_rows_added_later_change_neither_parts_nor_scale(monkeypatch):
             {tuple(row) for row in rows.tolist()} for rows in (x[getattr(data, part)], table[getattr(wider, part)])
         )
         assert old <= new
-    old, new = (scaled(made, made.test_rows).sum(dim=0) for made in (data, wider))
+    old, new = (made.scale(made.tensors[0][made.test_rows]).sum(dim=0) for made in (data, wider))
     assert torch.allclose(old, new, atol=1e-4)
 
 
@@ -60,12 +56,12 @@ COLUMNS = {
 def test_a_column_of_any_numbers_is_scaled_by_the_training_rows(monkeypatch, column):
     x, target = load_rows()
     made = set_up(monkeypatch, (torch.cat([x.to(column.dtype), column[:, None]], dim=1), target))
-    x = scaled(made, made.train_rows)
-    assert x.dtype == torch.float32
-    assert torch.allclose(x.mean(dim=0), torch.zeros(5), atol=1e-4)
+    scaled = made.scale(made.tensors[0][made.train_rows])
+    assert scaled.dtype == torch.float32
+    assert torch.allclose(scaled.mean(dim=0), torch.zeros(5), atol=1e-4)
     seen = column[made.train_rows]
     std = [1.0] * 4 + [float(seen.amax() > seen.amin())]
-    assert x.std(dim=0, correction=0).tolist() == pytest.approx(std, abs=1e-4)
+    assert scaled.std(dim=0, correction=0).tolist() == pytest.approx(std, abs=1e-4)
 
 
 def test_a_missing_value_names_its_row(monkeypatch):

@@ -22,8 +22,8 @@ MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST, on the 0 t
 class MNISTDataModule(LightningDataModule):
     """60,000 training images, split by a seed into training and validation; 10,000 test images, left whole and unseen.
 
-    Batches of x (B, 28, 28) uint8, which a run normalises to (B, 1, 28, 28) float32, and target (B,) int64; for
-    `predict` of x and the number of each image's file.
+    Batches of x (B, 1, 28, 28) float32, normalised, and target (B,) int64; for `predict` of x and the
+    number of each image's file.
 
     Args:
         root: Folder in torchvision's layout, `<root>/MNIST/raw`. A relative one is looked for in the current folder,
@@ -93,20 +93,15 @@ class MNISTDataModule(LightningDataModule):
             self.train_rows, self.val_rows = split(len(data), size, self.split_seed)
 
     def train_dataloader(self) -> Any:
-        return TensorLoader(self.images, self.batch_size, rows=self.train_rows, shuffle=True)
+        return TensorLoader(self.images, self.batch_size, rows=self.train_rows, transform=normalize, shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.images, self.batch_size, rows=self.val_rows)
+        return TensorLoader(self.images, self.batch_size, rows=self.val_rows, transform=normalize)
 
     def test_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.images, self.batch_size)
+        return TensorLoader(self.images, self.batch_size, transform=normalize)
 
     predict_dataloader = test_dataloader
-
-    # Lightning calls it for each batch, on the run's device; it is a part of what `python -m src export` writes.
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        x, other = batch
-        return normalize(x), other
 
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
         """Return what `predict` prints and writes: each image's file, likeliest digit (or class) and its probability.
@@ -122,4 +117,4 @@ class MNISTDataModule(LightningDataModule):
 
 def normalize(images: Tensor) -> Tensor:
     """Map (B, 28, 28) uint8 to (B, 1, 28, 28) float32 with mean 0 and standard deviation 1 over the data set."""
-    return images.reshape(-1, 1, 28, 28).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    return images.unsqueeze(1).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from src.data.mnist import MNISTDataModule
+from src.data.mnist import MEAN, STD, MNISTDataModule
 
 
 class AugmentedMNISTDataModule(MNISTDataModule):
@@ -32,7 +33,8 @@ class AugmentedMNISTDataModule(MNISTDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_workers = num_workers
-        self.transform = v2.Compose([v2.RandomAffine(degrees, (translate, translate), scale), v2.PILToTensor()])
+        warp = v2.RandomAffine(degrees, (translate, translate), scale)
+        self.transform = v2.Compose([warp, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize([MEAN], [STD])])
 
     def train_dataloader(self) -> Any:
         images = self.source(self.root, transform=self.transform)

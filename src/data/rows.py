@@ -31,7 +31,7 @@ class RowsDataModule(LightningDataModule):
     """Three parts: about 3/5 for training, 1/5 for validation, 1/5 for the test.
 
     A seed and the values of a row decide its part: rows added later change no other row's part.
-    Batches of x (B, 4) float64, which a run scales to float32, and target (B,) int64.
+    Batches of x (B, 4) float32, scaled, and target (B,) int64.
 
     Args:
         batch_size: Rows per device in a step.
@@ -61,6 +61,12 @@ class RowsDataModule(LightningDataModule):
             self.learned = {"mean": seen.mean(dim=0), "std": seen.std(dim=0, correction=0).where(differs, 1.0)}
         self.tensors = (x, target)
 
+    # As the loaders' transform it is a part of what `python -m src export` writes.
+    def scale(self, x: Tensor) -> Tensor:
+        """Scale rows (B, 4) as the training rows ask for; return float32."""
+        mean, std = (self.learned[name].to(x) for name in ("mean", "std"))
+        return ((x - mean) / std).float()
+
     # The checkpoint keeps mean and std, so that later data is scaled like the training rows.
     def state_dict(self) -> dict[str, Any]:
         return self.learned
@@ -70,24 +76,18 @@ class RowsDataModule(LightningDataModule):
 
     # For data that fits in memory. For larger data return a torch DataLoader instead.
     def train_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.train_rows, shuffle=True)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.train_rows, transform=self.scale, shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.val_rows)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.val_rows, transform=self.scale)
 
     def test_dataloader(self) -> TensorLoader:
-        return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows)
+        return TensorLoader(self.tensors, self.batch_size, rows=self.test_rows, transform=self.scale)
 
     # Batches for `predict`: x and an id per row, here its index.
     def predict_dataloader(self) -> TensorLoader:
         x = self.tensors[0]
-        return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows)
-
-    # Lightning calls it for each batch, on the run's device; it is a part of what `python -m src export` writes.
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        x, other = batch
-        mean, std = (self.learned[name].to(x) for name in ("mean", "std"))
-        return ((x - mean) / std).float(), other
+        return TensorLoader((x, torch.arange(len(x))), self.batch_size, rows=self.test_rows, transform=self.scale)
 
     # For a regression delete it: the net's values are printed as they are.
     def prediction_rows(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:

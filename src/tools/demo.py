@@ -41,6 +41,7 @@ def answer(trained: Trained, outputs: Any) -> Any:
 
 def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
     """Return what answers for an image, its fields and what it shows; the data module reads it as for `predict`."""
+    trained.transform = None  # the data module's loader applies it
 
     def look(upload: str | None, drawn: Any = None) -> tuple[Any, Path | None]:
         path = upload or (drawn and drawn["composite"])

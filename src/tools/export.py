@@ -1,6 +1,6 @@
 """Exports a trained net and proves the file: `python -m src export --ckpt_path runs/mnist/version_0 --format onnx`.
 
-The file does what `predict` does: `on_after_batch_transfer` (MNIST: from uint8), the net, the scores. `--raw` leaves
+The file does what `predict` does: the data's tensor transform (MNIST: from uint8), the net, the scores. `--raw` leaves
 out the first and the last. Any batch size goes in, so a net asks for `x.shape[0]`, not for `len(x)`. `safetensors`
 holds the net's weights, under its own names. `make use` installs the packages. An ONNX file needs only onnxruntime:
 
@@ -88,8 +88,8 @@ def main(args: list[str]) -> None:
     raw = options.raw or options.format == "safetensors"
     model = Trained(options.ckpt_path, others)
     if raw:
-        model.batch, model.prepare = model.prepare(model.batch), torch.nn.Identity()
-        model.module.activation = torch.nn.Identity()
+        model.batch, model.transform = model.prepare(model.batch), None
+        model.transfer = model.module.activation = torch.nn.Identity()
     name, place = f"{'net' if raw else 'model'}.{options.format}", model.path.absolute()
     folder = place.parents[place.parent.name == "checkpoints"] / "export"
     folder.mkdir(exist_ok=True)

@@ -59,7 +59,7 @@ def test_the_folds_of_a_data_module_leave_its_test_rows_alone():
     for data in made:
         data.setup("fit")
         assert torch.equal(data.test_rows, made[0].test_rows)
-        scaled, _ = data.on_after_batch_transfer((data.tensors[0][data.train_rows], None), 0)
+        scaled = data.scale(data.tensors[0][data.train_rows])
         assert scaled.mean(dim=0).abs().max() < 1e-5  # by this fold's training rows
     parts = torch.cat([made[0].test_rows, *(data.val_rows for data in made[1:])])
     assert torch.equal(parts.sort().values, torch.arange(len(parts)))

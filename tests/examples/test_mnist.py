@@ -28,8 +28,7 @@ def test_train_and_validation_are_disjoint_complete_and_decided_by_split_seed(mn
 def test_images_stay_uint8_and_the_test_set_is_whole_and_in_order(mnist):
     data, official = set_up(mnist, "test"), MNIST(mnist.root, train=False)
     assert data.images[0].dtype == torch.uint8
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
-    images, digits = (torch.cat(column) for column in zip(*batches, strict=True))
+    images, digits = (torch.cat(column) for column in zip(*data.test_dataloader(), strict=True))
     assert torch.equal(digits, official.targets)
     assert torch.equal(images, normalize(official.data))
     assert images.shape == (mnist.num_test, 1, 28, 28)

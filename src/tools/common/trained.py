@@ -26,7 +26,7 @@ def named(value: Any, name: str = "x") -> dict[str, Tensor]:
 
 
 class Trained(nn.Module):
-    """Computes what `predict` does with the tensors of a batch as its loader gives them, on the CPU in 32 bits.
+    """Computes what `predict` does with the tensors of a batch as its loader stores them, on the CPU in 32 bits.
 
     `batch` is the first one of `predict`, or of `test` or `validate`: it gives the structure, and what is no tensor.
 
@@ -54,8 +54,12 @@ class Trained(nn.Module):
         self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
         self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
-        self.batch = next(iter(CombinedLoader(loaders).flattened[0]))
-        self.prepare = cli.trainer.strategy.batch_to_device  # calls the hooks before and after
+        self.transfer = cli.trainer.strategy.batch_to_device  # calls the hooks before and after
+        loader = CombinedLoader(loaders).flattened[0]
+        self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") else None
+        if self.transform:  # a part of the prediction, so that the batch is as it is stored
+            loader.transform = None
+        self.batch = next(iter(loader))
 
     def forward(self, fields: dict[str, Tensor]) -> Any:
         """Return what `predict_step` returns for the batch with these tensors in it, each (B, ...)."""
@@ -63,3 +67,7 @@ class Trained(nn.Module):
         batch = self.prepare(apply_to_collection(self.batch, Tensor, lambda part: given.get(id(part), part)))
         takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
         return self.module.predict_step(*(batch, 0)[:takes])
+
+    def prepare(self, batch: Any) -> Any:
+        """Return a batch as the net takes it."""
+        return self.transfer((self.transform(batch[0]), *batch[1:]) if self.transform else batch)
