@@ -43,7 +43,7 @@ class LrRange(Callback):
         if trainer.global_step - self._first_step == len(self._rows):  # the step has more batches
             return
         # The mean over processes, so that all stop at the same step. Lightning divided it by the batches of a step.
-        mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer, module)
+        mine = outputs["loss"] * trainer.accumulate_grad_batches * batch_weight(trainer)
         self._mean = 0.95 * self._mean + 0.05 * float(trainer.strategy.reduce(mine, reduce_op="mean"))
         smooth = self._mean / (1 - 0.95 ** (len(self._rows) + 1))
         self._rows.append((float(trainer.optimizers[0].param_groups[0]["lr"]), smooth))

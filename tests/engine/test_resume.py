@@ -100,7 +100,7 @@ def test_a_run_made_longer_is_the_longer_run_and_a_finished_one_stays(killed, tm
     assert resume_diff(killed("plain")[0], run, "--trainer.max_epochs=3") == []
     for finished in (run, shutil.copytree(killed("early stopping")[0], tmp_path / "early")):
         before = (finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)
-        assert resume(finished) == 0
+        assert resume(finished, "--note=again") == 0
         assert ((finished / "checkpoints/last.ckpt").read_bytes(), rows(finished)) == before
 
 

@@ -124,6 +124,15 @@ class TwoSets(Sums):
         return [self._loader(torch.arange(48, 56)), self._loader(torch.arange(56, 64))]
 
 
+class Anneals(Own):
+    def on_train_epoch_start(self) -> None:
+        self.weight = 1 / (1 + self.current_epoch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.weight * super().training_step(batch, batch_idx)
+
+
+ACCUMULATION = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2, 1: 4}}}
 FINETUNING = {
     "class_path": "lightning.pytorch.callbacks.BackboneFinetuning",
     "init_args": {"unfreeze_backbone_at_epoch": 1, "backbone_initial_lr": 0.01},
@@ -136,10 +145,10 @@ def experiment(kind: type[Own], *callbacks: dict[str, Any], **trainer: Any) -> d
     return made
 
 
-@pytest.mark.parametrize(("kind", "callbacks"), [(Skips, ()), (Backbone, (FINETUNING,))])
+@pytest.mark.parametrize(("kind", "callbacks"), [(Skips, ()), (Backbone, (FINETUNING,)), (Anneals, (ACCUMULATION,))])
 def test_hooks_and_callbacks_survive_a_stop(kind, callbacks, tmp_path):
     made = experiment(kind, *callbacks, max_epochs=2)
-    assert resume_diff(*killed_at(("on_train_batch_start", 18), tmp_path, made)) == []
+    assert resume_diff(*killed_at(("on_train_batch_start", 21), tmp_path, made)) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -24,8 +25,7 @@ from src.engine.lightning_fixes.loops import align_reloads, take_up_progress
 from src.engine.processes import gather
 from src.engine.run.run import RunCallback
 
-# What nn.Module keeps in any module.
-NO_STATE = set(vars(nn.Module()))
+NO_STATE = set(vars(nn.Module()))  # what any module keeps
 
 
 class Resume(RunCallback):
@@ -33,6 +33,7 @@ class Resume(RunCallback):
 
     Random states are those of torch (CPU, each CUDA device, MPS), Python and NumPy, for each process. The running sums
     of an epoch are kept, too: of `self.log(..., on_epoch=True)`, and what metrics of torchmetrics hold as plain values.
+    So are plain attributes of the module that changed since training began.
     """
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class Resume(RunCallback):
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Clear what metrics keep of the sanity check, a best value for example."""
-        set_metric_states(module, self._metrics)
+        set_metric_states(module, {place: value for place, value in self._metrics.items() if place[0]})
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
@@ -91,20 +92,24 @@ class Resume(RunCallback):
         if trainer.state.fn != "fit":
             take_up_progress(trainer, checkpoint["loops"]["fit_loop"])
         for each in trainer.early_stopping_callbacks:  # an option, which Lightning restores as a state
-            if saved := checkpoint["callbacks"].get(each.state_key):
-                saved["patience"] = each.patience
+            checkpoint["callbacks"].get(each.state_key, {})["patience"] = each.patience
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_to_prolong(trainer)
+        self._metrics = metric_states(module)
         loaded, self._loaded = self._loaded, {}
         if not loaded:
             return
         align_reloads(trainer)
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(each, GradientAccumulationScheduler):  # Lightning asks it as an epoch begins, and only then
+                each.on_train_epoch_start(trainer)
         trainer.callback_metrics.update(loaded["metrics"])
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in loaded["frozen"])
-        # Another option means that a run which stopped early should train further.
-        trainer.should_stop |= loaded["stopped"] and loaded["config"] == self.run.config
+        # Another option of these means that a run which stopped early should train further.
+        same = all(loaded["config"][part] == self.run.config[part] for part in ("trainer", "model"))
+        trainer.should_stop |= loaded["stopped"] and same
         shares, rank, world_size = loaded["running"], trainer.global_rank, trainer.world_size
         set_running_logs(trainer, [share["logs"] for share in shares[rank::world_size]])
         if len(shares) == world_size:
@@ -157,10 +162,10 @@ def refuse_to_prolong(trainer: Trainer) -> None:
 
 
 def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None = None) -> dict[tuple[str, str], Any]:
-    """Copy the plain values among the attributes of each metric in a module: counts, a best value, a window.
+    """Copy the plain values among the attributes of a module and of each metric in it: counts, a best value, a window.
 
     Args:
-        module: Holds the metrics.
+        module: Holds the metrics. Of its own attributes those with an underscore are left out: Lightning's.
         before: Its states of before. What is still the same, such as an option of a metric, is left out.
 
     Returns:
@@ -173,9 +178,9 @@ def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None =
     states = {
         (name, key): copied(value, "cpu")
         for name, part in module.named_modules()
-        if isinstance(part, Metric)
+        if isinstance(part, Metric) or part is module
         for key, value in vars(part).items()
-        if key not in NO_STATE and is_plain(value)
+        if key not in NO_STATE and is_plain(value) and not (part is module and key.startswith("_"))
     }
     return {place: value for place, value in states.items() if _as_bytes(value) != old.get(place)}
 

@@ -7,7 +7,6 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -32,7 +31,6 @@ from src.engine.config.compose import LIBRARIES, UNWRITABLE, as_yaml
 from src.engine.config.messages import explain
 from src.engine.errors import UserError
 
-Raised = tuple[BaseException, TracebackType | None]
 Surround = Callable[[], AbstractContextManager[Any]]
 
 
@@ -126,7 +124,7 @@ def to_numbers(tensor: Tensor) -> Any:
 register_type(Tensor, to_numbers, to_tensor, type_check=isinstance)
 
 
-def _make(raised: list[Raised], surround: Surround, cls: type, *args: Any, **kwargs: Any) -> Any:
+def _make(raised: list[Any], surround: Surround, cls: type, *args: Any, **kwargs: Any) -> Any:
     """Make an object; note an error with its traceback, so far without the parser's frames."""
     try:
         with surround() if issubclass(cls, LightningDataModule) else nullcontext():
@@ -153,7 +151,7 @@ def instantiate(parser: ArgumentParser, config: Namespace, surround: Surround = 
         surround: Returns the context in which a data module is made, so that it draws the same whatever was made before
             it. It has to be pickled.
     """
-    raised: list[Raised] = []
+    raised: list[tuple[BaseException, Any]] = []  # each with its traceback
     # An optimizer holds this function, and pickle takes it to a spawned process.
     make = partial(_make, raised, surround)
     try:

@@ -150,7 +150,7 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def _weigh(hook: Wrapped, loss: Tensor, *args: Any, **kwargs: Any) -> None:
     """Call `backward` so that gradients, averaged over processes and accumulated batches, are those of a mean."""
     trainer = hook.owner.trainer
-    weight = batch_weight(trainer, hook.owner) if trainer.world_size > 1 else 1.0
+    weight = batch_weight(trainer) if trainer.world_size > 1 else 1.0
     if trainer.accumulate_grad_batches > 1:
         weight = weight * weight_of_the_rest(trainer)
     hook.__wrapped__(loss if isinstance(weight, float) and weight == 1.0 else loss * weight, *args, **kwargs)

@@ -27,8 +27,8 @@ class MapLoader(EndsWorkers, OrderedLoader):
 
     The sampler is drawn whole at the start of an epoch, with the generators seeded by (seed, epoch).
     `batch_size` counts samples per process. The batches of a batch sampler are those of all processes together: each
-    takes its rows of every batch. With `batch_size=None` an item is a batch, and the processes take items in turn. In
-    training each item of a step then counts the same in the gradient, however many samples it holds.
+    takes its rows of every batch. With `batch_size=None` an item is a batch, and the processes take items in turn. A
+    LitModule weights the gradients of a step by the samples of its items, any other module weights all items alike.
 
     Args:
         loader: In any legal form; it is left as it is.

@@ -1,13 +1,13 @@
 """The order of the data is a function of (seed, epoch): which rows come next, and on which rank."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
@@ -208,13 +208,10 @@ def flatten_loaders(loaders: Any) -> list[Any]:
     return list(combined.flattened)
 
 
-def batch_weight(trainer: Trainer, module: LightningModule) -> float | Tensor:
-    """Return this rank's weight in the mean over all ranks; all ranks call it together.
+def batch_weight(trainer: Trainer) -> float | Tensor:
+    """Return this rank's weight in the mean over all ranks, in a training step; all ranks call it together.
 
-    Args:
-        trainer: In a training step.
-        module: In training; its own `batch_weight()`, if it has one, is used.
+    It is that of the rows, unless the module has a `batch_weight()` that returns another.
     """
-    own: Callable[[], Tensor | None] | None = getattr(module, "batch_weight", None)
-    weight = own() if own else None
+    weight: Tensor | None = getattr(trainer.lightning_module, "batch_weight", lambda: None)()
     return training_weight(trainer) if weight is None else weight

@@ -46,7 +46,7 @@ class BaseModule(QuickAttributes):
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"model.metrics: {error}. It takes objects of torchmetrics.Metric by name.") from error
         self._new_metrics = functools.partial(copy.deepcopy, made)
-        self._num_samples: int | Tensor = 0
+        self._num_samples: int | Tensor | None = None  # of the last training step, if it counted any
         self._compile = compile
         self._forget()
 
@@ -98,9 +98,9 @@ class BaseModule(QuickAttributes):
             output = StepOutput(output, count_samples(batch))  # a mean over the samples of the batch
         if not isinstance(output, StepOutput):
             raise UserError(f"step returned {describe(output)}. Let it return the loss, {{'loss': loss}}, or {FORM}.")
-        if stage == "train" and is_padding(self.trainer):
-            output.num_samples = output.num_samples * 0
-        vars(self)["_num_samples"] = output.num_samples  # setattr is slow
+        if stage == "train":
+            output.num_samples = output.num_samples * (not is_padding(self.trainer))
+            vars(self)["_num_samples"] = output.num_samples  # setattr is slow
         self._log((stage, number, "", "loss"), output.loss, output.num_samples)
         for name, part in output.parts.items():
             self._log((stage, number, "part", name), part, output.num_samples)
@@ -125,12 +125,12 @@ class BaseModule(QuickAttributes):
 
     def batch_weight(self) -> Tensor | None:
         """Return this rank's weight in the mean over all ranks; None to weight by rows."""
-        if not isinstance(self._num_samples, Tensor):
+        if self._num_samples is None:
             return None
-        mine = self._num_samples.to(self.device, torch.get_default_dtype())
-        total: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
-        weight: Tensor = mine * self.trainer.world_size / total.clamp(min=torch.finfo(mine.dtype).tiny)
-        return weight
+        dtype = torch.promote_types(self.dtype, torch.get_default_dtype())  # type: ignore[arg-type]
+        mine = torch.as_tensor(self._num_samples, device=self.device, dtype=dtype)
+        total: Tensor = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
+        return mine * self.trainer.world_size / total.clamp(min=torch.finfo(mine.dtype).tiny)
 
     def _metrics_of(self, number: int) -> MetricCollection:
         """Return the metrics of a data set."""

@@ -27,10 +27,10 @@ from src.engine.run.run import Run, RunCallback, metrics_of, stage_of
 class Report(RunCallback):
     """Prints a run's start, its epochs and its result; writes its record, metrics.csv and summary.json.
 
-    metrics.csv has a row per epoch, per validation within one, and per test. A checkpoint holds the text of the file. A
-    resumed run begins with that, and writes the later rows again: each row stands there once, in the same folder or
-    another. In summary.json `started` is when the run first began, `seconds` is the sum of its parts, and numbers that
-    JSON does not know are texts: "nan", "inf". A refused resume leaves all files as they were.
+    metrics.csv has a row per epoch, per validation within one, and per test; `lr` is the rate of the next step. A
+    resumed run begins with the text in the checkpoint, and writes the later rows again: each row stands there once. In
+    summary.json `started` is when the run first began, `seconds` is the sum of its parts, and numbers that JSON does
+    not know are texts: "nan", "inf". A refused resume leaves all files as they were.
     """
 
     def __init__(self) -> None:
