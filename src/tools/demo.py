@@ -12,7 +12,9 @@ page is for this machine alone and asks no other one. `make use` installs the pa
     curl --json '{"data": [{"path": "PATH", "meta": {"_type": "gradio.FileData"}}, null]}' $api/run/predict
 """
 
+import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,20 +44,24 @@ def answer(trained: Trained, outputs: Any) -> Any:
 def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
     """Return what answers for an image, its fields and what it shows; the data module reads it as for `predict`."""
     trained.transform = None  # the data module's loader applies it
+    lock = threading.Lock()  # the page has a queue, curl has none
 
     def look(upload: str | None, drawn: Any = None) -> tuple[Any, Path | None]:
         path = upload or (drawn and drawn["composite"])
         if path is None:
             return None, None
-        trained.datamodule.predict_path = Path(path)
-        trained.datamodule.setup("predict")
-        trained.batch = next(iter(trained.datamodule.predict_dataloader()))
-        x = next(iter(named(trained.batch).values()))[0].float()
+        with lock:
+            trained.datamodule.predict_path = Path(path)
+            trained.datamodule.setup("predict")
+            trained.batch = next(iter(trained.datamodule.predict_dataloader()))
+            said = answer(trained, trained({}))
+            x = next(iter(named(trained.batch).values()))[0].float().contiguous()
         if x.min() == x.max():  # blank
             return None, None
         seen = Path(path).with_name("seen.png")  # of a picture Gradio would write the file again while it is sent
-        save_image(torch.kron(x, torch.ones(10, 10)), seen, normalize=True)
-        return answer(trained, trained({})), seen
+        times = max(1, 280 // x.shape[-1])
+        save_image(torch.kron(x, torch.ones(times, times)), seen, normalize=True)
+        return said, seen
 
     brush = gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed")
     size: Any = {"canvas_size": (280, 280), "fixed_canvas": True, "layers": False}
@@ -82,9 +88,11 @@ def row_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
         return figure
 
     def look(*values: Any) -> tuple[Any, Figure | None]:
-        row = torch.tensor([[torch.nan if value is None else value for value in values]], dtype=x.dtype)
+        if None in values:  # a field is being filled in
+            return None, None
+        row = torch.tensor([values], dtype=x.dtype)
         if not row.isfinite().all():
-            raise ValueError("Each field takes a finite number.")
+            raise gr.Error("Each field takes a finite number.", print_exception=False)
         return answer(trained, trained({name: row})), surface(*values) if len(values) == 2 else None
 
     kinds = [gr.Checkbox if column.unique().tolist() == [0, 1] else partial(gr.Number, 0) for column in x.T]
@@ -99,6 +107,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--port", type=int, default=7860)
     options, others = parser.parse_known_args(args)
     needs(["gradio"], "make use")
+    os.environ["no_proxy"] = "127.0.0.1"  # Gradio asks its own page whether it is there
     import gradio as gr
 
     trained = Trained(options.ckpt_path, others)

@@ -24,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from src.module import LitModule
 from src.tools.common import Parser, needs, refuse, write
 from src.tools.common.trained import Trained, named
 
@@ -58,7 +59,8 @@ def save(path: Path, model: Trained, fields: dict[str, Tensor]) -> tuple[Callabl
         return torch.export.load(path).module(), fields
     from onnxruntime import InferenceSession
 
-    names: dict[str, Any] = {"input_names": list(fields), "output_names": list(outputs)}
+    names: dict[str, Any] = {"input_names": list(fields)}  # ONNX takes each name once
+    names["output_names"] = [f"{name}_out" if name in fields else name for name in outputs]
     torch.onnx.export(program, f=path, external_data=False, verbose=False, **names)
     session = InferenceSession(path)
     return lambda given: [*map(torch.from_numpy, session.run(None, {k: x.numpy() for k, x in given.items()}))], fields
@@ -82,14 +84,15 @@ def main(args: list[str]) -> None:
     parser = Parser("python -m src export", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run's folder (its best), or a checkpoint")
     parser.add_argument("--format", choices=list(PACKAGES), default="onnx")
-    parser.add_argument("--raw", action="store_true", help="no transform before the net, no scores after it")
+    parser.add_argument("--raw", action="store_true", help="no transform before the net, logits of a LitModule")
     options, others = parser.parse_known_args(args)
     needs(PACKAGES[options.format], "make use")
     raw = options.raw or options.format == "safetensors"
     model = Trained(options.ckpt_path, others)
     if raw:
-        model.batch, model.transform = model.prepare(model.batch), None
-        model.transfer = model.module.activation = torch.nn.Identity()
+        model.batch, model.prepare = model.prepare(model.batch), lambda batch: batch  # type: ignore[method-assign]
+        if isinstance(model.module, LitModule):
+            model.module.activation = torch.nn.Identity()
     name, place = f"{'net' if raw else 'model'}.{options.format}", model.path.absolute()
     folder = place.parents[place.parent.name == "checkpoints"] / "export"
     folder.mkdir(exist_ok=True)

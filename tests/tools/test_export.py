@@ -30,7 +30,7 @@ TARGET = (X.mean(dim=(1, 2, 3)) > 0).long()
 
 
 class Pairs(pl.LightningDataModule):
-    """Loads (x, target), scaled after the transfer."""
+    """Loads (x, target), scaled in two hooks: 3 x + 1."""
 
     def train_dataloader(self):
         return DataLoader(TensorDataset(X, TARGET), batch_size=16)
@@ -38,11 +38,13 @@ class Pairs(pl.LightningDataModule):
     def val_dataloader(self):
         return self.train_dataloader()
 
-    test_dataloader = val_dataloader
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] + 2, batch[1]
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
-        x, target = batch
-        return 3 * x + 1, target
+        return 3 * batch[0] - 5, batch[1]
 
 
 class ConvNet(nn.Sequential):
@@ -67,6 +69,26 @@ class Lies(ConvNet):
 
     def forward(self, x):
         return super().forward(x) * (2 if torch.compiler.is_exporting() else 1)
+
+
+class Plain(pl.LightningModule):
+    """Knows nothing of this project, and calls an input, an output and a layer as it likes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.activation = ConvNet(), nn.ReLU()
+
+    def forward(self, x):
+        return self.activation(self.net(x))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def predict_step(self, batch):
+        return {"x": self(batch[0])}
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
 
 
 CONV = ["--model.activation=softmax", "--model.optimizer=torch.optim.Adam", "--model.loss=torch.nn.CrossEntropyLoss"]
@@ -102,7 +124,7 @@ def test_a_pt2_file_gives_the_scores_of_any_number_of_rows(run):
     exported(run, "--format=pt2", "--raw")
     with torch.no_grad():
         for file, scores in (("model", net(3 * X[:3] + 1).softmax(dim=1)), ("net", net(X[:3]))):
-            program = torch.export.load(run / f"export/{file}.pt2").module()  # the data module's hook scales
+            program = torch.export.load(run / f"export/{file}.pt2").module()  # the data module's hooks scale
             assert torch.allclose(program({"x": X[:3]}), scores, atol=1e-6)
 
 
@@ -149,6 +171,18 @@ def test_an_onnx_file_of_any_net_is_proved(config, inputs, outputs, tmp_path, mo
     assert facts["inputs"] == inputs
     assert len(facts["outputs"]) == outputs
     assert facts["largest_difference"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_an_output_has_a_name_of_its_own_and_raw_keeps_a_layer_of_a_plain_module(tmp_path, monkeypatch):
+    session = pytest.importorskip("onnxruntime").InferenceSession
+    monkeypatch.chdir(tmp_path)
+    run = fitted(f"--data={__name__}.Pairs", f"--model={__name__}.Plain", "--test_after_fit=false")
+    exported(run, "--raw")
+    (found,) = session(run / "export/net.onnx").run(["x_out"], {"x": X.numpy()})
+    module = LitModule.load_from_checkpoint(run)
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(found), module(X), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
@@ -48,13 +49,13 @@ class Trained(nn.Module):
                     cli = main([verb, *words], folder=Path(folder, verb))
                     loaders = getattr(cli.trainer, f"{stage}_dataloaders")
                     break
-                except SystemExit as stop:
-                    if verb == "validate" or not isinstance(stop.code, str):  # a signal
+                except (Exception, SystemExit) as stop:
+                    if verb == "validate" or isinstance(getattr(stop, "code", ""), int):  # a signal
                         raise
         self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
         self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
-        self.transfer = cli.trainer.strategy.batch_to_device  # calls the hooks before and after
+        self.transfer, cli.trainer.predicting = cli.trainer.strategy.batch_to_device, True  # a hook may ask
         loader = CombinedLoader(loaders).flattened[0]
         self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") else None
         if self.transform:  # a part of the prediction, so that the batch is as it is stored
@@ -63,11 +64,14 @@ class Trained(nn.Module):
 
     def forward(self, fields: dict[str, Tensor]) -> Any:
         """Return what `predict_step` returns for the batch with these tensors in it, each (B, ...)."""
-        given = {id(part): fields.get(name, part) for name, part in named(self.batch).items()}
+        given = {id(part): fields[name] for name, part in named(self.batch).items() if name in fields}
         batch = self.prepare(apply_to_collection(self.batch, Tensor, lambda part: given.get(id(part), part)))
         takes = len(inspect.signature(self.module.predict_step).parameters)  # the batch alone is allowed
-        return self.module.predict_step(*(batch, 0)[:takes])
+        return self.module.predict_step(*(batch, 0, 0)[:takes])
 
     def prepare(self, batch: Any) -> Any:
         """Return a batch as the net takes it."""
-        return self.transfer((self.transform(batch[0]), *batch[1:]) if self.transform else batch)
+        batch = (self.transform(batch[0]), *batch[1:]) if self.transform else batch
+        # As in Lightning, the data module's takes the place of the module's.
+        owner = self.datamodule if is_overridden("on_before_batch_transfer", self.datamodule) else self.module
+        return self.transfer(owner.on_before_batch_transfer(batch, 0))
