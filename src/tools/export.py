@@ -117,7 +117,6 @@ def main(args: list[str]) -> None:
         "inputs": describe(fields),
         "outputs": describe(named(expected[0], "output")),
         "largest_difference": largest,
-        "batch_sizes": list(SIZES),
         "versions": {package: version(package) for package in ["torch", *PACKAGES[options.format]]},
     }
     described = folder / "export.yaml"
