@@ -1,11 +1,14 @@
 """The page of `demo`: a real browser draws on it, and a client asks it."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from torchvision.datasets import MNIST
@@ -110,6 +113,26 @@ def test_an_upload_and_the_client_of_the_docstring_get_the_same_answer(page, bro
     ask = ask.replace("PATH", path)
     said = subprocess.run(ask, shell=True, capture_output=True, text=True, check=True).stdout
     assert f'"label":"{shown}"' in said
+
+
+def test_requests_at_the_same_time_get_the_answers_of_their_own_images(page, mnist, tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for file, (image, _) in zip(files, MNIST(mnist.root, train=False), strict=False):
+        image.save(file)
+    sent = [word for file in files for word in ("-F", f"files=@{file}")]
+    done = subprocess.run(["curl", *sent, f"{page}/gradio_api/upload"], capture_output=True, check=True)
+    paths = json.loads(done.stdout)
+
+    def ask(path: str) -> str:
+        data = json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None]}).encode()
+        request = Request(f"{page}/gradio_api/run/predict", data, {"Content-Type": "application/json"})
+        with urlopen(request) as answered:
+            return json.load(answered)["data"][0]["label"]
+
+    alone = [ask(path) for path in paths]
+    assert len(set(alone)) > 1
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, paths * 10)) == alone * 10
 
 
 def test_switches_ask_xor_and_ctrl_c_ends_the_page(browser, tmp_path):
