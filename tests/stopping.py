@@ -195,6 +195,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
             return [f"{where}: {len(a)} and {len(b)} values"]
         return [d for k, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{where}[{k}]")]
     if isinstance(a, torch.Tensor):
+        a, b = a.to_dense(), b.to_dense()
         same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
         return [] if same else [f"{where}: {a} and {b}"]
     return [] if a == b or (a != a and b != b) else [f"{where}: {a!r} and {b!r}"]

@@ -1,5 +1,10 @@
 """The training step of src/module.py."""
 
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
@@ -7,6 +12,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from src.data.loader import TensorLoader
 from src.module import LitModule
+from tests.processes import XOR, launch, processes
 
 
 class Same(nn.Module):
@@ -48,3 +54,23 @@ def test_predict_takes_x_with_or_without_target():
     module, x = LitModule(Same(), nn.MSELoss(), sgd), torch.arange(6.0).reshape(3, 2)
     for batch in (x, (x,), (x, torch.zeros(3))):
         assert torch.equal(module.predict_step(batch, 0), x)
+
+
+class Draws(nn.Linear):
+    """Writes what it draws in training."""
+
+    def __init__(self):
+        super().__init__(2, 1)
+
+    def forward(self, x):
+        if self.training:
+            numbers = torch.rand(()).item(), np.random.random(), random.random()
+            Path(f"drew-{torch.distributed.get_rank()}").write_text(str(numbers))
+        return super().forward(x)
+
+
+@pytest.mark.slow
+def test_each_process_draws_numbers_of_its_own(tmp_path):
+    launch("fit", *XOR, *processes(2), f"--model.net={__name__}.Draws", "--trainer.max_steps=1", cwd=tmp_path)
+    first, second = ((tmp_path / f"drew-{rank}").read_text().strip("()").split(", ") for rank in range(2))
+    assert not any(a == b for a, b in zip(first, second, strict=True))

@@ -126,7 +126,7 @@ class TwoSets(Sums):
 
 class Anneals(Own):
     def on_train_epoch_start(self) -> None:
-        self.weight = 1 / (1 + self.current_epoch)
+        self.weight, self.graph = 1 / (1 + self.current_epoch), torch.eye(2).to_sparse()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.weight * super().training_step(batch, batch_idx)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from src.engine.checkpoint.files import is_plain, pack_checkpoint
-from src.engine.data.seeding import random_state, set_random_state
+from src.engine.data.seeding import hash_seed, random_state, seed_all, set_random_state
 from src.engine.errors import UserError
 from src.engine.lightning_fixes.logs import running_logs, set_running_logs
 from src.engine.lightning_fixes.loops import align_reloads, take_up_progress
@@ -97,6 +97,9 @@ class Resume(RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_to_prolong(trainer)
         self._metrics = metric_states(module)
+        if rank := trainer.global_rank:  # its rows are others, and so are its draws
+            torch.manual_seed(hash_seed(torch.initial_seed(), rank))
+            seed_all(torch.initial_seed())
         loaded, self._loaded = self._loaded, {}
         if not loaded:
             return
@@ -110,7 +113,7 @@ class Resume(RunCallback):
         # Another option of these means that a run which stopped early should train further.
         same = all(loaded["config"][part] == self.run.config[part] for part in ("trainer", "model"))
         trainer.should_stop |= loaded["stopped"] and same
-        shares, rank, world_size = loaded["running"], trainer.global_rank, trainer.world_size
+        shares, world_size = loaded["running"], trainer.world_size
         set_running_logs(trainer, [share["logs"] for share in shares[rank::world_size]])
         if len(shares) == world_size:
             set_metric_states(module, shares[rank]["metrics"])
@@ -176,7 +179,7 @@ def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None =
             list(part.values(copy_state=False))  # those of a group take the counts of its first
     old = {place: _as_bytes(value) for place, value in (before or {}).items()}
     states = {
-        (name, key): copied(value, "cpu")
+        (name, key): copy.deepcopy(apply_to_collection(value, Tensor, lambda x: x.detach().cpu()))
         for name, part in module.named_modules()
         if isinstance(part, Metric) or part is module
         for key, value in vars(part).items()
@@ -187,7 +190,10 @@ def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None =
 
 def _as_bytes(values: Any) -> bytes:
     """Return what differs where plain values do; NaN is equal to NaN. To pickle a tensor takes 30 times as long."""
-    return pickle.dumps(apply_to_collection(values, Tensor, lambda x: x.flatten().view(torch.uint8).numpy().tobytes()))
+    if not isinstance(values, Tensor):
+        return pickle.dumps(apply_to_collection(values, Tensor, _as_bytes))
+    dense = values.layout == torch.strided
+    return values.flatten().view(torch.uint8).numpy().tobytes() if dense else pickle.dumps(values)
 
 
 def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> None:
@@ -195,11 +201,8 @@ def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> 
     metrics: dict[str, Any] = dict(module.named_modules())
     for (name, key), value in states.items():
         if name in metrics:  # a Metric refuses to set some of its attributes
-            vars(metrics[name])[key] = copied(value, metrics[name].device)
+            vars(metrics[name])[key] = copy.deepcopy(
+                apply_to_collection(value, Tensor, Tensor.to, metrics[name].device)
+            )
     if missing := ", ".join({name for name, _ in states} - metrics.keys()):
         print(f"warning: metrics made during training begin anew: {missing}", file=sys.stderr)
-
-
-def copied(values: Any, device: Any) -> Any:
-    """Copy plain values, their tensors to a device."""
-    return copy.deepcopy(apply_to_collection(values, Tensor, lambda value: value.detach().to(device)))

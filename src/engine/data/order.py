@@ -209,9 +209,6 @@ def flatten_loaders(loaders: Any) -> list[Any]:
 
 
 def batch_weight(trainer: Trainer) -> float | Tensor:
-    """Return this rank's weight in the mean over all ranks, in a training step; all ranks call it together.
-
-    It is that of the rows, unless the module has a `batch_weight()` that returns another.
-    """
+    """Return this rank's weight in the mean of a step: the module's `batch_weight()`, or by rows. All ranks call it."""
     weight: Tensor | None = getattr(trainer.lightning_module, "batch_weight", lambda: None)()
     return training_weight(trainer) if weight is None else weight
