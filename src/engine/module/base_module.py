@@ -113,8 +113,8 @@ class BaseModule(QuickAttributes):
             scores, dim = self.scores(output.outputs), self.class_dim(output.outputs)
             for metric in self._metrics_of(number).values():
                 metric.update(*suited(metric, scores, output.target, dim))
-        if isinstance(output.num_samples, Tensor):
-            output.loss = output.loss.where(output.num_samples > 0, 0)  # the mean over nothing is NaN
+        if isinstance(output.num_samples, Tensor) or not output.num_samples:  # the mean over nothing is NaN
+            output.loss = output.loss.where(torch.as_tensor(output.num_samples, device=output.loss.device) > 0, 0)
         return output
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
