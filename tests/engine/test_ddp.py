@@ -15,8 +15,6 @@ from tests.xor import XorDataModule
 
 
 class Filtered(XorDataModule):
-    """Leaves out a row that the loader has counted."""
-
     def on_after_batch_transfer(self, batch, dataloader_idx):
         kept = batch[0].sum(dim=1) < 2
         return batch[0][kept], batch[1][kept]
@@ -24,8 +22,7 @@ class Filtered(XorDataModule):
 
 @pytest.mark.parametrize("data", [XorDataModule, Filtered])
 def test_two_processes_train_like_one(data, cli, tmp_path):
-    named = f"--data={data.__module__}.{data.__name__}"
-    short = (*XOR, named, *IN_DOUBLE, "--data.passes=20", "--trainer.max_epochs=2")
+    short = (*XOR, f"--data={data.__module__}.{data.__name__}", *IN_DOUBLE, "--data.passes=20", "--trainer.max_epochs=2")
     assert cli("fit", *short, "--trainer.accelerator=cpu", "--trainer.default_root_dir=alone").code == 0
     together = (*processes(2), "--data.batch_size=2", "--trainer.default_root_dir=together")
     done = launch("fit", *short, *together, cwd=tmp_path)
