@@ -20,9 +20,9 @@ class Filtered(XorDataModule):
         return batch[0][kept], batch[1][kept]
 
 
-@pytest.mark.parametrize("data", [XorDataModule, Filtered])
+@pytest.mark.parametrize("data", ["tests.xor.XorDataModule", f"{__name__}.Filtered"])
 def test_two_processes_train_like_one(data, cli, tmp_path):
-    short = (*XOR, f"--data={data.__module__}.{data.__name__}", *IN_DOUBLE, "--data.passes=20", "--trainer.max_epochs=2")
+    short = (*XOR, f"--data={data}", *IN_DOUBLE, "--data.passes=20", "--trainer.max_epochs=2")
     assert cli("fit", *short, "--trainer.accelerator=cpu", "--trainer.default_root_dir=alone").code == 0
     together = (*processes(2), "--data.batch_size=2", "--trainer.default_root_dir=together")
     done = launch("fit", *short, *together, cwd=tmp_path)
