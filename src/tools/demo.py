@@ -59,8 +59,7 @@ def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
         if x.min() == x.max():  # blank
             return None, None
         seen = Path(path).with_name("seen.png")  # of a picture Gradio would write the file again while it is sent
-        times = max(1, 280 // x.shape[-1])
-        save_image(torch.kron(x, torch.ones(times, times)), seen, normalize=True)
+        save_image(torch.kron(x, torch.ones(2 * [max(1, 280 // x.shape[-1])])), seen, normalize=True)
         return said, seen
 
     brush = gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed")
@@ -113,8 +112,8 @@ def main(args: list[str]) -> None:
     trained = Trained(options.ckpt_path, others)
     draws = hasattr(trained.datamodule, "predict_path")
     parts = (image_page if draws else row_page)(gr, trained)
-    look: Any = {"live": True, "clear_btn": None, "flagging_mode": "never", "analytics_enabled": False}
-    with gr.Interface(*parts, api_name="predict", **look) as page:
+    form: Any = {"live": True, "clear_btn": None, "flagging_mode": "never", "analytics_enabled": False}
+    with gr.Interface(*parts, api_name="predict", **form) as page:
         page.load(*parts)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, at which Gradio closes the page
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # its own fonts come from another host

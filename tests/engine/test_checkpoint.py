@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAccuracy
 from src.engine.checkpoint.build import Transfer
 from src.engine.checkpoint.callback import RunCheckpoint
 from src.engine.checkpoint.files import pack_checkpoint, read_checkpoint
-from src.engine.checkpoint.resume import metric_states, set_metric_states
+from src.engine.checkpoint.resume import plain_states, set_plain_states
 from src.engine.errors import UserError
 from src.module import LitModule
 from tests.conftest import CONFIGS, SMALL
@@ -153,10 +153,10 @@ def test_numbers_of_numpy_become_pythons_and_objects_among_hyperparameters_are_l
 
 def test_an_option_of_a_metric_is_not_restored():
     module = nn.ModuleDict({"acc": BinaryAccuracy(threshold=0.1)})
-    before = metric_states(module)
+    before = plain_states(module)
     module["acc"].update(torch.ones(1), torch.ones(1))
     other = nn.ModuleDict({"acc": BinaryAccuracy(threshold=0.9)})
-    set_metric_states(other, metric_states(module, before))
+    set_plain_states(other, plain_states(module, before))
     assert other["acc"].compute() == 1
     assert other["acc"].threshold == 0.9
 

@@ -47,7 +47,7 @@ class Resume(RunCallback):
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Note what the options made; right after this hook Lightning restores the states of the optimizers."""
-        self._metrics = metric_states(module)
+        self._metrics = plain_states(module)
         self._made = optimization(trainer, module)
         before = self._loaded.get("optimization")  # nothing in what LearningRateFinder saves and loads before this
         if before and self._loaded["config"] == self.run.config:
@@ -76,13 +76,13 @@ class Resume(RunCallback):
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Clear what metrics keep of the sanity check, a best value for example."""
-        set_metric_states(module, {place: value for place, value in self._metrics.items() if place[0]})
+        set_plain_states(module, {place: value for place, value in self._metrics.items() if place[0]})
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["stopped"] = trainer.should_stop
         checkpoint["optimization"] = self._made
-        mine = {"logs": running_logs(trainer), "metrics": metric_states(module, self._metrics)}
+        mine = {"logs": running_logs(trainer), "metrics": plain_states(module, self._metrics)}
         checkpoint["running"] = gather(mine | {"random": random_state()}, trainer.world_size)
         checkpoint["frozen"] = [name for name, value in module.named_parameters() if not value.requires_grad]
         pack_checkpoint(checkpoint)
@@ -96,7 +96,7 @@ class Resume(RunCallback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_to_prolong(trainer)
-        self._metrics = metric_states(module)
+        self._metrics = plain_states(module)
         if rank := trainer.global_rank:  # its rows are others, and so are its draws
             torch.manual_seed(hash_seed(torch.initial_seed(), rank))
             seed_all(torch.initial_seed())
@@ -116,7 +116,7 @@ class Resume(RunCallback):
         shares, world_size = loaded["running"], trainer.world_size
         set_running_logs(trainer, [share["logs"] for share in shares[rank::world_size]])
         if len(shares) == world_size:
-            set_metric_states(module, shares[rank]["metrics"])
+            set_plain_states(module, shares[rank]["metrics"])
         elif rank == 0 and any(share["metrics"] for share in shares):
             text = f"the checkpoint is of {len(shares)} processes, this run of {world_size}: metrics begin anew"
             print(f"warning: {text}", file=sys.stderr)
@@ -164,7 +164,7 @@ def refuse_to_prolong(trainer: Trainer) -> None:
             )
 
 
-def metric_states(module: nn.Module, before: dict[tuple[str, str], Any] | None = None) -> dict[tuple[str, str], Any]:
+def plain_states(module: nn.Module, before: dict[tuple[str, str], Any] | None = None) -> dict[tuple[str, str], Any]:
     """Copy the plain values among the attributes of a module and of each metric in it: counts, a best value, a window.
 
     Args:
@@ -196,8 +196,8 @@ def _as_bytes(values: Any) -> bytes:
     return values.flatten().view(torch.uint8).numpy().tobytes() if dense else pickle.dumps(values)
 
 
-def set_metric_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> None:
-    """Give metrics what `metric_states` returned, or a part of it."""
+def set_plain_states(module: nn.Module, states: dict[tuple[str, str], Any]) -> None:
+    """Give metrics what `plain_states` returned, or a part of it."""
     metrics: dict[str, Any] = dict(module.named_modules())
     for (name, key), value in states.items():
         if name in metrics:  # a Metric refuses to set some of its attributes

@@ -55,7 +55,8 @@ class Trained(nn.Module):
         self.path, self.module, self.datamodule = cli.ckpt_path or path, cli.model, cli.datamodule
         self.net = getattr(cli.model, "net", cli.model)
         self.eval().requires_grad_(False)
-        self.transfer, cli.trainer.predicting = cli.trainer.strategy.batch_to_device, True  # a hook may ask
+        self.transfer = cli.trainer.strategy.batch_to_device
+        cli.trainer.predicting = True  # a hook may ask
         loader = CombinedLoader(loaders).flattened[0]
         self.transform = getattr(loader, "transform", None) if hasattr(loader, "tensors") else None
         if self.transform:  # a part of the prediction, so that the batch is as it is stored
