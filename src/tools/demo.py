@@ -42,7 +42,7 @@ def answer(trained: Trained, outputs: Any) -> Any:
 
 
 def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
-    """Return what answers for an image, its fields and what it shows; the data module reads it as for `predict`."""
+    """Build function, fields and outputs of a page for images, which the data module reads as for `predict`."""
     trained.transform = None  # the data module's loader applies it
     lock = threading.Lock()  # the page has a queue, curl has none
 
@@ -71,7 +71,7 @@ def image_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
 
 
 def row_page(gr: Any, trained: Trained) -> tuple[Any, ...]:
-    """Return what answers for a row, its fields and what it shows: a switch for a column whose values are 0 or 1."""
+    """Build function, fields and outputs of a page for rows: a switch for a column of 0 and 1, else a number."""
     name, x = next(iter(named(trained.batch).items()))
     if x.dim() != 2:
         refuse("demo shows rows of numbers (B, D), or images of a data module with a predict_path.")

@@ -97,7 +97,7 @@ class Resume(RunCallback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         refuse_to_prolong(trainer)
         self._metrics = plain_states(module)
-        if rank := trainer.global_rank:  # its rows are others, and so are its draws
+        if rank := trainer.global_rank:  # other rows draw other numbers
             torch.manual_seed(hash_seed(torch.initial_seed(), rank))
             seed_all(torch.initial_seed())
         loaded, self._loaded = self._loaded, {}
@@ -105,7 +105,7 @@ class Resume(RunCallback):
             return
         align_reloads(trainer)
         for each in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(each, GradientAccumulationScheduler):  # Lightning asks it as an epoch begins, and only then
+            if isinstance(each, GradientAccumulationScheduler):  # Lightning calls it only as an epoch begins
                 each.on_train_epoch_start(trainer)
         trainer.callback_metrics.update(loaded["metrics"])
         for name, parameter in module.named_parameters():
